@@ -1,0 +1,71 @@
+# Every target first sees to the environment in .venv, so `make repro` and `make test` are all a fresh clone needs.
+# Written for GNU make 3.81, which is what macOS has. On Windows without make: see the README for the commands by hand.
+
+STAMP := .venv/.installed
+RUN := .venv/bin/python -m
+PYTHONS := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11 python)
+
+# DVC runs the stages' `python` from PATH: it must be the environment's, whether that is activated or not.
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+# An upgrade of the system's Python (Homebrew's, say) can leave the environment without one: then it is made anew.
+ifneq ($(shell .venv/bin/python -c 'print("works")' 2>/dev/null),works)
+.PHONY: $(STAMP)
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help install repro test lint bench lock clean
+
+help: ## this list
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+install: $(STAMP) ## the environment in .venv, with the exact versions of requirements.lock (PYTHON=... chooses a Python)
+
+repro: $(STAMP) ## run what changed of the pipeline; the first time all of it, on the embedded sample data
+	@$(RUN) dvc repro
+	@echo
+	@echo "Scores: metrics/evaluate.json   Figures: plots/   Model: models/model.safetensors"
+	@echo "Next:   source .venv/bin/activate, then dvc metrics show | dvc plots show | dvc exp run -S model.name=timm"
+
+test: lint ## lint, then the tests (PYTEST_ARGS="-k splits" passes arguments to pytest)
+	@$(RUN) pytest $(PYTEST_ARGS)
+
+lint: $(STAMP) ## style and likely mistakes, by ruff
+	@$(RUN) ruff check .
+	@$(RUN) ruff format --check .
+
+bench: $(STAMP) ## speed as ratios against limits (BENCH_ARGS="..." passes arguments)
+	@$(RUN) benchmarks.run $(BENCH_ARGS)
+
+lock: ## rewrite requirements.lock from pyproject.toml, with uv (LOCK_ARGS=--upgrade takes the newest versions)
+	@command -v uv >/dev/null || { echo "make lock needs uv, which is not installed: pip install uv" >&2; exit 1; }
+	uv pip compile --universal --python-version 3.11 --no-header --no-annotate --all-extras \
+		--no-emit-index-url --no-emit-find-links $(LOCK_ARGS) pyproject.toml -o requirements.lock
+
+clean: ## remove the environment and caches of tools (never data, models or results)
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis *.egg-info
+
+# `.venv/.installing` lives from the first to the last step, so that an installation that was interrupted is started
+# afresh. The stamp keeps its time of birth: an edit made meanwhile is newer and installs again.
+$(STAMP): pyproject.toml requirements.lock
+	@rm -f $@
+	@if test -d .venv && { test -e .venv/.installing || ! .venv/bin/python -c '' 2>/dev/null; }; then \
+		echo "The environment in .venv is incomplete or its Python is gone: installing afresh."; \
+		find .venv/ -mindepth 1 -maxdepth 1 ! -name .installing -exec rm -rf {} +; \
+	fi
+	@mkdir -p .venv && touch .venv/.installing
+	@.venv/bin/python -c 'import pip' 2>/dev/null && exit; \
+	for python in $(PYTHONS); do \
+		if "$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+			echo "Installing into .venv with $$("$$python" --version): minutes and up to 7 GB the first time"; \
+			exec "$$python" -m venv .venv; \
+		fi; \
+	done; \
+	echo "No Python 3.11 or newer with the venv module among: $(PYTHONS)" >&2; \
+	echo "Install one (python.org, Homebrew, or your system's packages python3 and python3-venv)," >&2; \
+	echo "or name it: make $(or $(MAKECMDGOALS),install) PYTHON=/path/to/python3.12" >&2; \
+	rm -f .venv/.installing; rmdir .venv 2>/dev/null; exit 1
+	@if test -t 1; then quiet=; else quiet=--quiet; fi; \
+		$(RUN) pip install $$quiet --disable-pip-version-check --no-deps --requirement requirements.lock
+	@$(RUN) pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@mv .venv/.installing $@

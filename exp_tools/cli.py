@@ -1,0 +1,75 @@
+"""The command `exp-tools`, also `python -m exp_tools.cli`.
+
+A command imports what it needs when it runs, so that `exp-tools --help` answers at once.
+"""
+
+import argparse
+import difflib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from exp_tools.errors import UserError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the result is the exit status (0 well, 1 an error the user can mend, 2 wrong usage)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser, commands = _parser()
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in commands:
+        near = difflib.get_close_matches(arguments[0], commands, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        print(f"exp-tools: no command {arguments[0]!r}; choose one of {', '.join(commands)}{hint}", file=sys.stderr)
+        return 2
+    options = parser.parse_args(arguments)
+    try:
+        return options.run(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
+    """The parser and the names of its commands."""
+    parser = argparse.ArgumentParser(
+        prog="exp-tools",
+        description="Tools beside the pipeline. The pipeline itself is run by `make repro` or `dvc repro`.",
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    models = commands.add_parser("models", help="list the architectures: name, parameters, what each is")
+    models.add_argument("--json", action="store_true", help="as JSON, for programs")
+    models.set_defaults(run=_models)
+
+    doctor = commands.add_parser("doctor", help="what this machine and project have, what is missing, how to get it")
+    doctor.add_argument("--json", action="store_true", help="as JSON, for programs")
+    doctor.set_defaults(run=_doctor)
+    return parser, list(commands.choices)
+
+
+def _models(options: argparse.Namespace) -> int:
+    from exp_tools.models.registry import describe_models
+
+    models = describe_models()
+    if options.json:
+        print(json.dumps(models, indent=2))
+        return 0
+    rows = [("name", "parameters", "what it is")]
+    rows += [(model["name"], f"{model['parameters']:,}", model["summary"]) for model in models]
+    name_width, count_width = (max(len(row[column]) for row in rows) for column in (0, 1))
+    for name, count, summary in rows:
+        print(f"{name:<{name_width}}  {count:>{count_width}}  {summary}")
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from exp_tools.doctor import diagnose, find_project, report
+
+    checks = diagnose(find_project(Path.cwd()))
+    print(json.dumps([check._asdict() for check in checks], indent=2) if options.json else report(checks))
+    return int(any(check.status == "missing" for check in checks))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""Packed images as batches, and the order in which an epoch draws them. Nothing here knows a training library."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from exp_tools.data.augment import Magnitudes, augment, generator_for
+
+
+class Key(NamedTuple):
+    """What to fetch: the image, and the place in the epoch that its augmentation is drawn for."""
+
+    epoch: int
+    position: int
+    index: int
+
+
+class Batch(NamedTuple):
+    """images uint8 [B, S, S, 3] RGB, labels int64 [B], index int64 [B] (row in labels.csv)."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    index: np.ndarray
+
+
+class PackedImages:
+    """The images of images.npy, fetched a batch at a time; opened anew in every process, never copied whole."""
+
+    def __init__(self, path: Path, labels: Sequence[int] | np.ndarray, limits: Magnitudes | None = None, seed: int = 0):
+        self.path, self.limits, self.seed = Path(path), limits, seed
+        self.labels = np.asarray(labels, dtype=np.int64)
+        self._images: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, key: Key) -> Batch:
+        return self.__getitems__([key])
+
+    def __getitems__(self, keys: Sequence[Key]) -> Batch:
+        """Fetch the images of `keys`, augmented when there are limits."""
+        if self._images is None:
+            self._images = np.load(self.path, mmap_mode="r")
+        index = np.array([key[2] for key in keys], dtype=np.int64)
+        images = np.empty((len(keys), *self._images.shape[1:]), dtype=np.uint8)
+        for place, (epoch, position, row) in enumerate(keys):
+            if self.limits is None:
+                images[place] = self._images[row]
+            else:
+                augment(self._images[row], self.limits, generator_for(self.seed, epoch, position), out=images[place])
+        return Batch(images, self.labels[index], index)
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_images": None}
+
+
+class EpochOrder:
+    """Batches of keys for one epoch: a shuffle, or a weighted draw with replacement, by (seed, epoch) alone."""
+
+    def __init__(self, index: np.ndarray, batch_size: int, *, seed: int, weights: np.ndarray | None = None):
+        self.index, self.batch_size, self.seed = np.asarray(index), batch_size, seed
+        self.weights = None if weights is None else np.asarray(weights, dtype=float) / np.sum(weights)
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration draws."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-len(self.index) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        generator = np.random.default_rng([self.seed, self.epoch])
+        if self.weights is None:
+            drawn = generator.permutation(self.index)
+        else:
+            drawn = generator.choice(self.index, size=len(self.index), p=self.weights)
+        keys = [Key(self.epoch, position, int(row)) for position, row in enumerate(drawn)]
+        for start in range(0, len(keys), self.batch_size):
+            yield keys[start : start + self.batch_size]
+
+
+class FixedOrder:
+    """Batches of keys in the given order, the same every time."""
+
+    def __init__(self, index: np.ndarray, batch_size: int):
+        self.index, self.batch_size = np.asarray(index), batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.index) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        for start in range(0, len(self.index), self.batch_size):
+            yield [
+                Key(0, start + place, int(row)) for place, row in enumerate(self.index[start : start + self.batch_size])
+            ]

@@ -1,0 +1,231 @@
+"""The typed view of params.yaml, and its only reader.
+
+Every value comes from the file: no field here has a default, so this module checks values and never makes one.
+"""
+
+import difflib
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from exp_tools.errors import UserError
+
+PARAMS_FILE = Path("params.yaml")
+
+
+def _number_written_as_text(value: Any) -> Any:
+    """YAML 1.1 reads `3e-05`, which DVC writes for `-S train.lr=3e-5`, as a string."""
+    if isinstance(value, str) and re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", value.strip()):
+        return float(value)
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_number_written_as_text)]
+Positive = Annotated[Number, Field(gt=0)]
+NotNegative = Annotated[Number, Field(ge=0)]
+Probability = Annotated[Number, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Auto = Literal["auto"]
+
+
+class Section(BaseModel):
+    """A group of parameters: an unknown or missing key is an error, never a silent default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=False)
+
+
+class DataParams(Section):
+    source: Literal["synthetic", "ham10000"]
+    dir: str | None
+    limit: Annotated[int, Field(ge=20)] | None
+    seed: Seed
+    sample_images: Annotated[int, Field(ge=20, le=100_000)]
+
+
+class PrepareParams(Section):
+    image_size: Annotated[int, Field(ge=32, le=1024)]
+    resize: Literal["squash", "crop", "pad"]
+
+
+class SplitParams(Section):
+    seed: Seed
+    scheme: Literal["holdout", "kfold"]
+    fractions: Annotated[list[Positive], Field(min_length=3, max_length=3)]
+    folds: Annotated[int, Field(ge=3, le=50)]
+    fold: Annotated[int, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "SplitParams":
+        if abs(sum(self.fractions) - 1) > 1e-6:
+            raise ValueError(f"fractions {self.fractions} add up to {sum(self.fractions):g}; make them add up to 1")
+        if self.fold >= self.folds:
+            raise ValueError(f"fold {self.fold} does not exist; with {self.folds} folds choose 0 to {self.folds - 1}")
+        return self
+
+
+class SoftAttentionParams(Section):
+    backbone: str
+    enabled: bool
+    heads: Annotated[int, Field(ge=1, le=256)]
+    kernel_size: Literal[1, 3, 5, 7]
+    concat: bool
+    dropout: Probability
+
+
+class TimmParams(Section):
+    backbone: str
+    dropout: Probability
+
+
+class ModelParams(Section):
+    name: Literal["soft_attention", "timm"]
+    weights: str
+    soft_attention: SoftAttentionParams
+    timm: TimmParams
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """The knobs of the architecture in use."""
+        return getattr(self, self.name).model_dump()
+
+
+class AugmentParams(Section):
+    preset: Literal["none", "light", "medium", "heavy"]
+    flip: bool | None
+    rotation: Annotated[Number, Field(ge=0, le=180)] | None
+    scale: Probability | None
+    shift: Probability | None
+    shear: Annotated[Number, Field(ge=0, le=45)] | None
+    brightness: Probability | None
+    contrast: Probability | None
+    saturation: Probability | None
+    hue: Annotated[Number, Field(ge=0, le=180)] | None
+
+
+class TrainParams(Section):
+    seed: Seed
+    epochs: Annotated[int, Field(ge=1)]
+    batch_size: Annotated[int, Field(ge=1)]
+    lr: Positive
+    weight_decay: NotNegative
+    schedule: Literal["constant", "cosine"]
+    warmup_epochs: NotNegative
+    balance: Literal["none", "class_weights", "weighted_sampler"]
+    label_smoothing: Probability
+    clip_norm: Positive | None
+    precision: Literal["auto", "fp32", "bf16", "fp16"]
+    channels_last: bool
+    select_on: Literal["macro_f1", "balanced_accuracy", "macro_auc", "loss"]
+    patience: Annotated[int, Field(ge=1)] | None
+    augment: AugmentParams
+
+
+class EvaluateParams(Section):
+    batch_size: Annotated[int, Field(ge=1)]
+    precision: Literal["fp32", "bf16"]
+    resamples: Annotated[int, Field(ge=100, le=100_000)]
+    seed: Seed
+
+
+class MachineParams(Section):
+    workers: Annotated[int, Field(ge=0)] | Auto
+    threads: Annotated[int, Field(ge=1)] | Auto
+    processes: Annotated[int, Field(ge=1)] | Auto
+    device: Literal["auto", "cpu", "gpu"]
+
+
+class Params(Section):
+    """Everything in params.yaml, one attribute a section."""
+
+    task: Literal["diagnosis", "melanoma"]
+    data: DataParams
+    prepare: PrepareParams
+    split: SplitParams
+    model: ModelParams
+    train: TrainParams
+    evaluate: EvaluateParams
+    machine: MachineParams
+
+
+def load_params(path: Path = PARAMS_FILE) -> Params:
+    """Read and check params.yaml.
+
+    Raises
+    ------
+    UserError
+        The file is missing, is not YAML, or holds wrong keys or values: one message with a line a fault, each naming
+        the key, the value, what is allowed, and the nearest allowed word.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} is not here ({Path.cwd()}): run from the project's root folder")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from error
+    return parse_params(content, str(path))
+
+
+def parse_params(content: Any, name: str = "params.yaml") -> Params:
+    """Check the parsed content of a parameter file; `name` is what errors call it. Raises UserError."""
+    if not isinstance(content, dict):
+        raise UserError(f"{name}: expected sections ({', '.join(Params.model_fields)}), found {content!r}")
+    try:
+        return Params.model_validate(content)
+    except ValidationError as error:
+        lines = _one_line_a_key(error)
+        many = f" has {len(lines)} faults" if len(lines) > 1 else ""
+        raise UserError(f"{name}{many}: " + ("\n  " if many else "") + "\n  ".join(lines)) from error
+
+
+def _one_line_a_key(error: ValidationError) -> list[str]:
+    """A value that fits neither branch of a union (a number or `auto`) is two faults to pydantic, one to a person."""
+    lines: dict[str, str] = {}
+    for fault in error.errors():
+        path = [part for part in fault["loc"] if part not in _UNION_BRANCHES]
+        key = ".".join(str(part) for part in path)
+        if key not in lines:
+            lines[key] = _explain(fault, key, path)
+        elif fault["type"] == "literal_error":
+            lines[key] += f", or {fault['ctx']['expected']}"
+    return list(lines.values())
+
+
+def _explain(fault: Any, key: str, path: list[Any]) -> str:
+    """One fault of pydantic's list as one line."""
+    value, kind, context = fault["input"], fault["type"], fault.get("ctx", {})
+    if kind == "missing":
+        return f"{key} is missing"
+    if kind == "extra_forbidden":
+        known = _keys_beside(path)
+        return f"{key} is unknown; known here: {', '.join(known)}{_did_you_mean(str(path[-1]), known)}"
+    if kind == "literal_error":
+        choices = re.findall(r"'([^']*)'", context["expected"]) or [context["expected"]]
+        return f"{key} is {value!r}; choose one of {', '.join(choices)}{_did_you_mean(str(value), choices)}"
+    if kind == "value_error":
+        return f"{key}: {context['error']}"
+    message = fault["msg"].removeprefix("Input ")
+    return f"{key} is {value!r}; it {message}"
+
+
+_UNION_BRANCHES = {
+    "constrained-int",
+    "constrained-float",
+    "literal['auto']",
+    "function-before[_number_written_as_text(), constrained-float]",
+    "function-before[_number_written_as_text(), float]",
+}
+
+
+def _keys_beside(path: list[Any]) -> list[str]:
+    section: Any = Params
+    for part in path[:-1]:
+        section = section.model_fields[part].annotation
+    return list(section.model_fields)
+
+
+def _did_you_mean(word: str, choices: list[str]) -> str:
+    near = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
+    return f" (did you mean {near[0]!r}?)" if near else ""

@@ -1,0 +1,57 @@
+"""The diagnoses this project knows, and the views of them that a task takes."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """A diagnosis: its code in label tables, its name, what it is, and whether it is malignant or pre-malignant."""
+
+    code: str
+    name: str
+    description: str
+    malignant: bool
+
+
+DIAGNOSES = {
+    diagnosis.code: diagnosis
+    for diagnosis in (
+        Diagnosis(
+            "akiec", "Actinic keratosis", "actinic keratosis or intraepithelial carcinoma (Bowen's disease)", True
+        ),
+        Diagnosis("bcc", "Basal cell carcinoma", "the most common skin cancer; rarely spreads", True),
+        Diagnosis(
+            "bkl", "Benign keratosis", "seborrhoeic keratosis, solar lentigo or lichen-planus-like keratosis", False
+        ),
+        Diagnosis("df", "Dermatofibroma", "benign fibrous nodule of the skin", False),
+        Diagnosis("mel", "Melanoma", "malignant tumour of the pigment cells", True),
+        Diagnosis("nv", "Melanocytic nevus", "benign mole", False),
+        Diagnosis("vasc", "Vascular lesion", "angioma, angiokeratoma, pyogenic granuloma or haemorrhage", False),
+    )
+}
+"""The seven diagnoses of HAM10000 (Tschandl et al., Sci Data 5:180161, 2018), in the order every metric uses."""
+
+TASKS = ("diagnosis", "melanoma")
+MELANOMA_CLASSES = ("non_mel", "mel")
+
+
+def task_classes(task: str, codes: Iterable[str]) -> list[str]:
+    """Class names of a task in their fixed order.
+
+    Parameters
+    ----------
+    task : "diagnosis" (one class a diagnosis) or "melanoma" (melanoma against everything else)
+    codes : the diagnosis codes that the labels hold; known ones come first in taxonomy order, others sorted behind
+    """
+    if task == "melanoma":
+        return list(MELANOMA_CLASSES)
+    present = set(codes)
+    return [code for code in DIAGNOSES if code in present] + sorted(present - DIAGNOSES.keys())
+
+
+def task_label(task: str, code: str) -> str:
+    """Name of the class that a diagnosis code belongs to under a task."""
+    if task == "melanoma":
+        return "mel" if code == "mel" else "non_mel"
+    return code

@@ -1,0 +1,22 @@
+"""Curves of a training run through DVCLive, which is imported nowhere else."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dvclive import Live
+
+
+@contextmanager
+def track(folder: Path) -> Iterator[Live]:
+    """Record into `folder`: metrics.json and a TSV a curve. DVC itself owns dvc.yaml, reports and the experiment."""
+    with Live(str(folder), dvcyaml=None, report=None, save_dvc_exp=False) as live:
+        yield live
+
+
+def log_epoch(live: Live, epoch: int, scores: dict[str, float]) -> None:
+    """Record the scores of one epoch (from 1), rounded so that the files stay small and readable."""
+    live.step = epoch
+    for name, value in scores.items():
+        live.log_metric(name, round(float(value), 6))
+    live.make_summary()

@@ -1,0 +1,102 @@
+"""Predict validation and test with the trained model, and score the test split.
+
+Reads   models/model.safetensors, data/prepared/{labels.csv, images.npy}, data/splits.csv
+Writes  data/predictions.csv, metrics/{evaluate, classes, intervals}.json, plots/{curves, figures}/
+"""
+
+import numpy as np
+import pandas as pd
+
+from exp_tools.data.files import write_csv, write_json
+from exp_tools.data.labels import read_labels
+from exp_tools.data.splits import read_splits
+from exp_tools.errors import run_main
+from exp_tools.evaluation import curves, figures
+from exp_tools.evaluation.baseline import colour_baseline
+from exp_tools.evaluation.calibration import reliability_before_after
+from exp_tools.evaluation.intervals import bootstrap_intervals
+from exp_tools.evaluation.metrics import class_metrics, confusion, headline_metrics
+from exp_tools.evaluation.predict import predict_logits
+from exp_tools.evaluation.predictions import as_arrays, prediction_table
+from exp_tools.models.artifact import ModelFacts, load_model
+from exp_tools.params import EvaluateParams, load_params
+from exp_tools.taxonomy import task_label
+from exp_tools.training.machine import prepare_machine
+from stages.paths import (
+    CLASS_METRICS,
+    CURVES,
+    EVALUATE_METRICS,
+    FIGURES,
+    IMAGES,
+    INTERVALS,
+    LABELS,
+    MODEL,
+    PREDICTIONS,
+    SPLITS,
+)
+
+
+def main() -> None:
+    params = load_params()
+    device = prepare_machine(params.machine)
+    model, facts = load_model(MODEL)
+    labels = read_labels(LABELS)
+    labels["dx"] = [task_label(facts.task, code) for code in labels["dx"]]
+    split = read_splits(SPLITS)["split"].to_numpy()
+
+    rows = np.concatenate([np.flatnonzero(split == name) for name in ("val", "test")])
+    run = {"batch_size": params.evaluate.batch_size, "device": device, "precision": params.evaluate.precision}
+    logits = predict_logits(model, IMAGES, rows, **run)
+    table = prediction_table(labels.iloc[rows], split[rows], logits, facts.classes, facts.temperature)
+    write_csv(PREDICTIONS, table)
+
+    test = table[table["split"] == "test"]
+    metrics = headline_metrics(*as_arrays(test, facts.classes)[:2], facts.classes)
+    baseline = baseline_metrics(labels["dx"], split, facts.classes)
+    write_json(EVALUATE_METRICS, metrics | {"baseline_balanced_accuracy": baseline["balanced_accuracy"]})
+    score_test(test, facts, params.evaluate)
+    print(
+        f"{EVALUATE_METRICS}: balanced accuracy {metrics['balanced_accuracy']:.3f} on {len(test):,} {facts.source} "
+        f"test images; colour-statistics baseline {baseline['balanced_accuracy']:.3f}"
+    )
+
+
+def baseline_metrics(dx: pd.Series, split: np.ndarray, classes: list[str]) -> dict[str, float]:
+    """Headline scores of logistic regression on nine mean colours, for the same split."""
+    labels = dx.map({name: place for place, name in enumerate(classes)}).to_numpy()
+    train, test = np.flatnonzero(split == "train"), np.flatnonzero(split == "test")
+    guesses = colour_baseline(np.load(IMAGES, mmap_mode="r"), labels, train, test, len(classes))
+    return headline_metrics(guesses, labels[test], classes)
+
+
+def score_test(test: pd.DataFrame, facts: ModelFacts, params: EvaluateParams) -> None:
+    """Write per-class scores, intervals, curves and pictures of the test split."""
+    classes = facts.classes
+    probabilities, labels, logits = as_arrays(test, classes)
+    predicted = logits.argmax(axis=1)
+    per_class = class_metrics(probabilities, labels, classes)
+    write_json(CLASS_METRICS, {"classes": per_class})
+    intervals = bootstrap_intervals(
+        probabilities, labels, test["group_id"], classes, resamples=params.resamples, seed=params.seed
+    )
+    write_json(INTERVALS, {name: {"low": low, "high": high} for name, (low, high) in intervals.items()})
+
+    roc = curves.roc_points(probabilities, labels, classes)
+    precision_recall = curves.precision_recall_points(probabilities, labels, classes)
+    reliability = reliability_before_after(logits, labels, facts.temperature)
+    write_csv(CURVES / "roc.csv", roc)
+    write_csv(CURVES / "precision_recall.csv", precision_recall)
+    write_csv(CURVES / "reliability.csv", reliability)
+    write_csv(CURVES / "confusion.csv", curves.confusion_pairs(labels, predicted, classes))
+    write_csv(CURVES / "classes.csv", curves.class_bars(per_class))
+
+    title = f"{facts.source} test split"
+    figures.draw_confusion(FIGURES / "confusion.png", confusion(labels, predicted, len(classes)), classes, title)
+    figures.draw_roc(FIGURES / "roc.png", roc, per_class, title)
+    figures.draw_precision_recall(FIGURES / "precision_recall.png", precision_recall, per_class, title)
+    figures.draw_reliability(FIGURES / "reliability.png", reliability, title)
+    figures.draw_class_bars(FIGURES / "classes.png", per_class, title)
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,21 @@
+"""Where the stages' outputs lie. Nothing but the stages knows."""
+
+from pathlib import Path
+
+RAW = Path("data/raw")
+LABELS = Path("data/prepared/labels.csv")
+IMAGES = Path("data/prepared/images.npy")
+SPLITS = Path("data/splits.csv")
+MODEL = Path("models/model.safetensors")
+PREDICTIONS = Path("data/predictions.csv")
+
+DATA_METRICS = Path("metrics/data.json")
+SPLIT_METRICS = Path("metrics/split.json")
+TRAIN_METRICS = Path("metrics/train")
+EVALUATE_METRICS = Path("metrics/evaluate.json")
+CLASS_METRICS = Path("metrics/classes.json")
+INTERVALS = Path("metrics/intervals.json")
+
+CURVES = Path("plots/curves")
+FIGURES = Path("plots/figures")
+DATA_FIGURES = Path("plots/data")

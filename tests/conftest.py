@@ -1,0 +1,40 @@
+"""What several tests share: the parameter file, real data where they exist, small packed sets."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from exp_tools.params import Params, parse_params
+
+ROOT = Path(__file__).parent.parent
+REAL_DATA = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture
+def content() -> dict:
+    """The content of params.yaml, to change at will."""
+    return yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def params(content) -> Params:
+    return parse_params(content)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of real images beside the project; tests that want it are skipped where it is not."""
+    if not REAL_DATA.is_dir():
+        pytest.skip("no real data beside the project")
+    return REAL_DATA
+
+
+@pytest.fixture
+def packed(tmp_path):
+    """Eight random 32x32 images of four classes, on disk as images.npy; returns (path, labels)."""
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    return tmp_path / "images.npy", np.arange(8) % 4

@@ -1,0 +1,87 @@
+"""`exp-tools`: its answers, its exit statuses, and that asking for help loads nothing."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from exp_tools import cli
+from exp_tools.errors import UserError
+
+MODELS = [
+    {"name": "soft_attention", "parameters": 11_180_000, "summary": "attention maps on a backbone"},
+    {"name": "timm", "parameters": 950, "summary": "any backbone, linear head"},
+]
+
+
+@pytest.fixture
+def two_models(monkeypatch):
+    registry = pytest.importorskip("exp_tools.models.registry")
+    monkeypatch.setattr(registry, "describe_models", lambda: MODELS)
+
+
+def test_models_are_an_aligned_table(two_models, capsys):
+    assert cli.main(["models"]) == 0
+    assert capsys.readouterr().out == (
+        "name            parameters  what it is\n"
+        "soft_attention  11,180,000  attention maps on a backbone\n"
+        "timm                   950  any backbone, linear head\n"
+    )
+
+
+def test_models_as_json(two_models, capsys):
+    assert cli.main(["models", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == MODELS
+
+
+def test_the_real_models_have_names_sizes_and_summaries(capsys):
+    assert cli.main(["models", "--json"]) == 0
+    models = {model["name"]: model for model in json.loads(capsys.readouterr().out)}
+    assert {"soft_attention", "timm"} <= models.keys()
+    assert all(model["parameters"] > 1_000 and model["summary"] for model in models.values())
+
+
+def test_a_misspelt_command_is_answered_with_the_right_one(capsys):
+    assert cli.main(["modles"]) == 2
+    assert "did you mean 'models'?" in capsys.readouterr().err
+    assert cli.main(["xyz"]) == 2
+    message = capsys.readouterr().err
+    assert "models, doctor" in message
+    assert "did you mean" not in message
+
+
+def test_an_error_that_the_user_can_mend_is_one_message_and_status_1(two_models, monkeypatch, capsys):
+    def fail():
+        raise UserError("model.name is 'emass'; choose one of soft_attention, timm")
+
+    monkeypatch.setattr("exp_tools.models.registry.describe_models", fail)
+    assert cli.main(["models"]) == 1
+    captured = capsys.readouterr()
+    assert captured.err == "error: model.name is 'emass'; choose one of soft_attention, timm\n"
+    assert captured.out == ""
+
+
+def test_without_a_command_usage_is_shown_with_status_2(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([])
+    assert stop.value.code == 2
+    assert "usage: exp-tools" in capsys.readouterr().err
+
+
+def test_help_loads_no_library():
+    script = (
+        "import sys; from exp_tools.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'numpy', 'pandas', 'pydantic', 'dvc', 'yaml'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "doctor" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_runs_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "exp_tools.cli", "nonsense"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "no command 'nonsense'" in done.stderr

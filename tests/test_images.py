@@ -1,0 +1,122 @@
+"""Packed images are the decoded originals; what cannot be used is said and nothing is half-written."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from exp_tools.data.images import ImageFault, find_images, load_image, pack_images
+
+
+def picture(width: int = 60, height: int = 40) -> np.ndarray:
+    """Smooth colours, so that resizing and JPEG change little."""
+    y, x = np.mgrid[0:height, 0:width]
+    return np.stack([x * 4, y * 6, 255 - x * 4], axis=-1).clip(0, 255).astype(np.uint8)
+
+
+@pytest.fixture
+def files(tmp_path):
+    paths = []
+    for number, ending in enumerate(["jpg", "png", "bmp"] * 15):
+        paths.append(tmp_path / f"I{number}.{ending}")
+        Image.fromarray(np.roll(picture(), number, axis=1)).save(paths[-1])
+    return paths
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_packed_equals_decoded(files, tmp_path, processes):
+    assert pack_images(files, tmp_path / "out.npy", size=32, processes=processes) == {}
+    packed = np.load(tmp_path / "out.npy")
+    assert packed.shape == (45, 32, 32, 3)
+    assert packed.dtype == np.uint8
+    for place, file in enumerate(files):
+        original = Image.open(file).convert("RGB").resize((32, 32), Image.Resampling.BICUBIC)
+        np.testing.assert_allclose(packed[place].astype(int), np.asarray(original).astype(int), atol=3)
+
+
+def test_reduced_jpeg_decoding_stays_close_to_full_decoding(tmp_path):
+    Image.fromarray(picture(600, 450)).resize((600, 450)).save(tmp_path / "a.jpg", quality=95)
+    full = Image.open(tmp_path / "a.jpg").convert("RGB").resize((64, 64), Image.Resampling.BICUBIC)
+    assert np.abs(load_image(tmp_path / "a.jpg", 64).astype(int) - np.asarray(full)).mean() < 1.5
+
+
+def test_a_bad_file_is_reported_with_its_place_and_nothing_is_written(files, tmp_path):
+    files[3].write_bytes(b"")
+    files[5].write_bytes(files[5].read_bytes()[:300])
+    files[7].write_text("no image")
+    files[9].unlink()
+    faults = pack_images(files, tmp_path / "out" / "images.npy", size=32)
+    assert list(faults) == [3, 5, 7, 9]
+    assert "empty" in faults[3]
+    assert "cut off" in faults[5]
+    assert "no image" in faults[7]
+    assert "missing" in faults[9]
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_resize_modes():
+    wide = np.zeros((40, 80, 3), dtype=np.uint8)
+    wide[:, :20], wide[:, 20:60], wide[:, 60:] = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+    data = encode(Image.fromarray(wide))
+    squash, crop, pad = (load_image(data, 40, mode) for mode in ("squash", "crop", "pad"))
+    assert squash[20, 2].tolist() == [255, 0, 0]
+    assert squash[20, 37].tolist() == [0, 0, 255]
+    assert crop[:, 2:38].reshape(-1, 3).tolist() == [[0, 255, 0]] * (40 * 36)
+    assert pad[2, 20].tolist() == [0, 0, 0]
+    assert pad[20, 2].tolist() == [255, 0, 0]
+
+
+def encode(image: Image.Image, kind: str = "PNG", **options) -> bytes:
+    from io import BytesIO
+
+    buffer = BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def test_every_pixel_format_becomes_rgb():
+    grey = Image.new("L", (40, 40), 100)
+    assert (load_image(encode(grey), 32) == 100).all()
+    deep = Image.fromarray(np.full((40, 40), 100 * 257, dtype=np.uint16))
+    assert (load_image(encode(deep), 32) == 100).all()
+    clear = Image.new("RGBA", (40, 40), (10, 20, 30, 0))
+    assert (load_image(encode(clear), 32) == 255).all()
+    palette = Image.new("RGB", (40, 40), (200, 40, 10)).quantize(4)
+    assert np.abs(load_image(encode(palette), 32).astype(int) - [200, 40, 10]).max() <= 2
+    cmyk = Image.new("RGB", (40, 40), (200, 40, 10)).convert("CMYK")
+    assert np.abs(load_image(encode(cmyk, "TIFF"), 32).astype(int) - [200, 40, 10]).max() <= 2
+
+
+def test_exif_orientation_is_obeyed():
+    exif = Image.Exif()
+    exif[0x0112] = 3  # turned by 180 degrees
+    upright, turned = picture(), picture()[::-1, ::-1]
+    shown = load_image(encode(Image.fromarray(turned), "PNG", exif=exif), 32)
+    assert (shown == load_image(encode(Image.fromarray(upright)), 32)).all()
+
+
+def test_a_bomb_is_refused_before_it_is_decoded(monkeypatch):
+    data = encode(Image.new("1", (400, 400)))
+    monkeypatch.setattr("exp_tools.data.images.MAX_PIXELS", 100_000)
+    with pytest.raises(ImageFault, match="400x400 pixels are more than 100,000"):
+        load_image(data, 32)
+
+
+def test_images_are_found_in_any_layout(tmp_path):
+    for name in ("part_1/a.jpg", "part_2/deep/b.JPEG", "c.png", "part_1/notes.txt"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    assert {key: path.name for key, path in find_images(tmp_path).items()} == {
+        "a": "a.jpg",
+        "b": "b.JPEG",
+        "c": "c.png",
+    }
+
+
+def test_real_images_pack(real_data, tmp_path):
+    files = sorted((real_data / "ham10000-mini" / "HAM10000_images_part_1").iterdir())[:6]
+    assert pack_images(files, tmp_path / "out.npy", size=64) == {}
+    packed = np.load(tmp_path / "out.npy")
+    for place, file in enumerate(files):
+        full = Image.open(file).convert("RGB").resize((64, 64), Image.Resampling.BICUBIC)
+        assert np.abs(packed[place].astype(int) - np.asarray(full)).mean() < 3

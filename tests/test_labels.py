@@ -1,0 +1,122 @@
+"""The label table is checked whole: every fault with its file, row and remedy."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from exp_tools.data.labels import check_labels, read_text_table, require_columns, stop_on, typed_labels
+from exp_tools.data.sources import ham10000
+from exp_tools.errors import UserError
+
+HEADER = "lesion_id,image_id,dx,dx_type,age,sex,localization"
+
+
+@pytest.fixture
+def raw(tmp_path):
+    """A folder with three images and a function that writes a table beside them and reads it."""
+    for number in range(1, 4):
+        (tmp_path / f"I{number}.jpg").write_bytes(b"x")
+
+    def read(*rows: str) -> pd.DataFrame:
+        (tmp_path / ham10000.TABLE).write_text("\n".join([HEADER, *rows]) + "\n", encoding="utf-8")
+        return ham10000.read(tmp_path)
+
+    return read
+
+
+def faults(table: pd.DataFrame) -> list[tuple[str, int | None, str]]:
+    return [(problem.kind, problem.row, problem.column) for problem in check_labels(table)]
+
+
+def test_a_good_table_has_no_fault(raw):
+    assert faults(raw("L1,I1,nv,histo,45.0,male,back", "L1,I2,nv,follow_up,,,", "L2,I3,mel,histo,80,female,face")) == []
+
+
+@pytest.mark.parametrize(
+    ("row", "fault"),
+    [
+        ("L1,I1,melanoma,histo,45,male,back", ("unknown_diagnosis", 2, "dx")),
+        ("L1,I1,NV,histo,45,male,back", ("unknown_diagnosis", 2, "dx")),
+        ("L1,I1,,histo,45,male,back", ("unknown_diagnosis", 2, "dx")),
+        ("L1,I1,nv,histo,old,male,back", ("bad_age", 2, "age")),
+        ("L1,I1,nv,histo,-5,male,back", ("bad_age", 2, "age")),
+        ("L1,I1,nv,histo,200,male,back", ("bad_age", 2, "age")),
+        ("L1,I1,nv,histo,inf,male,back", ("bad_age", 2, "age")),
+        ("L1,I1,nv,histo,45,m,back", ("unknown_sex", 2, "sex")),
+        ("L1,I9,nv,histo,45,male,back", ("missing_image", 2, "image_id")),
+        (",I1,nv,histo,45,male,back", ("no_lesion", 2, "lesion_id")),
+    ],
+)
+def test_each_fault_is_found_where_it_stands(raw, row, fault):
+    assert faults(raw(row, "L2,I2,nv,histo,45,male,back")) == [fault]
+
+
+@pytest.mark.parametrize("image_id", ["../secret", "/etc/passwd", "a\\b", ".."])
+def test_an_id_never_leads_out_of_the_folder(raw, image_id):
+    found = check_labels(raw(f"L1,{image_id},nv,histo,45,male,back"))
+    assert "bad_id" in {problem.kind for problem in found}
+
+
+def test_doubled_ids_and_lesions_with_two_diagnoses(raw):
+    table = raw("L1,I1,nv,histo,45,male,back", "L1,I2,mel,histo,45,male,back", "L3,I1,nv,histo,45,male,back")
+    assert faults(table) == [("two_diagnoses", 3, "dx"), ("duplicate_id", 4, "image_id")]
+
+
+def test_all_faults_come_in_one_error_with_row_and_remedy(raw):
+    table = raw("L1,I1,nevus,histo,45,male,back", "L2,I7,nv,histo,200,male,back")
+    with pytest.raises(UserError) as caught:
+        stop_on(check_labels(table))
+    message = str(caught.value)
+    assert "3 problem(s) (bad_age 1, missing_image 1, unknown_diagnosis 1)" in message
+    assert "HAM10000_metadata.csv, row 2, dx: diagnosis 'nevus' is unknown; known: akiec, bcc" in message
+    assert "row 3, age: age '200' is no number from 0 to 120" in message
+    assert "no image file for 'I7'" in message
+
+
+def test_a_missing_column_is_named(tmp_path):
+    (tmp_path / ham10000.TABLE).write_text("image_id,dx\nI1,nv\n")
+    with pytest.raises(UserError, match="no column lesion_id, dx_type, age, sex, localization"):
+        ham10000.read(tmp_path)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("start", ["", "\ufeff"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_delimiters_marks_and_line_ends(tmp_path, separator, start, end):
+    lines = [separator.join(cells) for cells in (["image_id", "dx"], ["I1", "nv"], ["I2", "mel"])]
+    (tmp_path / "t.csv").write_bytes((start + end.join(lines) + end).encode())
+    table = read_text_table(tmp_path / "t.csv")
+    require_columns(table, ["image_id", "dx"], "t.csv")
+    assert table["dx"].to_dict() == {2: "nv", 3: "mel"}
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00a", b'a,b\n1,2,3\n"4'])
+def test_a_file_that_is_no_table_is_refused(tmp_path, content):
+    (tmp_path / "t.csv").write_bytes(content)
+    with pytest.raises(UserError, match=r"t\.csv"):
+        read_text_table(tmp_path / "t.csv")
+
+
+def test_typed_labels_name_what_is_missing(raw):
+    labels = typed_labels(raw("L1,I1,nv,,,,", "L2,I2,mel,histo,50,male,back"))
+    assert np.isnan(labels["age"][0])
+    assert labels["age"][1] == 50
+    assert labels.loc[0, ["dx_type", "sex", "localization"]].tolist() == ["unknown"] * 3
+    assert labels["group_id"].tolist() == ["L1", "L2"]
+
+
+def test_the_real_table_is_as_published(real_data):
+    table = read_text_table(real_data / "HAM10000_metadata.csv").assign(source="ham10000", file="x", table="t")
+    assert check_labels(table) == []
+    labels = typed_labels(table)
+    assert labels["dx"].value_counts().to_dict() == {
+        "nv": 6705,
+        "mel": 1113,
+        "bkl": 1099,
+        "bcc": 514,
+        "akiec": 327,
+        "vasc": 142,
+        "df": 115,
+    }
+    assert (len(labels), labels["lesion_id"].nunique(), int(labels["age"].isna().sum())) == (10015, 7470, 57)
+    assert labels["sex"].value_counts().to_dict() == {"male": 5406, "female": 4552, "unknown": 57}

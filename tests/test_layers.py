@@ -1,0 +1,131 @@
+"""An import never goes up the layers, a subject is handled in one place, and what needs no model never loads torch."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from import_graph import Modules
+
+ROOT = Path(__file__).resolve().parents[1]
+
+LAYERS = (
+    {"exp_tools.errors", "exp_tools.params", "exp_tools.taxonomy"},
+    {"exp_tools.data"},
+    {"exp_tools.models"},
+    {"exp_tools.evaluation", "exp_tools.explain", "exp_tools.training"},
+    {"exp_tools.cli", "exp_tools.doctor", "exp_tools.serving", "stages"},
+    {"benchmarks"},
+)
+
+
+def layer(module: str) -> int | None:
+    """Height of a module's room; None for one that belongs to no room (or is not ours)."""
+    for height, rooms in enumerate(LAYERS):
+        if any(module == room or module.startswith(room + ".") for room in rooms):
+            return height
+    return None
+
+
+def violations(root: Path) -> list[str]:
+    modules = Modules(root)
+    found = []
+    for module in modules.files:
+        if module == "exp_tools":
+            continue
+        if layer(module) is None:
+            found.append(f"{module} is in no layer: give it a place in LAYERS and in the architecture")
+            continue
+        imported = modules.imports(module)
+        found += [
+            f"{module} imports {name}, a layer above it" for name in imported if (layer(name) or 0) > layer(module)
+        ]
+        if module != "exp_tools.training.tracking" and any(name.split(".")[0] == "dvclive" for name in imported):
+            found.append(f"{module} imports dvclive; only exp_tools.training.tracking may")
+        if module != "exp_tools.params" and names_params_file(modules.tree(module)):
+            found.append(f"{module} names the file params.yaml; only exp_tools.params may open it")
+    return sorted(found)
+
+
+def names_params_file(tree: ast.Module) -> bool:
+    """Whether a string is the file's name or a path to it; a sentence that mentions it is not."""
+    return any(
+        isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.split("/")[-1] == "params.yaml"
+        for node in ast.walk(tree)
+    )
+
+
+def test_no_import_goes_up_and_each_subject_has_one_place():
+    assert violations(ROOT) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "source", "complaint"),
+    [
+        ("exp_tools/data/labels.py", "from exp_tools.models import registry", "imports exp_tools.models"),
+        (
+            "exp_tools/data/labels.py",
+            "def read():\n    import exp_tools.training.loop",
+            "imports exp_tools.training.loop",
+        ),
+        ("exp_tools/data/labels.py", "from ..evaluation.metrics import f1", "imports exp_tools.evaluation.metrics"),
+        ("exp_tools/data/labels.py", "from exp_tools import cli", "imports exp_tools.cli"),
+        ("exp_tools/models/registry.py", "import_module(f'exp_tools.training.{name}')", "imports exp_tools.training.*"),
+        ("exp_tools/evaluation/metrics.py", "import stages.train", "imports stages.train"),
+        ("exp_tools/training/loop.py", "from dvclive import Live", "imports dvclive"),
+        ("stages/train.py", "import yaml\nyaml.safe_load(open('params.yaml'))", "names the file params.yaml"),
+        ("exp_tools/utils.py", "", "is in no layer"),
+    ],
+)
+def test_a_planted_violation_is_found(tmp_path, file, source, complaint):
+    tree = {
+        "exp_tools/params.py": "PARAMS_FILE = 'params.yaml'",
+        "exp_tools/cli.py": "from exp_tools.models import registry",
+        "exp_tools/data/labels.py": "from exp_tools.params import load_params",
+        "exp_tools/models/registry.py": "import torch\nimport_module(f'exp_tools.models.{name}')",
+        "exp_tools/training/loop.py": "from .tracking import track\nfrom exp_tools.evaluation import metrics",
+        "exp_tools/training/tracking.py": "from dvclive import Live",
+        "exp_tools/evaluation/metrics.py": "'''Never opens params.yaml.'''",
+        "stages/train.py": "from exp_tools.training import loop",
+    }
+    write(tmp_path, tree)
+    assert violations(tmp_path) == []
+    write(tmp_path, {file: source})
+    found = violations(tmp_path)
+    assert len(found) == 1
+    assert complaint in found[0]
+
+
+def write(root: Path, tree: dict[str, str]) -> None:
+    for name, source in tree.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(source)
+
+
+def test_packages_have_empty_init_files():
+    full = [str(file) for file in ROOT.glob("exp_tools/**/__init__.py") if file.read_text().strip()]
+    assert full == []
+
+
+TORCH_FREE = ("exp_tools.data", "exp_tools.cli", "exp_tools.doctor", "exp_tools.params", "exp_tools.taxonomy")
+TORCH_FREE_STAGES = ("stages.download", "stages.prepare", "stages.split")
+
+
+def test_what_needs_no_model_never_loads_torch():
+    names = [name for name in Modules(ROOT).files if name.startswith(TORCH_FREE) or name in TORCH_FREE_STAGES]
+    assert {*TORCH_FREE, *TORCH_FREE_STAGES} <= set(names)
+    script = """
+import importlib, json, sys
+guilty = []
+for name in json.loads(sys.argv[1]):
+    importlib.import_module(name)
+    if "torch" in sys.modules:
+        guilty.append(name)
+        break
+print(json.dumps(guilty))
+"""
+    done = subprocess.run([sys.executable, "-c", script, json.dumps(names)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == []
