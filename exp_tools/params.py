@@ -23,6 +23,11 @@ def _number_written_as_text(value: Any) -> Any:
     return value
 
 
+def _off(value: Any) -> Any:
+    """YAML 1.1 reads `off` as false."""
+    return "off" if value is False else value
+
+
 Number = Annotated[float, BeforeValidator(_number_written_as_text)]
 Positive = Annotated[Number, Field(gt=0)]
 NotNegative = Annotated[Number, Field(ge=0)]
@@ -37,25 +42,77 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=False)
 
 
-class DataParams(Section):
-    source: Literal["synthetic", "ham10000"]
+Source = Literal["synthetic", "ham10000", "isic2018", "isic2018_test", "ph2", "combined", "isic", "folder", "table"]
+
+
+class ExternalParams(Section):
+    """A set that is only ever tested on."""
+
+    source: Source
     dir: str | None
+
+
+class DataParams(Section):
+    source: Source
+    dir: str | None
+    second_dir: str | None
+    table: str | None
+    test_table: str | None
     limit: Annotated[int, Field(ge=20)] | None
     seed: Seed
     sample_images: Annotated[int, Field(ge=20, le=100_000)]
+    external: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")], ExternalParams]
+
+
+StopSkip = Literal["stop", "skip"]
+StopSkipFix = Literal["stop", "skip", "fix"]
+StopNote = Literal["stop", "note"]
+
+
+class OnProblemParams(Section):
+    """What to do about each kind of problem."""
+
+    untidy_text: StopSkipFix
+    bad_id: StopSkip
+    duplicate_id: StopSkip
+    two_labels: StopSkip
+    two_diagnoses: StopSkip
+    no_lesion: StopSkipFix
+    unknown_diagnosis: StopSkip
+    bad_age: StopSkipFix
+    unknown_sex: StopSkipFix
+    unknown_split: StopSkip
+    listed_duplicate: StopSkip
+    missing_image: StopSkip
+    ambiguous_image: StopSkip
+    unlisted_image: StopNote
+    empty_image: StopSkip
+    not_an_image: StopSkip
+    damaged_image: StopSkip
+    too_many_pixels: StopSkip
+    wrong_ending: StopSkipFix
+    other_pixels: StopSkipFix
+    exif_rotation: StopSkipFix
+    unexpected_count: StopNote
 
 
 class PrepareParams(Section):
     image_size: Annotated[int, Field(ge=32, le=1024)]
     resize: Literal["squash", "crop", "pad"]
+    hair_removal: bool
+    colour_constancy: bool
+    clahe: bool
+    duplicates: Annotated[Literal["known", "search", "off"], BeforeValidator(_off)]
+    on_problem: OnProblemParams
 
 
 class SplitParams(Section):
     seed: Seed
-    scheme: Literal["holdout", "kfold"]
+    scheme: Literal["holdout", "kfold", "official", "paper", "column"]
     fractions: Annotated[list[Positive], Field(min_length=3, max_length=3)]
     folds: Annotated[int, Field(ge=3, le=50)]
     fold: Annotated[int, Field(ge=0)]
+    stratify: Annotated[list[Literal["dx", "source", "sex"]], Field(min_length=1)]
 
     @model_validator(mode="after")
     def _consistent(self) -> "SplitParams":
@@ -63,6 +120,8 @@ class SplitParams(Section):
             raise ValueError(f"fractions {self.fractions} add up to {sum(self.fractions):g}; make them add up to 1")
         if self.fold >= self.folds:
             raise ValueError(f"fold {self.fold} does not exist; with {self.folds} folds choose 0 to {self.folds - 1}")
+        if "dx" not in self.stratify:
+            raise ValueError(f"stratify {self.stratify} lacks dx; a split always keeps the classes' proportions")
         return self
 
 
@@ -222,8 +281,10 @@ _UNION_BRANCHES = {
 def _keys_beside(path: list[Any]) -> list[str]:
     section: Any = Params
     for part in path[:-1]:
+        if getattr(section, "model_fields", None) is None:  # an entry of data.external
+            return list(ExternalParams.model_fields)
         section = section.model_fields[part].annotation
-    return list(section.model_fields)
+    return list(getattr(section, "model_fields", ExternalParams.model_fields))
 
 
 def _did_you_mean(word: str, choices: list[str]) -> str:

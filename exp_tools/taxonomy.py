@@ -6,12 +6,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """A diagnosis: its code in label tables, its name, what it is, and whether it is malignant or pre-malignant."""
+    """A diagnosis: its code in label tables, its name, what it is, and whether it is malignant or pre-malignant.
+
+    `broader` is the one of the seven diagnoses that it is a kind of, for diagnoses that other sets tell apart.
+    """
 
     code: str
     name: str
     description: str
     malignant: bool
+    broader: str | None = None
 
 
 DIAGNOSES = {
@@ -31,6 +35,19 @@ DIAGNOSES = {
     )
 }
 """The seven diagnoses of HAM10000 (Tschandl et al., Sci Data 5:180161, 2018), in the order every metric uses."""
+
+OTHER_DIAGNOSES = {
+    diagnosis.code: diagnosis
+    for diagnosis in (
+        Diagnosis("common_nevus", "Common nevus", "benign mole without atypia (PH2)", False, "nv"),
+        Diagnosis("atypical_nevus", "Atypical nevus", "benign mole that looks irregular (PH2)", False, "nv"),
+        Diagnosis("ak", "Actinic keratosis alone", "without intraepithelial carcinoma (ISIC 2019)", True, "akiec"),
+        Diagnosis("scc", "Squamous cell carcinoma", "malignant tumour of keratinocytes (ISIC 2019)", True),
+        Diagnosis("benign", "Benign", "anything that is not malignant (ISIC 2020)", False),
+        Diagnosis("unk", "Unknown", "none of the other diagnoses of ISIC 2019", False),
+    )
+}
+"""Diagnoses of other data sets."""
 
 TASKS = ("diagnosis", "melanoma")
 MELANOMA_CLASSES = ("non_mel", "mel")
@@ -55,3 +72,18 @@ def task_label(task: str, code: str) -> str:
     if task == "melanoma":
         return "mel" if code == "mel" else "non_mel"
     return code
+
+
+def broader(code: str) -> str:
+    """The diagnosis of the seven that a code is a kind of; a code of the seven, and any other, is its own."""
+    diagnosis = OTHER_DIAGNOSES.get(code)
+    return diagnosis.broader if diagnosis and diagnosis.broader else code
+
+
+def code_of(word: str) -> str:
+    """Code of a diagnosis that is given by code or name, in any case, with - or _ for spaces; else the word itself."""
+    plain = word.strip().casefold().replace("-", " ").replace("_", " ")
+    for diagnosis in (*DIAGNOSES.values(), *OTHER_DIAGNOSES.values()):
+        if plain in (diagnosis.code.replace("_", " "), diagnosis.name.casefold()):
+            return diagnosis.code
+    return word

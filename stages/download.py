@@ -1,13 +1,16 @@
-"""Bring the images and the label table of `data.source` into data/raw.
+"""Bring the images and tables of `data.source` into data/raw.
 
-The sample set is drawn; a local copy (`data.dir`) is linked file by file, never copied and never changed.
+The sample set is drawn, a local copy (`data.dir`) is linked file by file, never copied and never changed, a download
+goes to the store downloads/, where it is verified once and linked from.
 
 Writes  data/raw/
 """
 
 import shutil
 
-from exp_tools.data.origin import load_source, project_root
+from exp_tools.data.facts import Wanted, licence_text
+from exp_tools.data.gather import provide, refuse_own_folder
+from exp_tools.data.origin import facts_of, project_root
 from exp_tools.data.parallel import io_processes
 from exp_tools.errors import run_main
 from exp_tools.params import load_params
@@ -16,10 +19,20 @@ from stages.paths import RAW
 
 def main() -> None:
     params = load_params()
+    root = project_root()
+    wanted = Wanted(
+        dir=params.data.dir,
+        second_dir=params.data.second_dir,
+        table=params.data.table,
+        test_table=params.data.test_table,
+        limit=params.data.limit,
+        seed=params.data.seed,
+        sample_images=params.data.sample_images,
+    )
+    refuse_own_folder(wanted, RAW, root)
     shutil.rmtree(RAW, ignore_errors=True)
-    source = load_source(params.data.source)
-    done = source.provide(params.data, RAW, root=project_root(), processes=io_processes(params.machine))
-    print(f"{RAW}/: {done}")
+    done = provide(params.data.source, wanted, RAW, root=root, processes=io_processes(params.machine))
+    print(f"{licence_text(facts_of(params.data.source))}{RAW}/: {done}")
 
 
 if __name__ == "__main__":

@@ -1,43 +1,80 @@
-"""Check the label table, then decode and resize every image once.
+"""Check labels and images, and decode and resize every image once.
 
 Reads   data/raw/
-Writes  data/prepared/{labels.csv, images.npy}, metrics/data.json, plots/data/
+Writes  data/prepared/{labels.csv, images.npy, problems.csv, duplicates.csv}, metrics/data.json, plots/data/
+
+When a problem stops it, the list of problems is all that is written, and the message says where it lies.
 """
 
+from pathlib import Path
+
+import pandas as pd
+
+from exp_tools.data.contact_sheet import draw_pairs
+from exp_tools.data.dermoscopy import TouchUp
+from exp_tools.data.duplicate_groups import group_ids, pair_report
 from exp_tools.data.files import write_csv, write_json
-from exp_tools.data.images import pack_images
-from exp_tools.data.labels import Problem, check_labels, stop_on, summarise_labels, typed_labels
-from exp_tools.data.origin import load_source
+from exp_tools.data.labels import summarise_labels, typed_labels
+from exp_tools.data.origin import facts_of, project_root, read_source
 from exp_tools.data.parallel import io_processes
+from exp_tools.data.preparing import Packing, check_and_pack
+from exp_tools.data.problems import stop_on, summarise_problems, write_report
+from exp_tools.data.similar import duplicate_pairs, photograph
 from exp_tools.errors import run_main
 from exp_tools.evaluation.figures import draw_class_distribution
 from exp_tools.params import load_params
 from exp_tools.taxonomy import task_classes
-from stages.paths import DATA_FIGURES, DATA_METRICS, IMAGES, LABELS, RAW
+from stages.paths import DATA_FIGURES, DATA_METRICS, DUPLICATES, IMAGES, LABELS, PROBLEMS, RAW
 
 
 def main() -> None:
     params = load_params()
-    table = load_source(params.data.source).read(RAW)
-    stop_on(check_labels(table))
-
-    faults = pack_images(
-        table["file"].to_list(),
-        IMAGES,
+    processes = io_processes(params.machine)
+    packing = Packing(
         size=params.prepare.image_size,
         resize=params.prepare.resize,
-        processes=io_processes(params.machine),
+        touched_up=TouchUp(params.prepare.hair_removal, params.prepare.colour_constancy, params.prepare.clahe),
+        policy=params.prepare.on_problem.model_dump(),
+        processes=processes,
     )
-    rows = list(table.index)
-    files = table["file"].to_list()
-    stop_on([Problem("bad_image", files[place], rows[place], "", "", reason) for place, reason in faults.items()])
+    table = read_source(params.data.source, RAW)
+    kept, problems = check_and_pack(table, facts_of(params.data.source), RAW, IMAGES, packing)
+    report = report_path()
+    write_report(report, problems)
+    stop_on(problems, report)
 
-    labels = typed_labels(table)
+    labels = typed_labels(kept)
+    files = kept["file"].to_list()
+    pairs = duplicate_pairs(labels["image_id"].to_list(), files, params.prepare.duplicates, processes=processes)
+    labels["group_id"] = group_ids(labels["group_id"], labels["image_id"], pairs)
+    list_duplicates(labels, files, pairs)
     write_csv(LABELS, labels)
-    write_json(DATA_METRICS, summarise_labels(labels))
+    counted = {
+        "rows_read": len(table),
+        "rows_left_out": len(table) - len(kept),
+        "problems": summarise_problems(problems),
+    }
+    write_json(DATA_METRICS, summarise_labels(labels) | counted)
     counts = labels["dx"].value_counts().loc[task_classes("diagnosis", labels["dx"])]
     draw_class_distribution(DATA_FIGURES / "classes.png", counts.to_frame("images"), params.data.source)
-    print(f"{IMAGES}: {len(labels):,} images of {labels['lesion_id'].nunique():,} lesions; {LABELS}, {DATA_METRICS}")
+    print(
+        f"{IMAGES}: {len(labels):,} images of {labels['lesion_id'].nunique():,} lesions; {LABELS}, {DATA_METRICS}; "
+        f"{len(problems):,} problems noted or mended, listed in {PROBLEMS}"
+    )
+
+
+def report_path() -> Path:
+    """Where problems are listed: an output; in a queued experiment, whose folder goes, in the project's runs/ too."""
+    root = project_root().resolve()
+    return PROBLEMS if root == Path.cwd() else root / "runs" / PROBLEMS.name
+
+
+def list_duplicates(labels: pd.DataFrame, files: list[str], pairs: pd.DataFrame) -> None:
+    """Write the pairs as a table, and those of different lesions as a picture."""
+    listed = pair_report(labels, pairs)
+    write_csv(DUPLICATES, listed)
+    place = dict(zip(labels["image_id"], files, strict=True))
+    draw_pairs(DATA_FIGURES / "duplicates.png", lambda image_id: photograph(place[image_id]), listed)
 
 
 if __name__ == "__main__":

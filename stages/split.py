@@ -5,21 +5,39 @@ Writes  data/splits.csv, metrics/split.json
 """
 
 from exp_tools.data.files import write_csv, write_json
-from exp_tools.data.labels import read_labels
+from exp_tools.data.labels import lesions_known, read_labels
 from exp_tools.data.splits import assert_disjoint, assign_splits, summarise_splits
-from exp_tools.errors import run_main
+from exp_tools.errors import UserError, run_main
 from exp_tools.params import load_params
+from exp_tools.taxonomy import task_classes, task_label
 from stages.paths import LABELS, SPLIT_METRICS, SPLITS
 
 
 def main() -> None:
     params = load_params()
-    splits = assign_splits(read_labels(LABELS), params.split)
+    labels = read_labels(LABELS)
+    found = {task_label(params.task, code) for code in labels["dx"]}
+    missing = set(task_classes(params.task, labels["dx"])) - found
+    if missing or len(found) < 2:
+        what = f"no {' and no '.join(sorted(missing))}" if missing else "only one class"
+        raise UserError(
+            f"task {params.task}: {LABELS} has {what}; its diagnoses are {', '.join(sorted(set(labels['dx'])))}"
+        )
+    splits = assign_splits(labels, params.split)
     assert_disjoint(splits)
     write_csv(SPLITS, splits)
-    write_json(SPLIT_METRICS, summarise_splits(splits, params.split))
+    known = lesions_known(labels)
+    summary = summarise_splits(splits, params.split, lesions_known=known)
+    write_json(SPLIT_METRICS, summary)
     counts = splits["split"].value_counts()
     print(f"{SPLITS}: {counts['train']:,} train, {counts['val']:,} validation, {counts['test']:,} test images")
+    if not known:
+        print(
+            "WARNING: there are images whose lesion nobody knows, so one lesion may be in train and in test "
+            "and scores too good; give lesion_id, or search with prepare.duplicates=search"
+        )
+    if unused := summary["unused_images_of_test_groups"]:
+        print(f"WARNING: {unused:,} images show a lesion of the given test set and are used for nothing")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ def files(tmp_path):
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_packed_equals_decoded(files, tmp_path, processes):
-    assert pack_images(files, tmp_path / "out.npy", size=32, processes=processes) == {}
+    assert pack_images(files, tmp_path / "out.npy", size=32, processes=processes) == []
     packed = np.load(tmp_path / "out.npy")
     assert packed.shape == (45, 32, 32, 3)
     assert packed.dtype == np.uint8
@@ -45,12 +45,32 @@ def test_a_bad_file_is_reported_with_its_place_and_nothing_is_written(files, tmp
     files[7].write_text("no image")
     files[9].unlink()
     faults = pack_images(files, tmp_path / "out" / "images.npy", size=32)
-    assert list(faults) == [3, 5, 7, 9]
-    assert "empty" in faults[3]
-    assert "cut off" in faults[5]
-    assert "no image" in faults[7]
-    assert "missing" in faults[9]
+    assert [(fault.place, fault.kind) for fault in faults] == [
+        (3, "empty_image"),
+        (5, "damaged_image"),
+        (7, "not_an_image"),
+        (9, "missing_image"),
+    ]
     assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_images_that_may_be_skipped_leave_no_gap(files, tmp_path, processes):
+    whole, smaller = tmp_path / "whole.npy", tmp_path / "smaller.npy"
+    pack_images(files, whole, size=32)
+    files[0].write_bytes(b"")
+    files[40].write_bytes(b"")
+    faults = pack_images(files, smaller, size=32, policy={"empty_image": "skip"}, processes=processes)
+    assert [fault.place for fault in faults] == [0, 40]
+    np.testing.assert_array_equal(np.load(smaller), np.delete(np.load(whole), [0, 40], axis=0))
+    assert sorted(path.name for path in tmp_path.glob(".*")) == []
+
+
+def test_looking_without_a_target_finds_the_same_and_writes_nothing(files, tmp_path):
+    files[3].write_bytes(b"")
+    before = set(tmp_path.rglob("*"))
+    assert pack_images(files, None, size=32) == pack_images(files, tmp_path / "out.npy", size=32)
+    assert set(tmp_path.rglob("*")) == before
 
 
 def test_resize_modes():
@@ -115,7 +135,7 @@ def test_images_are_found_in_any_layout(tmp_path):
 
 def test_real_images_pack(real_data, tmp_path):
     files = sorted((real_data / "ham10000-mini" / "HAM10000_images_part_1").iterdir())[:6]
-    assert pack_images(files, tmp_path / "out.npy", size=64) == {}
+    assert pack_images(files, tmp_path / "out.npy", size=64) == []
     packed = np.load(tmp_path / "out.npy")
     for place, file in enumerate(files):
         full = Image.open(file).convert("RGB").resize((64, 64), Image.Resampling.BICUBIC)

@@ -4,11 +4,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from exp_tools.data.labels import check_labels, read_text_table, require_columns, stop_on, typed_labels
+from exp_tools.data.labels import lesions_known, typed_labels
+from exp_tools.data.origin import facts_of, read_source
+from exp_tools.data.problems import Problem, apply_actions, decide, stop_on, write_report
 from exp_tools.data.sources import ham10000
+from exp_tools.data.tables import read_text_table, require_columns
+from exp_tools.data.validation import check_counts, check_labels
 from exp_tools.errors import UserError
+from exp_tools.taxonomy import DIAGNOSES
 
 HEADER = "lesion_id,image_id,dx,dx_type,age,sex,localization"
+TABLE = "HAM10000_metadata.csv"
 
 
 @pytest.fixture
@@ -18,14 +24,18 @@ def raw(tmp_path):
         (tmp_path / f"I{number}.jpg").write_bytes(b"x")
 
     def read(*rows: str) -> pd.DataFrame:
-        (tmp_path / ham10000.TABLE).write_text("\n".join([HEADER, *rows]) + "\n", encoding="utf-8")
-        return ham10000.read(tmp_path)
+        (tmp_path / TABLE).write_text("\n".join([HEADER, *rows]) + "\n", encoding="utf-8")
+        return read_source("ham10000", tmp_path)
 
     return read
 
 
+def check(table: pd.DataFrame) -> list[Problem]:
+    return check_labels(table, tuple(DIAGNOSES))
+
+
 def faults(table: pd.DataFrame) -> list[tuple[str, int | None, str]]:
-    return [(problem.kind, problem.row, problem.column) for problem in check_labels(table)]
+    return [(problem.kind, problem.row, problem.column) for problem in check(table)]
 
 
 def test_a_good_table_has_no_fault(raw):
@@ -36,7 +46,7 @@ def test_a_good_table_has_no_fault(raw):
     ("row", "fault"),
     [
         ("L1,I1,melanoma,histo,45,male,back", ("unknown_diagnosis", 2, "dx")),
-        ("L1,I1,NV,histo,45,male,back", ("unknown_diagnosis", 2, "dx")),
+        ("L1,I1,NV,histo,45,male,back", ("untidy_text", 2, "dx")),
         ("L1,I1,,histo,45,male,back", ("unknown_diagnosis", 2, "dx")),
         ("L1,I1,nv,histo,old,male,back", ("bad_age", 2, "age")),
         ("L1,I1,nv,histo,-5,male,back", ("bad_age", 2, "age")),
@@ -53,28 +63,69 @@ def test_each_fault_is_found_where_it_stands(raw, row, fault):
 
 @pytest.mark.parametrize("image_id", ["../secret", "/etc/passwd", "a\\b", ".."])
 def test_an_id_never_leads_out_of_the_folder(raw, image_id):
-    found = check_labels(raw(f"L1,{image_id},nv,histo,45,male,back"))
+    found = check(raw(f"L1,{image_id},nv,histo,45,male,back"))
     assert "bad_id" in {problem.kind for problem in found}
 
 
 def test_doubled_ids_and_lesions_with_two_diagnoses(raw):
     table = raw("L1,I1,nv,histo,45,male,back", "L1,I2,mel,histo,45,male,back", "L3,I1,nv,histo,45,male,back")
-    assert faults(table) == [("two_diagnoses", 3, "dx"), ("duplicate_id", 4, "image_id")]
+    assert faults(table) == [("two_diagnoses", 2, "dx"), ("two_diagnoses", 3, "dx"), ("duplicate_id", 4, "image_id")]
 
 
-def test_all_faults_come_in_one_error_with_row_and_remedy(raw):
+def test_an_image_with_two_labels_is_named_in_every_row(raw):
+    table = raw("L1,I1,nv,histo,45,male,back", "L1,I1,mel,histo,45,male,back", "L3,I3,nv,histo,45,male,back")
+    assert faults(table) == [("two_labels", 2, "dx"), ("two_labels", 3, "dx")]
+
+
+def test_all_faults_come_in_one_error_with_row_and_remedy(raw, tmp_path):
     table = raw("L1,I1,nevus,histo,45,male,back", "L2,I7,nv,histo,200,male,back")
+    policy = dict.fromkeys(("unknown_diagnosis", "bad_age", "missing_image"), "stop")
+    problems = decide(check(table), policy)
     with pytest.raises(UserError) as caught:
-        stop_on(check_labels(table))
+        stop_on(problems, tmp_path / "problems.csv")
     message = str(caught.value)
     assert "3 problem(s) (bad_age 1, missing_image 1, unknown_diagnosis 1)" in message
     assert "HAM10000_metadata.csv, row 2, dx: diagnosis 'nevus' is unknown; known: akiec, bcc" in message
     assert "row 3, age: age '200' is no number from 0 to 120" in message
     assert "no image file for 'I7'" in message
+    assert f"listed in {tmp_path / 'problems.csv'}" in message
+
+
+def test_actions_change_the_table_as_they_say(raw):
+    table = raw("L1,I1,NV,histo,300,male,back", "L2,I7,nv,histo,20,male,back", "L3,I3,mel,histo,20,male,back")
+    problems = decide(check(table), {"untidy_text": "fix", "bad_age": "fix", "missing_image": "skip"})
+    kept = apply_actions(table, problems)
+    assert kept.index.tolist() == [0, 2]
+    assert kept.loc[0, ["dx", "age"]].tolist() == ["nv", ""]
+    assert table.loc[0, "dx"] == "NV"
+
+
+def test_a_report_is_written_without_problems_too(tmp_path):
+    write_report(tmp_path / "p.csv", [])
+    assert (tmp_path / "p.csv").read_text() == "file,row,column,value,rule,kind,action\n"
+    write_report(tmp_path / "p.csv", [Problem("bad_age", "t.csv", 4, "age", "x", "no, number", 2, "", "fixed")])
+    assert (tmp_path / "p.csv").read_text().splitlines()[1] == 't.csv,4,age,x,"no, number",bad_age,fixed'
+
+
+def test_a_subset_is_noted_and_a_wrong_whole_is_a_problem(raw):
+    table = raw("L1,I1,nv,histo,45,male,back", "L1,I2,nv,histo,45,male,back", "L3,I3,mel,histo,45,male,back")
+    expected = {"images": 3, "lesions": 2, "dx": {"nv": 2, "mel": 1}}
+    assert check_counts(table, expected, "set") == []
+    (subset,) = check_counts(table, expected | {"images": 4}, "set")
+    assert (subset.action, subset.kind) == ("noted", "unexpected_count")
+    (wrong,) = check_counts(table, expected | {"dx": {"nv": 1, "mel": 1}}, "set")
+    assert (wrong.action, wrong.value) == ("", "2")
+    assert check_counts(table, {"images": (3, 4)}, "set") == []
+
+
+def test_a_lesion_that_is_called_like_its_image_is_one_nobody_knows(raw):
+    known = typed_labels(raw("L1,I1,nv,histo,45,male,back", "L2,I2,nv,histo,45,male,back"))
+    assert lesions_known(known)
+    assert not lesions_known(typed_labels(raw("L1,I1,nv,histo,45,male,back", "I2,I2,nv,histo,45,male,back")))
 
 
 def test_a_missing_column_is_named(tmp_path):
-    (tmp_path / ham10000.TABLE).write_text("image_id,dx\nI1,nv\n")
+    (tmp_path / TABLE).write_text("image_id,dx\nI1,nv\n")
     with pytest.raises(UserError, match="no column lesion_id, dx_type, age, sex, localization"):
         ham10000.read(tmp_path)
 
@@ -105,9 +156,11 @@ def test_typed_labels_name_what_is_missing(raw):
     assert labels["group_id"].tolist() == ["L1", "L2"]
 
 
-def test_the_real_table_is_as_published(real_data):
-    table = read_text_table(real_data / "HAM10000_metadata.csv").assign(source="ham10000", file="x", table="t")
-    assert check_labels(table) == []
+def test_the_real_table_is_as_published(real_data, tmp_path):
+    (tmp_path / TABLE).write_bytes((real_data / TABLE).read_bytes())
+    table = read_source("ham10000", tmp_path).assign(file="x")
+    assert check(table) == []
+    assert check_counts(table, facts_of("ham10000").counts, "HAM10000") == []
     labels = typed_labels(table)
     assert labels["dx"].value_counts().to_dict() == {
         "nv": 6705,

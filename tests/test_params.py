@@ -73,6 +73,37 @@ def test_a_missing_file_says_where_it_looked(tmp_path):
         load_params(tmp_path / "params.yaml")
 
 
+def test_off_is_a_word_though_yaml_reads_it_as_false(content):
+    content["prepare"]["duplicates"] = False
+    assert parse_params(content).prepare.duplicates == "off"
+
+
+def test_a_fault_in_an_external_set_is_named(content):
+    content["data"]["external"] = {"clinic": {"source": "tabel", "dir": None}}
+    with pytest.raises(UserError, match=r"data\.external\.clinic\.source is 'tabel'.*did you mean 'table'"):
+        parse_params(content)
+    content["data"]["external"] = {"clinic": {"source": "table", "folder": "x", "dir": None}}
+    with pytest.raises(UserError, match=r"data\.external\.clinic\.folder is unknown; known here: source, dir"):
+        parse_params(content)
+    content["data"]["external"] = {"../x": {"source": "table", "dir": None}}
+    with pytest.raises(UserError, match=r"data\.external"):
+        parse_params(content)
+
+
+def test_an_action_that_a_kind_does_not_have_is_refused(content):
+    content["prepare"]["on_problem"] |= {"missing_image": "fix", "bad_aeg": "stop"}
+    with pytest.raises(UserError) as caught:
+        parse_params(content)
+    assert "prepare.on_problem.missing_image is 'fix'; choose one of stop, skip" in str(caught.value)
+    assert "did you mean 'bad_age'" in str(caught.value)
+
+
+def test_a_split_is_always_stratified_by_class(content):
+    content["split"]["stratify"] = ["sex"]
+    with pytest.raises(UserError, match="lacks dx"):
+        parse_params(content)
+
+
 @pytest.mark.parametrize("text", ["a: [1", "just words", ""])
 def test_a_file_that_is_no_mapping_is_refused(tmp_path, text):
     (tmp_path / "params.yaml").write_text(text)

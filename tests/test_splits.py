@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exp_tools.data.files import write_csv
-from exp_tools.data.labels import read_text_table
 from exp_tools.data.splits import (
     SPLITS,
     allocate_groups,
@@ -17,13 +16,16 @@ from exp_tools.data.splits import (
     read_splits,
     summarise_splits,
 )
+from exp_tools.data.tables import read_text_table
 from exp_tools.errors import UserError
 
 
 @pytest.fixture
 def ham(real_data) -> pd.DataFrame:
     table = read_text_table(real_data / "HAM10000_metadata.csv").reset_index(drop=True)
-    return table.assign(group_id=table["lesion_id"])[["image_id", "group_id", "dx"]]
+    return table.assign(group_id=table["lesion_id"], source="ham10000", split="")[
+        ["image_id", "lesion_id", "group_id", "dx", "sex", "source", "split"]
+    ]
 
 
 def table_of(groups: list[tuple[str, int]]) -> pd.DataFrame:
@@ -31,7 +33,7 @@ def table_of(groups: list[tuple[str, int]]) -> pd.DataFrame:
     rows = [(f"G{number}", dx) for number, (dx, size) in enumerate(groups) for _ in range(size)]
     return pd.DataFrame(
         {"image_id": [f"I{n}" for n in range(len(rows))], "group_id": [g for g, _ in rows], "dx": [d for _, d in rows]}
-    )
+    ).assign(sex="unknown", source="x", split="")
 
 
 def test_holdout_meets_each_class_fraction_within_half_a_point(ham, params):
@@ -117,10 +119,101 @@ def test_summary_counts_and_absent_classes(params):
     summary = summarise_splits(splits, params.split)
     assert summary["groups_in_two_splits"] == 0
     assert sum(summary[split]["images"] for split in SPLITS) == 41
-    assert summary["classes_missing"] == {"val": ["df"], "test": ["df"]}
+    reason = {"df": "its 1 group(s) are fewer than 3 parts"}
+    assert summary["classes_missing"] == {"val": reason, "test": reason}
 
 
 def test_the_file_reads_back(tmp_path, params):
     splits = assign_splits(table_of([("nv", 2)] * 20), params.split)
     write_csv(tmp_path / "splits.csv", splits)
     pd.testing.assert_frame_equal(read_splits(tmp_path / "splits.csv"), splits, check_dtype=False)
+
+
+def scheme(params, name: str, **changes):
+    return params.split.model_copy(update={"scheme": name, **changes})
+
+
+def test_the_papers_test_set_has_its_published_classes(ham, params):
+    splits = assign_splits(ham, scheme(params, "paper"))
+    assert_disjoint(splits)
+    test = splits[splits["split"] == "test"]
+    published = {"akiec": 23, "bcc": 26, "bkl": 66, "df": 6, "mel": 34, "nv": 663, "vasc": 10}
+    assert test["dx"].value_counts().to_dict() == published
+    assert len(test) == 828
+    assert ham.groupby("lesion_id")["image_id"].transform("size")[test.index].eq(1).all()
+    other = assign_splits(ham, scheme(params, "paper", seed=1))
+    assert (other["split"] == "test").sum() == 828
+    assert ((other["split"] == "test") != (splits["split"] == "test")).any()
+    rest = splits.loc[splits["split"] != "test", "split"].value_counts(normalize=True)
+    assert abs(rest["train"] - 0.7 / 0.85) < 0.005
+
+
+def test_a_given_test_set_is_kept_and_the_rest_is_shared_out(ham, params):
+    given = ham.assign(split=np.where(ham["lesion_id"].str.endswith("7"), "test", ""))
+    splits = assign_splits(given, scheme(params, "official"))
+    assert_disjoint(splits)
+    assert ((splits["split"] == "test") == (given["split"] == "test")).all()
+    rest = splits[splits["split"] != "test"]
+    share = rest.groupby(["dx", "split"]).size().unstack()
+    gap = (share["val"] / share.sum(axis=1) - 0.15 / 0.85).abs().max()
+    assert gap <= 0.005
+    summary = summarise_splits(splits, scheme(params, "official"))
+    assert summary["largest_share_gap_points"] <= 0.5
+    assert summary["largest_share_gap_points"] == pytest.approx(100 * gap)
+
+
+def test_training_images_of_a_tested_lesion_are_used_for_nothing(params):
+    table = table_of([("nv", 2)] * 10 + [("mel", 2)] * 10)
+    table["split"] = ["test", "train", *["test"] * 2, *["train"] * 36]
+    splits = assign_splits(table, scheme(params, "column"))
+    assert_disjoint(splits)
+    assert splits["split"][:4].tolist() == ["test", "unused", "test", "test"]
+    assert set(splits["split"][4:]) == {"train", "val"}
+    assert summarise_splits(splits, scheme(params, "column"))["unused_images_of_test_groups"] == 1
+
+
+def test_a_given_validation_set_is_kept_too(params):
+    table = table_of([("nv", 1)] * 4 + [("nv", 2)])
+    table["split"] = ["test", "val", "train", "", "train", "val"]
+    splits = assign_splits(table, scheme(params, "column"))
+    assert splits["split"].tolist() == ["test", "val", "train", "train", "train", "train"]
+
+
+def test_a_scheme_that_needs_a_given_test_set_says_so(ham, params):
+    for name in ("official", "column"):
+        with pytest.raises(UserError, match=f"split.scheme {name} needs images that are marked as test"):
+            assign_splits(ham, scheme(params, name))
+    with pytest.raises(UserError, match="nothing is left to train on"):
+        assign_splits(table_of([("nv", 2)]).assign(split=["test", "train"]), scheme(params, "column"))
+
+
+def test_stratified_by_source_and_sex_as_well(ham, params):
+    mixed = ham.assign(source=np.where(ham["lesion_id"].str[-1].isin(list("012")), "a", "b"))
+    splits = assign_splits(mixed, scheme(params, "holdout", stratify=["dx", "source", "sex"]))
+    assert_disjoint(splits)
+    for columns in (["source"], ["sex"], ["source", "sex"]):
+        keys = mixed[columns].agg("-".join, axis=1)
+        large = keys.map(keys.value_counts()) > 1000
+        share = pd.crosstab(keys[large], splits["split"][large], normalize="index")
+        assert (share - [0.15, 0.7, 0.15]).abs().to_numpy().max() < 0.01
+
+
+@settings(max_examples=60, deadline=None)
+@given(groups=groups, seed=st.integers(0, 2**32 - 1))
+def test_a_class_of_three_lesions_or_more_is_in_every_split(groups, seed):
+    from exp_tools.data.splits import cover_classes
+
+    table = table_of(groups)
+    part = allocate_groups(table["dx"], table["group_id"], [0.7, 0.15, 0.15], seed)
+    part = cover_classes(part, table["dx"], table["group_id"], 3)
+    assert table.assign(part=part).groupby("group_id")["part"].nunique().max() == 1
+    for _, rows in table.assign(part=part).groupby("dx"):
+        if rows["group_id"].nunique() >= 3:
+            assert rows["part"].nunique() == 3
+
+
+def test_a_table_of_one_image_a_class_says_why_classes_are_missing(params):
+    splits = assign_splits(table_of([("nv", 1)] * 30 + [("mel", 1), ("df", 1), ("df", 1)]), params.split)
+    missing = summarise_splits(splits, params.split)["classes_missing"]
+    assert all("fewer than 3 parts" in reason for of in missing.values() for reason in of.values())
+    assert {dx for of in missing.values() for dx in of} == {"mel", "df"}

@@ -1,12 +1,13 @@
 """From the name in `data.source` to the module that knows that origin.
 
-A source is a module in `exp_tools/data/sources/` with two functions:
+A source is a module in `exp_tools/data/sources/` with
 
-`provide(data, raw, *, root, processes) -> str`
-    fill the folder `raw` with the origin's images and tables, in the origin's own layout; returns what it did, in words
-`read(raw) -> DataFrame`
-    the rows of the folder's table as text: image_id, lesion_id, dx, dx_type, age, sex, localization, source,
-    `file` (path of the image, "" when there is none) and `table` (the table's name); the index is the row in that table
+`FACTS`             what is known of the set: files, licence, classes, counts (`facts.Facts`)
+`read(raw)`         the rows of the folder's tables as text: columns of `validation.COLUMNS`, as many as it knows;
+                    `file` is the path of the image, "" when there is none, `table` the table's name; the index is
+                    the row in that table, unless there is a column `row`
+`PARTS`             only in a source that is made of others: their names, each with the key that names its folder
+`provide(…)`        only in a source that makes its files itself
 """
 
 import importlib
@@ -14,10 +15,31 @@ import os
 from pathlib import Path
 from types import ModuleType
 
+import pandas as pd
+
+from exp_tools.data.facts import Facts, read_choice
+from exp_tools.data.validation import complete
+from exp_tools.taxonomy import DIAGNOSES
+
+DRAWN = Facts("Drawn pictures, no medical data", classes=tuple(DIAGNOSES))
+"""The facts of a source that declares none: the embedded sample set."""
+
 
 def load_source(name: str) -> ModuleType:
-    """Import one source by its name; the others are not touched, so that they are no dependency of a stage."""
+    """Import one source by its name."""
     return importlib.import_module(f"exp_tools.data.sources.{name}")
+
+
+def facts_of(name: str) -> Facts:
+    """What is known of a source."""
+    return getattr(load_source(name), "FACTS", DRAWN)
+
+
+def read_source(name: str, raw: Path) -> pd.DataFrame:
+    """The rows of the data in `raw` as text, all of `validation.COLUMNS` and `row`, indexed from 0."""
+    table = complete(load_source(name).read(raw))
+    subset = read_choice(raw).get("subset")
+    return table if subset is None else table[table["image_id"].isin(subset)].reset_index(drop=True)
 
 
 def project_root() -> Path:

@@ -1,5 +1,6 @@
 """Give every image to train, validation or test so that no lesion is in two, and prove it."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from exp_tools.errors import UserError
 from exp_tools.params import SplitParams
 
 SPLITS = ("train", "val", "test")
+UNUSED = "unused"
+"""The split of an image that is in none: its lesion is in a test set that was given."""
 
 
 def allocate_groups(dx: Sequence[str], groups: Sequence[str], fractions: Sequence[float], seed: int) -> np.ndarray:
@@ -52,36 +55,120 @@ def allocate_groups(dx: Sequence[str], groups: Sequence[str], fractions: Sequenc
     return part_of[group_index]
 
 
+def cover_classes(part: np.ndarray, dx: Sequence[str], groups: Sequence[str], parts: int) -> np.ndarray:
+    """Give every part an image of every class that has at least as many groups as there are parts.
+
+    Where a class is absent from a part, its smallest group moves there from the part that has most groups of the class;
+    groups of several diagnoses stay. Returns the parts [N].
+    """
+    table = pd.DataFrame({"part": part, "dx": np.asarray(dx, dtype=str), "group": np.asarray(groups, dtype=str)})
+    pure = table.groupby("group")["dx"].transform("nunique") == 1
+    for code in np.unique(table["dx"]):
+        of_class = table[table["dx"] == code]
+        if of_class["group"].nunique() < parts:
+            continue
+        for empty in sorted(set(range(parts)) - set(of_class["part"])):
+            movable = table[(table["dx"] == code) & pure]
+            numbers = movable.groupby("part")["group"].nunique()
+            if numbers.empty or numbers.max() < 2:
+                break
+            sizes = movable[movable["part"] == numbers.idxmax()].groupby("group").size()
+            table.loc[table["group"] == sizes.idxmin(), "part"] = empty
+    return table["part"].to_numpy()
+
+
 def assign_splits(labels: pd.DataFrame, params: SplitParams) -> pd.DataFrame:
     """Split a label table.
 
     Parameters
     ----------
-    labels : columns image_id, group_id, dx
-    params : `holdout` shares groups out by `fractions`; `kfold` makes `folds` equal parts, of which part `fold` is the
-        test set, the next one validation and the rest train
+    labels : columns image_id, lesion_id, group_id, dx, split, and those that `stratify` names
+    params : the scheme is one of
+        holdout: groups are shared out by `fractions`;
+        kfold: `folds` equal parts, of which part `fold` is the test set, the next one validation and the rest train;
+        official, column: images that say so in `split` are the test set, and validation if any say so; the rest is
+        train, or is shared out over train and validation; images of it whose group is in the test set are UNUSED;
+        paper: of groups with exactly one image the last of `fractions`, rounded up, is the test set, each class in
+        proportion; the rest is shared out over train and validation (Datta et al., arXiv:2105.03358)
 
     Returns
     -------
-    DataFrame image_id, group_id, dx, split ("train", "val" or "test"), fold (the image's part under kfold, else empty),
-    in the order of `labels`
+    DataFrame image_id, group_id, dx, split ("train", "val", "test" or UNUSED), fold (the image's part under kfold, else
+    empty), in the order of `labels`
+
+    Raises
+    ------
+    UserError
+        There is no image, or the labels do not say what the scheme needs.
     """
     if labels.empty:
         raise UserError("there is no image to split; look at data/prepared/labels.csv")
-    if params.scheme == "holdout":
-        part = allocate_groups(labels["dx"], labels["group_id"], params.fractions, params.seed)
-        names, fold = np.array(SPLITS), pd.array([pd.NA] * len(labels), dtype="Int64")
-    else:
-        part = allocate_groups(labels["dx"], labels["group_id"], [1 / params.folds] * params.folds, params.seed)
-        names = np.array(["train"] * params.folds, dtype="<U5")
+    fold = pd.array([pd.NA] * len(labels), dtype="Int64")
+    if params.scheme == "kfold":
+        part = _share_out(labels, [1 / params.folds] * params.folds, params)
+        names = np.array(["train"] * params.folds, dtype="<U6")
         names[params.fold], names[(params.fold + 1) % params.folds] = "test", "val"
-        fold = pd.array(part, dtype="Int64")
-    return labels[["image_id", "group_id", "dx"]].assign(split=names[part], fold=fold)
+        split, fold = names[part], pd.array(part, dtype="Int64")
+    elif params.scheme == "holdout":
+        split = np.array(SPLITS)[_share_out(labels, params.fractions, params)]
+    else:
+        split = _given_tests(labels, params)
+        rest = split == ""
+        ratio = np.array(params.fractions[:2]) / sum(params.fractions[:2])
+        split[rest] = np.array(SPLITS[:2])[_share_out(labels[rest], ratio, params)]
+    return labels[["image_id", "group_id", "dx"]].assign(split=split, fold=fold)
+
+
+def _share_out(labels: pd.DataFrame, fractions: Sequence[float], params: SplitParams) -> np.ndarray:
+    strata = labels[list(params.stratify)].astype(str).agg("\t".join, axis=1)
+    part = allocate_groups(strata, labels["group_id"], fractions, params.seed)
+    return cover_classes(part, labels["dx"], labels["group_id"], len(fractions))
+
+
+def _given_tests(labels: pd.DataFrame, params: SplitParams) -> np.ndarray:
+    """What is settled before anything is shared out: split of each image, "" for train or validation yet to choose."""
+    if params.scheme == "paper":
+        return np.where(_single_image_tests(labels, params), "test", "").astype("<U6")
+    given = labels["split"].to_numpy(dtype="<U6")
+    if not (given == "test").any():
+        raise UserError(
+            f"split.scheme {params.scheme} needs images that are marked as test, and none is: take a source with an "
+            "official test set (isic2018), give your table a column `split` or a data.test_table, or use holdout"
+        )
+    groups = labels["group_id"].to_numpy()
+    kept_apart = np.isin(groups, groups[given == "test"]) & (given != "test")
+    if (given == "val").any():
+        given[given == ""] = "train"
+        # A group that was given to both goes to training whole.
+        given[np.isin(groups, groups[given == "train"]) & (given == "val")] = "train"
+    else:
+        given[given == "train"] = ""
+    given[kept_apart] = UNUSED
+    if not np.isin(given, ["", "train"]).any():
+        raise UserError("every image is test or shares its lesion with one that is: nothing is left to train on")
+    return given
+
+
+def _single_image_tests(labels: pd.DataFrame, params: SplitParams) -> np.ndarray:
+    """Which images are the test set of the soft-attention paper: a stratified share of groups with one image."""
+    single = np.flatnonzero(labels.groupby("group_id")["image_id"].transform("size").to_numpy() == 1)
+    codes = labels["dx"].to_numpy(dtype=str)[single]
+    total = math.ceil(round(params.fractions[2] * len(single), 6))
+    names, counts = np.unique(codes, return_counts=True)
+    quota = total * counts / max(len(single), 1)
+    take = np.floor(quota).astype(int)
+    take[np.argsort(take - quota, kind="stable")[: total - take.sum()]] += 1
+    generator = np.random.default_rng([params.seed, 0x9A9E2])
+    test = np.zeros(len(labels), dtype=bool)
+    for name, count in zip(names, take, strict=True):
+        test[generator.permutation(single[codes == name])[:count]] = True
+    return test
 
 
 def assert_disjoint(splits: pd.DataFrame) -> None:
-    """Raise when a group or an image is in two splits, or a split is empty."""
-    crossing = splits.groupby("group_id")["split"].nunique().loc[lambda count: count > 1]
+    """Raise when a group or an image is in two splits, or a split is empty; images that are UNUSED are in none."""
+    used = splits[splits["split"] != UNUSED]
+    crossing = used.groupby("group_id")["split"].nunique().loc[lambda count: count > 1]
     if len(crossing):
         raise AssertionError(f"{len(crossing)} groups are in two splits: {list(crossing.index[:5])}")
     if splits["image_id"].duplicated().any():
@@ -93,30 +180,56 @@ def assert_disjoint(splits: pd.DataFrame) -> None:
             )
 
 
-def summarise_splits(splits: pd.DataFrame, params: SplitParams) -> dict[str, object]:
+def summarise_splits(splits: pd.DataFrame, params: SplitParams, *, lesions_known: bool = True) -> dict[str, object]:
     """Counts and shares a split, the proof that no group crosses, and what a split by image would have leaked."""
-    counts = splits.groupby(["split", "dx"]).size().unstack(fill_value=0).reindex(SPLITS)
-    share = counts / counts.sum()
-    part = 1 / params.folds
-    target = pd.Series(params.fractions if params.scheme == "holdout" else [1 - 2 * part, part, part], index=SPLITS)
+    used = splits[splits["split"] != UNUSED]
+    counts = used.groupby(["split", "dx"]).size().unstack(fill_value=0).reindex(SPLITS, fill_value=0)
     return {
-        "groups_in_two_splits": int((splits.groupby("group_id")["split"].nunique() > 1).sum()),
-        "largest_share_gap_points": float(100 * share.sub(target, axis=0).abs().to_numpy().max()),
-        "leak_of_a_split_by_image": leak_of_random_split(splits, params.seed),
+        "scheme": params.scheme,
+        "lesions_known": lesions_known,
+        "groups_in_two_splits": int((used.groupby("group_id")["split"].nunique() > 1).sum()),
+        "unused_images_of_test_groups": int((splits["split"] == UNUSED).sum()),
+        "largest_share_gap_points": _largest_gap(counts, params),
+        "leak_of_a_split_by_image": leak_of_random_split(used, params.seed),
         **{
             split: {
-                "images": int((splits["split"] == split).sum()),
-                "groups": int(splits.loc[splits["split"] == split, "group_id"].nunique()),
+                "images": int((used["split"] == split).sum()),
+                "groups": int(used.loc[used["split"] == split, "group_id"].nunique()),
                 "classes": {dx: int(count) for dx, count in counts.loc[split].items()},
+                "class_shares": {
+                    dx: float(share) for dx, share in (counts.loc[split] / counts.loc[split].sum()).items()
+                },
             }
             for split in SPLITS
         },
-        "classes_missing": {
-            split: [dx for dx, count in counts.loc[split].items() if count == 0]
-            for split in SPLITS
-            if (counts.loc[split] == 0).any()
-        },
+        "classes_missing": _missing_classes(used, counts, params),
     }
+
+
+def _largest_gap(counts: pd.DataFrame, params: SplitParams) -> float:
+    """Points of a hundred by which a class's share of a split differs most from what was asked for.
+
+    Where the test set is given, only train and validation are compared, as shares of what is not test.
+    """
+    if params.scheme in ("holdout", "kfold"):
+        part = 1 / params.folds
+        target = pd.Series(params.fractions if params.scheme == "holdout" else [1 - 2 * part, part, part], index=SPLITS)
+    else:
+        target = pd.Series(params.fractions[:2], index=SPLITS[:2]) / sum(params.fractions[:2])
+    some = counts.loc[target.index]
+    return float(100 * (some / some.sum()).sub(target, axis=0).abs().max().max())
+
+
+def _missing_classes(used: pd.DataFrame, counts: pd.DataFrame, params: SplitParams) -> dict[str, dict[str, str]]:
+    """For each split the classes that are not in it, and why."""
+    groups = used.groupby("dx")["group_id"].nunique()
+    parts = params.folds if params.scheme == "kfold" else len(SPLITS)
+    reasons = {
+        dx: f"its {number} group(s) are fewer than {parts} parts" if number < parts else "the given test set decides"
+        for dx, number in groups.items()
+    }
+    missing = {split: [dx for dx, count in counts.loc[split].items() if count == 0] for split in SPLITS}
+    return {split: {dx: reasons[dx] for dx in codes} for split, codes in missing.items() if codes}
 
 
 def leak_of_random_split(splits: pd.DataFrame, seed: int) -> float:

@@ -1,0 +1,69 @@
+"""A picture of the pairs that a person should look at: the weakest accepted and the strongest rejected ones."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageDraw, ImageFont
+
+from exp_tools.data.files import atomic_write
+
+COLUMNS = 4
+_TILE = (200, 150)
+_GAP = 10
+_LINE = 16
+_CELL = (2 * _TILE[0] + _GAP, _TILE[1] + 3 * _LINE + _GAP)
+_TITLE = 30
+
+
+def draw_pairs(
+    path: Path, picture: Callable[[str], np.ndarray], report: pd.DataFrame, *, accepted: int = 40, rejected: int = 24
+) -> None:
+    """Draw pairs of different lesions side by side, with ids, diagnoses and inliers, into one PNG.
+
+    Parameters
+    ----------
+    path : the PNG to write
+    picture : gives the image of an image_id as uint8 [H, W, 3], RGB
+    report : result of `pair_report`
+    accepted, rejected : how many to draw of each kind at most: the accepted with the fewest inliers, the rejected with
+        the most, both counted up from the doubtful end
+    """
+    across = report[~report["same_lesion"]]
+    taken = across[across["accepted"]].sort_values("inliers", kind="stable")
+    left = across[~across["accepted"]].sort_values("inliers", ascending=False, kind="stable")
+    parts = [
+        (f"accepted, fewest inliers first: {min(accepted, len(taken))} of {len(taken)}", taken.head(accepted)),
+        (f"rejected, most inliers first: {min(rejected, len(left))} of {len(left)}", left.head(rejected)),
+    ]
+    height = sum(_TITLE + -(-len(pairs) // COLUMNS) * _CELL[1] for _, pairs in parts)
+    sheet = Image.new("RGB", (COLUMNS * (_CELL[0] + _GAP) + _GAP, height + _GAP), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
+    top = _GAP
+    for title, pairs in parts:
+        draw.text((_GAP, top), title, fill="black", font=ImageFont.load_default(16))
+        for number, pair in enumerate(pairs.itertuples()):
+            corner = _GAP + number % COLUMNS * (_CELL[0] + _GAP), top + _TITLE + number // COLUMNS * _CELL[1]
+            _draw_pair(sheet, draw, font, corner, pair, picture)
+        top += _TITLE + -(-len(pairs) // COLUMNS) * _CELL[1]
+    with atomic_write(path) as temporary:
+        sheet.save(temporary, format="PNG")
+
+
+def _draw_pair(sheet, draw, font, corner: tuple[int, int], pair, picture: Callable[[str], np.ndarray]) -> None:
+    left, top = corner
+    for image_id, lesion, dx in (
+        (pair.image_id_1, pair.lesion_1, pair.dx_1),
+        (pair.image_id_2, pair.lesion_2, pair.dx_2),
+    ):
+        image = Image.fromarray(picture(image_id))
+        image.thumbnail(_TILE)
+        sheet.paste(image, (left, top))
+        draw.text((left, top + _TILE[1]), f"{image_id} {dx}", fill="black", font=font)
+        draw.text((left, top + _TILE[1] + _LINE), str(lesion), fill="dimgray", font=font)
+        left += _TILE[0] + _GAP // 2
+    ages = "" if np.isnan(pair.age_difference) else f", ages differ by {pair.age_difference:g}"
+    sex = "" if pd.isna(pair.same_sex) else ", same sex" if pair.same_sex else ", other sex"
+    colour = "black" if pair.same_dx else "firebrick"
+    draw.text((corner[0], top + _TILE[1] + 2 * _LINE), f"{pair.inliers} inliers{ages}{sex}", fill=colour, font=font)

@@ -1,0 +1,74 @@
+"""Which images of a set show the same spot of skin, as `prepare.duplicates` wants to know it."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageOps
+
+from exp_tools.data.duplicate_groups import known_pairs, name_pairs
+from exp_tools.data.images import FORMATS
+
+LONG_SIDE = 512
+WITH_LISTS = ("ham10000",)
+"""Data sets whose pairs ship with the package. Their image ids are ISIC's, so the list holds for any set with these."""
+
+NO_PAIRS = pd.DataFrame(columns=["first", "second", "inliers", "accepted", "exact"]).astype(
+    {"first": int, "second": int, "inliers": int, "accepted": bool, "exact": bool}
+)
+
+
+def photograph(file: str) -> np.ndarray:
+    """An image in its own proportions, long side at most LONG_SIDE: uint8 [H, W, 3], RGB."""
+    with Image.open(file, formats=tuple(FORMATS)) as image:
+        image.draft("RGB", (LONG_SIDE, LONG_SIDE))
+        image = ImageOps.exif_transpose(image).convert("RGB")
+        image.thumbnail((LONG_SIDE, LONG_SIDE), Image.Resampling.BILINEAR)
+        return np.asarray(image)
+
+
+class Photographs(NamedTuple):
+    """Reads image `place` of a list of files; unlike a function of a function, it can be sent to other processes."""
+
+    files: tuple[str, ...]
+
+    def __call__(self, place: int) -> np.ndarray:
+        return photograph(self.files[place])
+
+
+def duplicate_pairs(image_ids: Sequence[str], files: Sequence[str], mode: str, *, processes: int = 1) -> pd.DataFrame:
+    """Pairs of images that show the same spot of skin.
+
+    Parameters
+    ----------
+    image_ids, files : name and file of each image [N]
+    mode : "known" (files of the same bytes, and the listed pairs), "search" (look for near-duplicates as well; minutes
+        for ten thousand images) or "off" (none)
+    processes : how many search at once
+
+    Returns
+    -------
+    DataFrame image_id_1, image_id_2, inliers, accepted, identical
+    """
+    if mode == "off":
+        return name_pairs(NO_PAIRS, image_ids)
+    # Here, because the search needs scientific libraries that take a second to load.
+    from exp_tools.data.duplicates import find_duplicates, identical_files
+
+    identical = identical_files(files)
+    found = NO_PAIRS
+    if mode == "search":
+        found = find_duplicates(Photographs(tuple(files)), len(files), processes=processes)
+    pairs = name_pairs(found, image_ids, identical)
+    present = set(image_ids)
+    there = set(zip(pairs["image_id_1"], pairs["image_id_2"], strict=True))
+    for name in WITH_LISTS:
+        listed = known_pairs(name)
+        if listed is not None:
+            new = [
+                one in present and two in present and not {(one, two), (two, one)} & there
+                for one, two in zip(listed["image_id_1"], listed["image_id_2"], strict=True)
+            ]
+            pairs = pd.concat([pairs, listed[new].assign(accepted=True, identical=False)], ignore_index=True)
+    return pairs.astype({"accepted": bool, "identical": bool})

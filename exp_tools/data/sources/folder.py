@@ -1,0 +1,38 @@
+"""Anybody's images in class folders: the name of the folder that an image lies in is its diagnosis.
+
+A folder that is called like a diagnosis of the taxonomy, by code or name in any case, is that diagnosis ("Melanoma" is
+mel); any other name is a class of its own. Where folders train/, val/ (or valid/, validation/) and test/ stand above
+the class folders they are the `split`. Nothing is known of lesions.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+
+from exp_tools.data.facts import Facts
+from exp_tools.data.images import index_images
+from exp_tools.errors import UserError
+from exp_tools.taxonomy import code_of
+
+FACTS = Facts(title="your own class folders", folders_are_labels=True)
+SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
+
+def read(raw: Path) -> pd.DataFrame:
+    """A row an image; one whose name stands in several folders gets its class in front of its id."""
+    rows = []
+    for name, paths in index_images(raw).items():
+        for path in paths:
+            parts = path.relative_to(raw).parts
+            if len(parts) < 2 or parts[-2].lower() in SPLITS:
+                raise UserError(
+                    f"{path.relative_to(raw)} lies in no class folder; source folder expects CLASS/image.jpg, and "
+                    "takes the folder's name for the diagnosis"
+                )
+            code = code_of(parts[-2])
+            image_id = name if len(paths) == 1 else f"{code}__{name}"
+            split = next((SPLITS[part.lower()] for part in parts[:-2] if part.lower() in SPLITS), "")
+            rows.append((image_id, image_id, code, split, str(path), path.relative_to(raw).as_posix(), 0))
+    columns = ["image_id", "lesion_id", "dx", "split", "file", "table", "row"]
+    table = pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns[:-1], str))
+    return table.sort_values("table", kind="stable", ignore_index=True).assign(source="folder")

@@ -1,0 +1,28 @@
+"""The ISIC 2018 Task 3 challenge as it was held: HAM10000 to train on, the official test set to test on.
+
+`split.scheme: official` keeps the test set and shares HAM10000 out over training and validation.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+
+from exp_tools.data.facts import Facts
+from exp_tools.data.sources import ham10000, isic2018_test
+from exp_tools.data.taking import joined
+from exp_tools.taxonomy import DIAGNOSES
+
+PARTS = (("ham10000", "dir"), ("isic2018_test", "second_dir"))
+FACTS = Facts(
+    title="HAM10000 and the ISIC 2018 Task 3 test set",
+    licence=ham10000.FACTS.licence,
+    citation=isic2018_test.FACTS.citation,
+    where=ham10000.FACTS.where,
+    classes=tuple(DIAGNOSES),
+    counts={"images": (11_526, 11_527)},
+)
+
+
+def read(raw: Path) -> pd.DataFrame:
+    """Rows of both sets; the test set's say `test` in `split`."""
+    return joined(ham10000.read(raw / "ham10000"), isic2018_test.read(raw / "isic2018_test"))

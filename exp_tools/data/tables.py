@@ -1,0 +1,101 @@
+"""Text tables of any delimiter, and one-hot tables, read with every cell as text."""
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from exp_tools.errors import UserError
+
+TABLE_ENDINGS = (".csv", ".tab", ".tsv")
+YES = ("1", "1.0", "true")
+NO = ("0", "0.0", "false", "")
+
+
+def read_text_table(path: Path) -> pd.DataFrame:
+    """Read a delimited text table with every cell as text; the index is the line number in the file, from 2.
+
+    A byte-order mark, CRLF line ends, quoted cells, and commas, semicolons or tabs as delimiters are all read.
+
+    Raises
+    ------
+    UserError
+        The file is missing, empty, not UTF-8 text, or a row does not have the header's number of cells: named by line.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing: expected the label table there") from error
+    except (UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{path} cannot be read as a table of text: {error}; save it as UTF-8 CSV") from error
+    if not text.strip() or "\0" in text:
+        raise UserError(f"{path} cannot be read as a table of text: it is {'empty' if not text.strip() else 'binary'}")
+    separator = max(",;\t", key=text.split("\n", 1)[0].count)
+    rows, numbers = [], []
+    try:
+        reader = csv.reader(io.StringIO(text), delimiter=separator, strict=True)
+        header = [cell.strip() for cell in next(reader)]
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                rows.append(cells)
+                numbers.append(reader.line_num)
+    except csv.Error as error:
+        raise UserError(f"{path} cannot be read as a table of text: line {reader.line_num}: {error}") from error
+    wrong = [(number, cells) for number, cells in zip(numbers, rows, strict=True) if len(cells) != len(header)]
+    if wrong:
+        number, cells = wrong[0]
+        raise UserError(
+            f"{path} cannot be read as a table of text: line {number} has {len(cells)} cells, the header {len(header)} "
+            f"({len(wrong)} such lines); a cell that holds the delimiter {separator!r} must stand in double quotes"
+        )
+    if len(set(header)) < len(header):
+        raise UserError(f"{path} names a column twice: {', '.join(header)}")
+    return pd.DataFrame(rows, columns=header, index=pd.Index(numbers, name="row"), dtype=str)
+
+
+def require_columns(table: pd.DataFrame, columns: Iterable[str], file: str) -> None:
+    """Raise UserError when the table lacks a column."""
+    missing = [column for column in columns if column not in table.columns]
+    if missing:
+        raise UserError(
+            f"{file} has no column {', '.join(missing)}; it has {', '.join(table.columns)}. "
+            f"Needed: {', '.join(columns)}. Rename the column or take the data set's own table"
+        )
+
+
+def tables_below(folder: Path) -> list[Path]:
+    """Delimited text tables anywhere below a folder, in order of their paths; hidden files are left out."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in TABLE_ENDINGS and path.is_file() and not path.name.startswith(".")
+    )
+
+
+def header_of(path: Path) -> list[str]:
+    """Column names of a text table; empty for a file that is none."""
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            line = file.readline().strip()
+    except (UnicodeDecodeError, OSError):
+        return []
+    return [cell.strip().strip('"') for cell in line.split(max(",;\t", key=line.count))]
+
+
+def one_hot_codes(table: pd.DataFrame, columns: Sequence[str]) -> pd.Series:
+    """The name of the one column of `columns` that says yes in each row; cells are 1, 1.0, True or 0, 0.0, False, "".
+
+    A row that names no class gives "", one that names several gives "MEL+NV", a cell that says neither yes nor no gives
+    "MEL=maybe": no class is called so, so validation reports the row.
+    """
+    cells = table[list(columns)].apply(lambda column: column.str.strip().str.lower())
+    said = cells.isin(YES).to_numpy()
+    names = np.array(columns, dtype=object)[said.argmax(axis=1)]
+    for row in np.flatnonzero(said.sum(axis=1) != 1):
+        names[row] = "+".join(column for column, yes in zip(columns, said[row], strict=True) if yes)
+    for row, column in np.argwhere(~(said | cells.isin(NO).to_numpy())):
+        names[row] = f"{columns[column]}={table[columns[column]].iloc[row]}"
+    return pd.Series(names, index=table.index, dtype=object).astype(str)
