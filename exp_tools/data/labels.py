@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from exp_tools.errors import UserError
+from exp_tools.errors import UserError, require_file
 from exp_tools.taxonomy import DIAGNOSES
 
 LABEL_COLUMNS = [
@@ -184,6 +184,7 @@ def typed_labels(table: pd.DataFrame) -> pd.DataFrame:
 
 def read_labels(path: Path) -> pd.DataFrame:
     """Read labels.csv as `prepare` wrote it; a missing age is NaN, every other column is text."""
+    require_file(path, "prepare")
     types = {column: str for column in LABEL_COLUMNS if column != "age"}
     return pd.read_csv(path, dtype=types, keep_default_na=False, na_values={"age": [""]})
 
