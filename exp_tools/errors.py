@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -9,6 +10,12 @@ class UserError(Exception):
 
     Stages and the command line print the message alone, without a traceback, and exit with status 1.
     """
+
+
+def require_file(path: Path, maker: str) -> None:
+    """Raise UserError when a stage's input is not there; `maker` names the stage that makes it."""
+    if not path.is_file():
+        raise UserError(f"{path} is not here; make it with `dvc repro {maker}` or fetch it with `dvc pull`")
 
 
 def run_main(main: Callable[[], None]) -> None:

@@ -1,15 +1,19 @@
-"""Predict validation and test with the trained model, and score the test split.
+"""Predict validation, test and external sets with the trained model, and score test and external sets.
 
-Reads   models/model.safetensors, data/prepared/{labels.csv, images.npy}, data/splits.csv
-Writes  data/predictions.csv, metrics/{evaluate, classes, intervals}.json, plots/{curves, figures}/
+Reads   models/model.safetensors, data/prepared/{labels.csv, images.npy}, data/splits.csv, data/external/
+Writes  data/predictions.csv, metrics/{evaluate, classes, intervals, evaluate_external}.json, plots/{curves, figures}/
 """
+
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from torch import nn
 
 from exp_tools.data.files import write_csv, write_json
 from exp_tools.data.labels import read_labels
 from exp_tools.data.splits import read_splits
+from exp_tools.data.task_view import as_task
 from exp_tools.errors import run_main
 from exp_tools.evaluation import curves, figures
 from exp_tools.evaluation.baseline import colour_baseline
@@ -26,6 +30,8 @@ from stages.paths import (
     CLASS_METRICS,
     CURVES,
     EVALUATE_METRICS,
+    EXTERNAL,
+    EXTERNAL_SCORES,
     FIGURES,
     IMAGES,
     INTERVALS,
@@ -48,7 +54,9 @@ def main() -> None:
     run = {"batch_size": params.evaluate.batch_size, "device": device, "precision": params.evaluate.precision}
     logits = predict_logits(model, IMAGES, rows, **run)
     table = prediction_table(labels.iloc[rows], split[rows], logits, facts.classes, facts.temperature)
-    write_csv(PREDICTIONS, table)
+    external, external_scores = predict_external(model, facts, params.evaluate, run)
+    write_csv(PREDICTIONS, pd.concat([table, *external], ignore_index=True))
+    write_json(EXTERNAL_SCORES, external_scores)
 
     test = table[table["split"] == "test"]
     metrics = headline_metrics(*as_arrays(test, facts.classes)[:2], facts.classes)
@@ -67,6 +75,31 @@ def baseline_metrics(dx: pd.Series, split: np.ndarray, classes: list[str]) -> di
     train, test = np.flatnonzero(split == "train"), np.flatnonzero(split == "test")
     guesses = colour_baseline(np.load(IMAGES, mmap_mode="r"), labels, train, test, len(classes))
     return headline_metrics(guesses, labels[test], classes)
+
+
+def predict_external(
+    model: nn.Module, facts: ModelFacts, params: EvaluateParams, run: dict[str, Any]
+) -> tuple[list[pd.DataFrame], dict[str, Any]]:
+    """Predictions and scores of the sets that are only tested on, by name."""
+    tables, scores = [], {}
+    for name in pd.read_csv(EXTERNAL / "sets.csv", dtype=str)["name"]:
+        labels, left_out = as_task(read_labels(EXTERNAL / name / "labels.csv"), facts.task, facts.classes)
+        logits = predict_logits(model, EXTERNAL / name / "images.npy", labels.index.to_numpy(), **run)
+        table = prediction_table(labels, f"external:{name}", logits, facts.classes, facts.temperature)
+        tables.append(table)
+        probabilities, truth, _ = as_arrays(table, facts.classes)
+        intervals = bootstrap_intervals(
+            probabilities, truth, table["group_id"], facts.classes, resamples=params.resamples, seed=params.seed
+        )
+        scores[name] = {
+            "images": len(table),
+            "left_out": left_out,
+            "metrics": headline_metrics(probabilities, truth, facts.classes),
+            "intervals": {metric: {"low": low, "high": high} for metric, (low, high) in intervals.items()},
+        }
+        balanced = scores[name]["metrics"]["balanced_accuracy"]
+        print(f"{EXTERNAL_SCORES}: balanced accuracy {balanced:.3f} on {len(table):,} images of {name}")
+    return tables, scores
 
 
 def score_test(test: pd.DataFrame, facts: ModelFacts, params: EvaluateParams) -> None:

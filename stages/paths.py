@@ -19,6 +19,7 @@ SPLIT_METRICS = Path("metrics/split.json")
 TRAIN_METRICS = Path("metrics/train")
 EVALUATE_METRICS = Path("metrics/evaluate.json")
 CLASS_METRICS = Path("metrics/classes.json")
+EXTERNAL_SCORES = Path("metrics/evaluate_external.json")
 INTERVALS = Path("metrics/intervals.json")
 
 CURVES = Path("plots/curves")

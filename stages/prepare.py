@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from exp_tools.data.contact_sheet import draw_pairs
 from exp_tools.data.dermoscopy import TouchUp
-from exp_tools.data.duplicate_groups import group_ids, pair_report
+from exp_tools.data.duplicates.contact_sheet import draw_pairs
+from exp_tools.data.duplicates.groups import group_ids, pair_report
+from exp_tools.data.duplicates.pairs import duplicate_pairs, photograph
 from exp_tools.data.files import write_csv, write_json
 from exp_tools.data.labels import summarise_labels, typed_labels
 from exp_tools.data.origin import facts_of, project_root, read_source
 from exp_tools.data.parallel import io_processes
 from exp_tools.data.preparing import Packing, check_and_pack
 from exp_tools.data.problems import stop_on, summarise_problems, write_report
-from exp_tools.data.similar import duplicate_pairs, photograph
 from exp_tools.errors import run_main
 from exp_tools.evaluation.figures import draw_class_distribution
 from exp_tools.params import load_params

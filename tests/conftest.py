@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from project import TINY, Project, clone
 
 from exp_tools.params import Params, parse_params
 
@@ -38,3 +39,13 @@ def packed(tmp_path):
     images = generator.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
     np.save(tmp_path / "images.npy", images)
     return tmp_path / "images.npy", np.arange(8) % 4
+
+
+@pytest.fixture(scope="session")
+def ran_project(tmp_path_factory) -> Project:
+    """A clone with a tiny configuration in which `dvc repro` ran once, result committed; copy it to change it."""
+    project = clone(tmp_path_factory.mktemp("ran") / "project", TINY)
+    project.run("dvc", "repro")
+    project.run("git", "add", "-A")
+    project.run("git", "commit", "-qm", "run")
+    return project

@@ -8,13 +8,13 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from exp_tools.data.sources.synthetic_drawing import draw_lesion
 from PIL import Image
 
-from exp_tools.data.contact_sheet import draw_pairs
-from exp_tools.data.duplicate_groups import group_ids, known_pairs, name_pairs, pair_report
-from exp_tools.data.duplicate_keypoints import compare, find_keypoints, mirrored
-from exp_tools.data.duplicates import find_duplicates, identical_files
-from exp_tools.data.sources.synthetic_drawing import draw_lesion
+from exp_tools.data.duplicates.contact_sheet import draw_pairs
+from exp_tools.data.duplicates.groups import group_ids, known_pairs, name_pairs, pair_report
+from exp_tools.data.duplicates.keypoints import compare, find_keypoints, mirrored
+from exp_tools.data.duplicates.search import find_duplicates, identical_files
 
 WIDTH, HEIGHT = 224, 168  # the size that key points are looked for in
 

@@ -95,7 +95,7 @@ def test_diagnoses_become_those_that_the_model_knows():
 
 
 def test_listed_near_duplicates_of_ham10000_are_united_and_removed(tmp_path, monkeypatch):
-    from exp_tools.data.duplicate_groups import known_pairs
+    from exp_tools.data.duplicates.groups import known_pairs
 
     listed = known_pairs("ham10000")
     if listed is None or listed.empty:

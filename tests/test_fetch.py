@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 from file_server import Answer, FileServer, Pattern
 
-from exp_tools.data import fetch as fetch_module
-from exp_tools.data import transfer
-from exp_tools.data.fetch import RemoteFile, fetch
+from exp_tools.data.download import fetch as fetch_module
+from exp_tools.data.download import transfer
+from exp_tools.data.download.fetch import RemoteFile, fetch
 from exp_tools.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -407,7 +407,7 @@ def test_a_part_longer_than_the_servers_file_is_dropped(server, file, store):
 
 def pretend_free(monkeypatch, free: int) -> None:
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr("exp_tools.data.store.shutil.disk_usage", lambda _: usage(free, 0, free))
+    monkeypatch.setattr("exp_tools.data.download.store.shutil.disk_usage", lambda _: usage(free, 0, free))
 
 
 @pytest.mark.parametrize(
@@ -475,7 +475,9 @@ def test_a_store_that_cannot_be_made_is_said(server, file, tmp_path):
 
 
 def start(file: RemoteFile, store: Path) -> subprocess.Popen:
-    script = f"from pathlib import Path; from exp_tools.data.fetch import *; fetch({file!r}, Path({str(store)!r}))"
+    script = (
+        f"from pathlib import Path; from exp_tools.data.download.fetch import *; fetch({file!r}, Path({str(store)!r}))"
+    )
     return subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stderr=subprocess.PIPE, text=True)
 
 

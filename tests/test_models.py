@@ -26,6 +26,7 @@ def facts():
         classes=["bkl", "mel", "nv"],
         image_size=64,
         resize="squash",
+        touch_up={"hair_removal": False, "colour_constancy": False, "clahe": False},
         pixel_mean=[0.5, 0.5, 0.5],
         pixel_std=[0.5, 0.5, 0.5],
         temperature=1.25,

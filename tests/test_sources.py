@@ -140,7 +140,7 @@ def test_what_is_not_there_is_downloaded_into_the_store_and_linked(tmp_path, mon
         asked.append((file.name, file.url.split("datafile/")[1], file.md5))
         return folder / file.name
 
-    monkeypatch.setitem(sys.modules, "exp_tools.data.fetch", types.SimpleNamespace(fetch=fetch))
+    monkeypatch.setitem(sys.modules, "exp_tools.data.download.fetch", types.SimpleNamespace(fetch=fetch))
     done = provide("ham10000", Wanted(), tmp_path / "raw", root=tmp_path, processes=1)
     assert "28 images of HAM10000 downloaded" in done
     assert asked == [

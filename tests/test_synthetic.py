@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from exp_tools.data.sources import synthetic
-from exp_tools.data.sources.synthetic import draw_sample_image, sample_table, write_sample
-from exp_tools.data.sources.synthetic_drawing import draw_lesion
+from exp_tools.data.drawing import sample as sample_module
+from exp_tools.data.drawing.sample import draw_sample_image, sample_table, write_sample
+from exp_tools.data.drawing.scene import draw_lesion
 from exp_tools.errors import UserError
 from exp_tools.taxonomy import DIAGNOSES
 
@@ -149,7 +149,7 @@ def test_interrupted_write_leaves_no_table(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return draw_lesion(*args, **kwargs)
 
-    monkeypatch.setattr(synthetic, "draw_lesion", interrupted)
+    monkeypatch.setattr(sample_module, "draw_lesion", interrupted)
     with pytest.raises(KeyboardInterrupt):
         write_sample(tmp_path, images=5, seed=1)
     assert len(list(tmp_path.rglob("*.jpg"))) == 2

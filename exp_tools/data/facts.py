@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from exp_tools.data.download.remote_file import RemoteFile
 from exp_tools.data.files import write_json
-from exp_tools.data.remote_file import RemoteFile
 
 CHOICE = "choice.json"
 

@@ -6,6 +6,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from exp_tools.data.download.unpack import unpack
 from exp_tools.data.facts import Facts, Wanted, licence_text, write_choice
 from exp_tools.data.files import atomic_write
 from exp_tools.data.images import EXTENSIONS, is_clutter
@@ -13,7 +14,6 @@ from exp_tools.data.links import link_file
 from exp_tools.data.origin import facts_of, load_source, read_source
 from exp_tools.data.subset import subset_of_lesions
 from exp_tools.data.tables import TABLE_ENDINGS
-from exp_tools.data.unpack import unpack
 from exp_tools.errors import UserError
 
 LICENCE = "LICENCE.txt"
@@ -86,7 +86,7 @@ def _download(facts: Facts, store: Path, key: str) -> list[Path]:
     if not facts.files:
         got = f"; get it from {facts.where}" if facts.where else ""
         raise UserError(f"{facts.title} is not downloaded by this project{got} and set {key} to its folder")
-    from exp_tools.data.fetch import fetch  # here, so that who downloads nothing waits for no network library
+    from exp_tools.data.download.fetch import fetch  # here, so that who downloads nothing waits for no network library
 
     origins = []
     for file in facts.files:

@@ -14,8 +14,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 from exp_tools.data.dermoscopy import NOTHING, TouchUp, touch_up
+from exp_tools.data.download.store import require_space
 from exp_tools.data.files import atomic_write
-from exp_tools.data.store import require_space
 from exp_tools.errors import UserError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")

@@ -5,8 +5,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from exp_tools.errors import require_file
+
 MISSING = ("", "na", "nan", "none", "null", "unknown")
 """How tables write an age that nobody knows, in lower case."""
+
 LABEL_COLUMNS = [
     "image_id",
     "lesion_id",
@@ -43,6 +46,7 @@ def typed_labels(table: pd.DataFrame) -> pd.DataFrame:
 
 def read_labels(path: Path) -> pd.DataFrame:
     """Read labels.csv as `prepare` wrote it; a missing age is NaN, every other column is text."""
+    require_file(path, "prepare")
     types = {column: str for column in LABEL_COLUMNS if column != "age"}
     return pd.read_csv(path, dtype=types, keep_default_na=False, na_values={"age": [""]})
 

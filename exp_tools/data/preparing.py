@@ -7,10 +7,10 @@ from typing import NamedTuple
 import pandas as pd
 
 from exp_tools.data.dermoscopy import TouchUp
+from exp_tools.data.download.store import in_words, require_space
 from exp_tools.data.facts import Facts
 from exp_tools.data.images import array_bytes, index_images, pack_images
 from exp_tools.data.problems import Problem, apply_actions, decide
-from exp_tools.data.store import in_words, require_space
 from exp_tools.data.validation import check_counts, check_labels, tidied
 from exp_tools.errors import UserError
 

@@ -14,14 +14,14 @@ DECIMALS = 6
 
 
 def prediction_table(
-    labels: pd.DataFrame, split: np.ndarray, logits: np.ndarray, classes: Sequence[str], temperature: float
+    labels: pd.DataFrame, split: np.ndarray | str, logits: np.ndarray, classes: Sequence[str], temperature: float
 ) -> pd.DataFrame:
     """Join images with what the model says of them.
 
     Parameters
     ----------
     labels : rows of the label table, with `dx` already in the task's classes [N]
-    split : split of each row [N]
+    split : split of each row [N], or one for all
     logits : float [N, C]
     classes : names of the columns of `logits`
     temperature : p = softmax(logit / temperature)

@@ -28,7 +28,7 @@ class ModelFacts:
 
     architecture, knobs : name and parameters for build_model
     task, classes : the task and its class names, in the order of the logits
-    image_size, resize : how load_image makes the input
+    image_size, resize, touch_up : how load_image makes the input
     pixel_mean, pixel_std : how normalise makes it a tensor
     temperature : what logits are divided by before softmax
     source : name of the data the model was trained on; `synthetic` is no medical data
@@ -42,6 +42,7 @@ class ModelFacts:
     classes: list[str]
     image_size: int
     resize: str
+    touch_up: dict[str, bool]
     pixel_mean: list[float]
     pixel_std: list[float]
     temperature: float

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from exp_tools.data.download.remote_file import RemoteFile
 from exp_tools.data.facts import Facts
-from exp_tools.data.remote_file import RemoteFile
 from exp_tools.data.tables import read_text_table, require_columns
 from exp_tools.data.taking import with_files
 from exp_tools.errors import UserError

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from exp_tools.data.download.remote_file import RemoteFile
 from exp_tools.data.facts import Facts
-from exp_tools.data.remote_file import RemoteFile
 from exp_tools.data.sources.ham10000 import DATAVERSE
 from exp_tools.data.tables import header_of, one_hot_codes, read_text_table, tables_below
 from exp_tools.data.taking import only_one, with_files

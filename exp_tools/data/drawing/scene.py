@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from exp_tools.data.sources.synthetic_lesions import LAYERS, lesion_layers
-from exp_tools.data.sources.synthetic_patterns import BOX, fractal_noise, smooth_noise, step
+from exp_tools.data.drawing.lesions import LAYERS, lesion_layers
+from exp_tools.data.drawing.patterns import BOX, fractal_noise, smooth_noise, step
 
 HEIGHT, WIDTH = 450, 600
 _SKIN = 400

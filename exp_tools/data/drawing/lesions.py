@@ -11,7 +11,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from exp_tools.data.sources.synthetic_patterns import (
+from exp_tools.data.drawing.patterns import (
     BOX,
     arborising_vessels,
     cells,
@@ -27,7 +27,7 @@ from exp_tools.data.sources.synthetic_patterns import (
 )
 
 AMBIGUOUS_SHARE = 0.06
-"""Share of lesions that look half like another diagnosis, or more than half."""
+"""Share of lesions that look a third to two thirds like another diagnosis."""
 
 LAYERS = ("melanin", "blood", "veil", "white", "crust")
 """Two optical densities, then three opacities in 0..1: blue-grey veil, scar or scale or cyst, yellow-brown crust."""
@@ -74,7 +74,7 @@ def lesion_layers(diagnosis: str, rng: np.random.Generator) -> tuple[Layers, np.
     other, share = diagnosis, 0.0
     if rng.random() < AMBIGUOUS_SHARE:
         other = str(rng.choice([code for code in PAINTERS if code != diagnosis]))
-        share = rng.uniform(0.4, 0.8)
+        share = rng.uniform(0.35, 0.7)
     ranges = OUTLINES[other if rng.random() < share else diagnosis]
     radius = rng.uniform(*ranges.radius)
     depth, angle = outline(
@@ -163,12 +163,12 @@ def _basal_cell_carcinoma(rng: np.random.Generator, depth: np.ndarray, angle: np
     layers["melanin"] = body * np.clip(rng.uniform(-0.1, 0.5) + 0.2 * fractal_noise(rng, 30), 0, 0.8)
     layers["white"] = body * np.clip(0.15 + 0.2 * fractal_noise(rng, 25), 0, 0.4)
     vessels = arborising_vessels(rng, radius, int(rng.integers(2, 6)))
-    layers["blood"] += 1.1 * vessels * step(depth + 0.2, 0.2)
+    layers["blood"] += 0.9 * vessels * step(depth + 0.2, 0.2)
     layers["white"] *= 1 - vessels
     ragged = 0.2 * fractal_noise(rng, 12, 3)
-    nests = discs(rng, depth > 0.15, int(rng.integers(2, 9)), (5, 13), stretch=2.5)
+    nests = discs(rng, depth > 0.15, int(rng.integers(3, 10)), (6, 14), stretch=2.5)
     nests = _ragged(nests, ragged, 0.3)
-    layers["veil"] = 0.75 * nests * (1 - 0.8 * vessels)
+    layers["veil"] = 0.85 * nests * (1 - 0.8 * vessels)
     layers["melanin"] += 0.5 * nests
     if rng.random() < 0.35:
         ulcer = discs(rng, depth > 0.3, int(rng.integers(1, 3)), (6, 13), stretch=2)
@@ -206,8 +206,8 @@ def _actinic_keratosis(rng: np.random.Generator, depth: np.ndarray, angle: np.nd
     body = step(depth - 0.05, rng.uniform(0.25, 0.45))
     layers["melanin"] = body * np.clip(rng.uniform(-0.1, 0.5) + 0.2 * fractal_noise(rng, 30), 0, 0.8)
     if rng.random() < 0.65:
-        to_centre, _, strength = cells(rng, spacing=rng.uniform(13, 17), jitter=0.18)
-        follicle = step(2.6 + 2 * strength - to_centre, 1.5)
+        to_centre, _, strength = cells(rng, spacing=rng.uniform(14, 18), jitter=0.18)
+        follicle = step(3.2 + 2 * strength - to_centre, 1.5)
         layers["blood"] = body * (0.6 + 0.15 * fractal_noise(rng, 20)) * (1 - 0.85 * follicle)
         layers["white"] = body * 0.4 * follicle
         layers["crust"] = body * 0.45 * step(2.2 - to_centre, 0.8)
@@ -215,7 +215,7 @@ def _actinic_keratosis(rng: np.random.Generator, depth: np.ndarray, angle: np.nd
         cluster = (depth > 0.1) & (smooth_noise(rng, 30) > -0.3)
         coils = hairpin_vessels(rng, cluster, int(rng.integers(60, 120)), 3.6)
         layers["blood"] = body * 0.25 + 1.1 * coils
-    flakes = step(fractal_noise(rng, 26, 5) + 0.4 * smooth_noise(rng, 2.5) - rng.uniform(0.8, 1.6), 0.3)
+    flakes = step(fractal_noise(rng, 26, 5) + 0.4 * smooth_noise(rng, 2.5) - rng.uniform(0.6, 1.3), 0.3)
     layers["white"] = np.maximum(layers["white"], rng.uniform(0.5, 0.8) * flakes * step(depth - 0.05, 0.15))
     return layers
 

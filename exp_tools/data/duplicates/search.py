@@ -19,7 +19,7 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from exp_tools.data.duplicate_candidates import (
+from exp_tools.data.duplicates.candidates import (
     Meetings,
     Vocabulary,
     add_votes,
@@ -28,7 +28,7 @@ from exp_tools.data.duplicate_candidates import (
     most_voted,
     quantise,
 )
-from exp_tools.data.duplicate_keypoints import MAX_POINTS, MIN_SPREAD, KeyPoints, compare, find_keypoints, mirrored
+from exp_tools.data.duplicates.keypoints import MAX_POINTS, MIN_SPREAD, KeyPoints, compare, find_keypoints, mirrored
 
 MIN_INLIERS = 12
 """Inliers from which two pictures show the same spot. Key points are counted strictly here: matched both ways, once a

@@ -14,9 +14,9 @@ import requests
 from requests import exceptions as http
 from tqdm import tqdm
 
+from exp_tools.data.download.remote_file import RemoteFile
+from exp_tools.data.download.store import beside, in_words, read_json, require_space, say, size_of
 from exp_tools.data.files import write_json
-from exp_tools.data.remote_file import RemoteFile
-from exp_tools.data.store import beside, in_words, read_json, require_space, say, size_of
 
 CHUNK = 2**16  # what a stalled or cut connection may lose
 

@@ -34,7 +34,7 @@ def known_pairs(name: str) -> pd.DataFrame | None:
 
     A list holds what `find_duplicates` found and a person looked at: pairs of different lesions, and identical images.
     """
-    source = files("exp_tools.data") / "known" / f"{name}_duplicates.csv"
+    source = files("exp_tools.data.duplicates") / "known" / f"{name}_duplicates.csv"
     if not source.is_file():
         return None
     with source.open(encoding="utf-8") as text:

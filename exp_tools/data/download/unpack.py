@@ -20,8 +20,8 @@ from typing import IO
 
 from tqdm import tqdm
 
+from exp_tools.data.download.store import in_words, one_at_a_time, read_json, require_space
 from exp_tools.data.files import write_json
-from exp_tools.data.store import in_words, one_at_a_time, read_json, require_space
 from exp_tools.errors import UserError
 
 MARKER = ".unpacked.json"

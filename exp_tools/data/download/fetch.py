@@ -15,10 +15,10 @@ import requests
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 from tqdm import tqdm
 
+from exp_tools.data.download.remote_file import Digests, RemoteFile, difference, digests_of
+from exp_tools.data.download.store import beside, in_words, one_at_a_time, read_json, say, size_of
+from exp_tools.data.download.transfer import Broken, Refused, WrongContent, drop, pull, require_room
 from exp_tools.data.files import write_json
-from exp_tools.data.remote_file import Digests, RemoteFile, difference, digests_of
-from exp_tools.data.store import beside, in_words, one_at_a_time, read_json, say, size_of
-from exp_tools.data.transfer import Broken, Refused, WrongContent, drop, pull, require_room
 from exp_tools.errors import UserError
 
 PROGRESS = 2**18  # an attempt that brings this much more than any before does not count as failed

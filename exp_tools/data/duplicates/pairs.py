@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps
 
-from exp_tools.data.duplicate_groups import known_pairs, name_pairs
+from exp_tools.data.duplicates.groups import known_pairs, name_pairs
 from exp_tools.data.images import FORMATS
 
 LONG_SIDE = 512
@@ -54,7 +54,7 @@ def duplicate_pairs(image_ids: Sequence[str], files: Sequence[str], mode: str, *
     if mode == "off":
         return name_pairs(NO_PAIRS, image_ids)
     # Here, because the search needs scientific libraries that take a second to load.
-    from exp_tools.data.duplicates import find_duplicates, identical_files
+    from exp_tools.data.duplicates.search import find_duplicates, identical_files
 
     identical = identical_files(files)
     found = NO_PAIRS

@@ -1,0 +1,216 @@
+"""The pipeline under real DVC, in a clone with a tiny configuration: it runs, repeats itself, runs what it must."""
+
+import json
+import shutil
+
+import pandas as pd
+import pytest
+import yaml
+from project import TINY, Project, clone
+
+RESULTS = ("metrics/**/*", "data/predictions.csv", "data/splits.csv", "models/model.safetensors", "plots/**/*")
+
+
+@pytest.fixture(scope="module")
+def project(ran_project, tmp_path_factory) -> Project:
+    """A copy of the project that ran, cache and all, to change at will."""
+    return ran_project.copy(tmp_path_factory.mktemp("pipeline") / "project")
+
+
+@pytest.fixture
+def edit(project):
+    """Change keys of params.yaml for one test."""
+    path = project.folder / "params.yaml"
+    before = path.read_text(encoding="utf-8")
+
+    def change(**keys):
+        content = yaml.safe_load(before)
+        for dotted, value in keys.items():
+            *sections, key = dotted.split("__")
+            place = content
+            for section in sections:
+                place = place[section]
+            place[key] = value
+        path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+
+    yield change
+    path.write_text(before, encoding="utf-8")
+
+
+def stages_run(project: Project, *arguments: str) -> list[str]:
+    """The stages that `dvc repro` runs, or with `--dry` would run knowing nothing yet of their outputs."""
+    output = project.run("dvc", "repro", *arguments).stdout
+    return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
+
+
+def back_to_the_commit(project: Project) -> None:
+    project.run("git", "reset", "-q", "--hard")
+    project.run("dvc", "checkout", "--force")
+    assert stages_run(project, "--dry") == []
+
+
+def test_everything_is_written_and_nothing_else_is_left(project):
+    metrics = json.loads((project.folder / "metrics/evaluate.json").read_text())
+    named = {"accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "macro_auc", "ece", "brier"}
+    assert named <= metrics.keys()
+    predictions = pd.read_csv(project.folder / "data/predictions.csv")
+    splits = pd.read_csv(project.folder / "data/splits.csv")
+    expected = splits[splits["split"] != "train"].set_index("image_id")["split"]
+    assert predictions.set_index("image_id")["split"].sort_index().to_dict() == expected.sort_index().to_dict()
+    assert len(list((project.folder / "plots").rglob("*.png"))) >= 6
+    assert not list(project.folder.rglob("*.tmp"))
+    assert project.run("git", "status", "--porcelain").stdout == ""
+
+
+def test_a_second_run_does_nothing(project):
+    assert "Data and pipelines are up to date" in project.run("dvc", "repro").stdout
+
+
+def test_a_fresh_clone_shows_results_and_knows_it_is_up_to_date(project, tmp_path):
+    project.run("git", "clone", "-q", ".", str(tmp_path / "fresh"))
+    fresh = Project(tmp_path / "fresh")
+    assert "up to date" in fresh.run("dvc", "repro", "--dry", "--allow-missing").stdout
+    assert "balanced_accuracy" in fresh.run("dvc", "metrics", "show").stdout
+    page = fresh.run("dvc", "plots", "show").stdout.strip().splitlines()[-1]
+    assert page.endswith("index.html")
+    shown = (fresh.folder / "dvc_plots/index.html").read_text()
+    for title in ("ROC curves", "Confusion matrix", "Loss while training", "Reliability"):
+        assert title in shown
+
+
+def test_two_clean_clones_give_the_same_bytes_with_other_workers(project, tmp_path):
+    project.run("git", "clone", "-q", ".", str(tmp_path / "twin"))
+    twin = Project(tmp_path / "twin")
+    content = yaml.safe_load((twin.folder / "params.yaml").read_text())
+    content["machine"] |= {"workers": 2, "processes": 2}
+    (twin.folder / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    ran = twin.run("dvc", "repro").stdout
+    assert ran.count("Running stage") == 6
+    ours, theirs = project.bytes_of(*RESULTS), twin.bytes_of(*RESULTS)
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if ours[name] != theirs[name]] == []
+
+
+def test_a_change_runs_only_what_it_must(project, edit):
+    for keys, stages in (
+        ({"evaluate__seed": 5}, ["evaluate"]),
+        ({"evaluate__seed": 5, "train__lr": 0.002}, ["train", "evaluate"]),
+    ):
+        edit(**keys)
+        assert stages_run(project) == stages
+        assert stages_run(project) == []
+    back_to_the_commit(project)
+
+
+@pytest.mark.parametrize(
+    ("keys", "stages"),
+    [
+        ({"split__seed": 5}, ["split"]),
+        ({"task": "melanoma"}, ["split", "train"]),
+        ({"model__name": "timm"}, ["train", "evaluate"]),
+        ({"prepare__image_size": 48}, ["prepare", "external", "train"]),
+        ({"data__seed": 5}, ["download"]),
+        ({"model__timm__dropout": 0.5}, []),
+        ({"machine__workers": 3}, []),
+    ],
+)
+def test_a_key_is_read_by_these_stages_and_no_other(project, edit, keys, stages):
+    edit(**keys)
+    assert stages_run(project, "--dry") == stages
+
+
+def test_an_unused_architectures_file_runs_nothing(project):
+    path = project.folder / "exp_tools/models/timm.py"
+    before = path.read_text()
+    path.write_text(before + "\n# a remark\n")
+    try:
+        assert stages_run(project, "--dry") == []
+    finally:
+        path.write_text(before)
+
+
+def test_experiments_compare(project):
+    project.run("dvc", "exp", "run", "-n", "plain", "-S", "model.name=timm")
+    table = project.run("dvc", "exp", "show", "--csv", "--only-changed").stdout
+    assert "plain" in table
+    assert "model.name" in table.splitlines()[0]
+    assert "balanced_accuracy" in project.run("dvc", "metrics", "diff", "HEAD", "plain", "--all").stdout
+    assert "model.name" in project.run("dvc", "params", "diff", "HEAD", "plain").stdout
+    project.run("dvc", "plots", "diff", "HEAD", "plain")
+    back_to_the_commit(project)
+
+
+def test_a_queued_run_uses_the_code_of_the_moment_it_was_queued(project):
+    project.run("dvc", "exp", "run", "--queue", "-n", "queued", "-S", "train.lr=0.004")
+    path = project.folder / "exp_tools/training/loop.py"
+    before = path.read_text()
+    path.write_text("raise SystemExit('the edited workspace ran')\n")
+    try:
+        ran = project.run("dvc", "exp", "run", "--run-all")
+    finally:
+        path.write_text(before)
+    assert "edited workspace" not in ran.stdout + ran.stderr
+    shown = pd.read_csv(_as_file(project.run("dvc", "exp", "show", "--csv").stdout))
+    queued = shown[shown["Experiment"] == "queued"]
+    assert queued["train.lr"].tolist() == [0.004]
+    assert queued.filter(like="balanced_accuracy").notna().all(axis=None)
+
+
+def _as_file(text: str):
+    from io import StringIO
+
+    return StringIO(text)
+
+
+def test_push_and_pull_bring_the_result_without_training(project, tmp_path):
+    remote, second = tmp_path / "remote", tmp_path / "second"
+    project.run("dvc", "remote", "add", "--local", "-d", "-f", "store", str(remote))
+    project.run("dvc", "push")
+    project.run("git", "clone", "-q", ".", str(second))
+    other = Project(second)
+    other.run("dvc", "remote", "add", "--local", "-d", "store", str(remote))
+    other.run("dvc", "pull", "--allow-missing")
+    wanted = ("models/model.safetensors", "data/predictions.csv", "plots/figures/*.png", "data/prepared/images.npy")
+    assert other.bytes_of(*wanted) == project.bytes_of(*wanted)
+    assert "up to date" in other.run("dvc", "repro", "--dry", "--allow-missing").stdout
+
+
+def test_wrong_parameters_stop_before_anything_runs(project):
+    done = project.run("dvc", "exp", "run", "-S", "train.lr=-1", check=False)
+    assert done.returncode != 0
+    assert "train.lr is -1; it should be greater than 0" in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    back_to_the_commit(project)
+
+
+def test_a_stage_says_what_is_wrong_with_the_data_and_leaves_nothing_half_written(tmp_path):
+    project = clone(tmp_path / "own", TINY)
+    project.run("python", "-m", "stages.download")
+    images = sorted((project.folder / "data/raw").rglob("*.jpg"))
+    images[3].write_bytes(images[3].read_bytes()[:500])
+    images[5].unlink()
+    table = project.folder / "data/raw/HAM10000_metadata.csv"
+    for expected in (f"no image file for {images[5].stem!r}", f"{images[3].name}, row"):
+        done = project.run("python", "-m", "stages.prepare", check=False)
+        assert done.returncode == 1
+        assert expected in done.stderr
+        assert "Traceback" not in done.stderr
+        assert not list((project.folder / "data").glob("prepared/*"))
+        rows = table.read_text().splitlines()
+        table.write_text("\n".join(row for row in rows if images[5].stem not in row) + "\n")
+
+
+def test_a_local_copy_is_linked_and_never_touched(tmp_path):
+    project = clone(tmp_path / "own", TINY)
+    project.run("python", "-m", "stages.download")
+    mine = tmp_path / "my copy"
+    shutil.copytree(project.folder / "data/raw", mine)
+    before = {path: (path.read_bytes(), path.stat().st_mode) for path in mine.rglob("*") if path.is_file()}
+    changes = ["-S", "data.source=ham10000", "-S", f"data.dir={mine}", "-S", "data.limit=40"]
+    project.run("dvc", "exp", "run", *changes)
+    linked = list((project.folder / "data/raw").rglob("*.jpg"))
+    assert 30 <= len(linked) <= 40
+    assert all(path.is_symlink() for path in linked)
+    assert {path: (path.read_bytes(), path.stat().st_mode) for path in before} == before
+    predictions = pd.read_csv(project.folder / "data/predictions.csv")
+    assert set(predictions["source"]) == {"ham10000"}
