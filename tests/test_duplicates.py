@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from exp_tools.data.sources.synthetic_drawing import draw_lesion
 from PIL import Image
 
+from exp_tools.data.drawing.scene import draw_lesion
 from exp_tools.data.duplicates.contact_sheet import draw_pairs
 from exp_tools.data.duplicates.groups import group_ids, known_pairs, name_pairs, pair_report
 from exp_tools.data.duplicates.keypoints import compare, find_keypoints, mirrored
