@@ -45,6 +45,13 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     doctor = commands.add_parser("doctor", help="what this machine and project have, what is missing, how to get it")
     doctor.add_argument("--json", action="store_true", help="as JSON, for programs")
     doctor.set_defaults(run=_doctor)
+
+    pairs = commands.add_parser("duplicates", help="find images of the same spot of skin in any folder")
+    pairs.add_argument("folder", type=Path, help="images, at any depth")
+    pairs.add_argument("--table", type=Path, help="CSV with image_id and, if there, lesion_id, dx, sex, age")
+    pairs.add_argument("--out", type=Path, default=Path("duplicates"), help="folder for pairs.csv and pairs.png")
+    pairs.add_argument("--processes", type=int, help="how many search at once (default: every core)")
+    pairs.set_defaults(run=_duplicates)
     return parser, list(commands.choices)
 
 
@@ -69,6 +76,14 @@ def _doctor(options: argparse.Namespace) -> int:
     checks = diagnose(find_project(Path.cwd()))
     print(json.dumps([check._asdict() for check in checks], indent=2) if options.json else report(checks))
     return int(any(check.status == "missing" for check in checks))
+
+
+def _duplicates(options: argparse.Namespace) -> int:
+    from exp_tools.data.duplicates.on_folder import search_folder
+    from exp_tools.data.parallel import cores
+
+    print(search_folder(options.folder, options.table, options.out, processes=options.processes or cores()))
+    return 0
 
 
 if __name__ == "__main__":
