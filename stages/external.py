@@ -9,7 +9,6 @@ import shutil
 
 import pandas as pd
 
-from exp_tools.data.dermoscopy import TouchUp
 from exp_tools.data.external import without_known_images
 from exp_tools.data.facts import Wanted, licence_text
 from exp_tools.data.files import write_csv, write_json
@@ -17,7 +16,7 @@ from exp_tools.data.gather import provide, refuse_own_folder
 from exp_tools.data.labels import read_labels, summarise_labels, typed_labels
 from exp_tools.data.origin import facts_of, project_root, read_source
 from exp_tools.data.parallel import io_processes
-from exp_tools.data.preparing import Packing, check_and_pack
+from exp_tools.data.preparing import check_and_pack, packing_of
 from exp_tools.data.problems import stop_on, summarise_problems, write_report
 from exp_tools.errors import run_main
 from exp_tools.params import load_params
@@ -27,13 +26,7 @@ from stages.paths import EXTERNAL, EXTERNAL_METRICS, EXTERNAL_RAW, LABELS, RAW
 def main() -> None:
     params = load_params()
     processes, root = io_processes(params.machine), project_root()
-    packing = Packing(
-        size=params.prepare.image_size,
-        resize=params.prepare.resize,
-        touched_up=TouchUp(params.prepare.hair_removal, params.prepare.colour_constancy, params.prepare.clahe),
-        policy=params.prepare.on_problem.model_dump(),
-        processes=processes,
-    )
+    packing = packing_of(params.prepare, processes)
     for folder in (EXTERNAL_RAW, EXTERNAL):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from exp_tools.data.dermoscopy import TouchUp
 from exp_tools.data.duplicates.contact_sheet import draw_pairs
 from exp_tools.data.duplicates.groups import group_ids, pair_report
 from exp_tools.data.duplicates.pairs import duplicate_pairs, photograph
@@ -18,7 +17,7 @@ from exp_tools.data.files import write_csv, write_json
 from exp_tools.data.labels import summarise_labels, typed_labels
 from exp_tools.data.origin import facts_of, project_root, read_source
 from exp_tools.data.parallel import io_processes
-from exp_tools.data.preparing import Packing, check_and_pack
+from exp_tools.data.preparing import check_and_pack, packing_of
 from exp_tools.data.problems import stop_on, summarise_problems, write_report
 from exp_tools.errors import run_main
 from exp_tools.evaluation.figures import draw_class_distribution
@@ -30,13 +29,7 @@ from stages.paths import DATA_FIGURES, DATA_METRICS, DUPLICATES, IMAGES, LABELS,
 def main() -> None:
     params = load_params()
     processes = io_processes(params.machine)
-    packing = Packing(
-        size=params.prepare.image_size,
-        resize=params.prepare.resize,
-        touched_up=TouchUp(params.prepare.hair_removal, params.prepare.colour_constancy, params.prepare.clahe),
-        policy=params.prepare.on_problem.model_dump(),
-        processes=processes,
-    )
+    packing = packing_of(params.prepare, processes)
     table = read_source(params.data.source, RAW)
     kept, problems = check_and_pack(table, facts_of(params.data.source), RAW, IMAGES, packing)
     report = report_path()

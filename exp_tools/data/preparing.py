@@ -13,6 +13,7 @@ from exp_tools.data.images import array_bytes, index_images, pack_images
 from exp_tools.data.problems import Problem, apply_actions, decide
 from exp_tools.data.validation import check_counts, check_labels, tidied
 from exp_tools.errors import UserError
+from exp_tools.params import PrepareParams
 
 
 class Packing(NamedTuple):
@@ -23,6 +24,17 @@ class Packing(NamedTuple):
     touched_up: TouchUp
     policy: Mapping[str, str]
     processes: int
+
+
+def packing_of(params: PrepareParams, processes: int) -> Packing:
+    """The packing that the parameters ask for."""
+    return Packing(
+        size=params.image_size,
+        resize=params.resize,
+        touched_up=TouchUp(params.hair_removal, params.colour_constancy, params.clahe),
+        policy=params.on_problem.model_dump(),
+        processes=processes,
+    )
 
 
 def check_and_pack(
