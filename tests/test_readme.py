@@ -4,6 +4,7 @@ A fence "bash" is run. A second word on it says why not (make: a target of the M
 a data set; setup: the reader's own machine); then its parameters, sub-commands and targets are checked instead.
 """
 
+import itertools
 import re
 import shlex
 
@@ -52,16 +53,31 @@ def test_parameters_of_commands_that_do_not_run_here_are_valid():
     checked = 0
     for command in commands("data", "network"):
         settings = re.findall(r"-S (?:'([^']+)'|(\S+))", command)
-        changed = yaml.safe_load(yaml.safe_dump(content))
-        for quoted, plain in settings:
-            key, value = (quoted or plain).split("=", 1)
-            overrides = yaml.safe_load(value)
-            for section in reversed(key.split(".")):
-                overrides = {section: overrides}
-            merge(changed, overrides)
-        parse_params(changed, f"README: {command}")
+        choices = [sweep(*(quoted or plain).split("=", 1)) for quoted, plain in settings]
+        for chosen in itertools.product(*choices):
+            changed = yaml.safe_load(yaml.safe_dump(content))
+            for overrides in chosen:
+                merge(changed, overrides)
+            parse_params(changed, f"README: {command}")
         checked += len(settings)
     assert checked >= 5
+
+
+def sweep(key: str, value: str) -> list[dict]:
+    """The overrides that one `-S key=value` stands for: several where it is a range or a list of choices."""
+    if bounds := re.fullmatch(r"range\((\d+), *(\d+)\)", value):
+        values: list = list(range(*map(int, bounds.groups())))
+    else:
+        values = [yaml.safe_load(part) for part in value.split(",")]
+    for section in reversed(key.split(".")):
+        values = [{section: one} for one in values]
+    return values
+
+
+def test_a_sweep_is_taken_apart():
+    assert sweep("split.fold", "range(0,2)") == [{"split": {"fold": 0}}, {"split": {"fold": 1}}]
+    assert sweep("model.name", "timm,emas") == [{"model": {"name": "timm"}}, {"model": {"name": "emas"}}]
+    assert sweep("train.lr", "0.1") == [{"train": {"lr": 0.1}}]
 
 
 def test_make_targets_and_sub_commands_exist():
