@@ -475,7 +475,9 @@ def test_a_store_that_cannot_be_made_is_said(server, file, tmp_path):
 
 
 def start(file: RemoteFile, store: Path) -> subprocess.Popen:
+    # A shell that runs the tests in the background makes its children deaf to Ctrl-C.
     script = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
         f"from pathlib import Path; from exp_tools.data.download.fetch import *; fetch({file!r}, Path({str(store)!r}))"
     )
     return subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stderr=subprocess.PIPE, text=True)
