@@ -127,6 +127,7 @@ class SplitParams(Section):
 
 class SoftAttentionParams(Section):
     backbone: str
+    place: Literal["last", "inner"]
     enabled: bool
     heads: Annotated[int, Field(ge=1, le=256)]
     kernel_size: Literal[1, 3, 5, 7]
@@ -139,10 +140,31 @@ class TimmParams(Section):
     dropout: Probability
 
 
+class EmasParams(Section):
+    output_stride: Literal[16, 32]
+    dropout: Probability
+
+
+class EfficientNetV2Params(Section):
+    size: Literal["s", "m", "l"]
+    head: Literal["deep", "linear"]
+    dropout: Probability
+
+
+class MultimodalParams(Section):
+    backbone: str
+    enabled: bool
+    metadata_dropout: Probability
+    dropout: Probability
+
+
 class ModelParams(Section):
-    name: Literal["soft_attention", "timm"]
+    name: Literal["soft_attention", "emas", "efficientnet_v2", "multimodal", "timm"]
     weights: str
     soft_attention: SoftAttentionParams
+    emas: EmasParams
+    efficientnet_v2: EfficientNetV2Params
+    multimodal: MultimodalParams
     timm: TimmParams
 
     @property
@@ -158,6 +180,7 @@ class AugmentParams(Section):
     scale: Probability | None
     shift: Probability | None
     shear: Annotated[Number, Field(ge=0, le=45)] | None
+    perspective: Annotated[Number, Field(ge=0, le=0.3)] | None
     brightness: Probability | None
     contrast: Probability | None
     saturation: Probability | None
@@ -167,19 +190,49 @@ class AugmentParams(Section):
 class TrainParams(Section):
     seed: Seed
     epochs: Annotated[int, Field(ge=1)]
-    batch_size: Annotated[int, Field(ge=1)]
+    batch_size: Annotated[int, Field(ge=1)] | Auto
+    accumulate: Annotated[int, Field(ge=1)]
+    optimizer: Literal["adamw", "adam", "sgd"]
     lr: Positive
     weight_decay: NotNegative
-    schedule: Literal["constant", "cosine"]
+    momentum: Probability
+    eps: Positive
+    schedule: Literal["constant", "cosine", "warm_restarts", "one_cycle", "plateau"]
     warmup_epochs: NotNegative
-    balance: Literal["none", "class_weights", "weighted_sampler"]
+    min_lr: NotNegative
+    restart_epochs: Annotated[int, Field(ge=1)]
+    restart_factor: Annotated[int, Field(ge=1)]
+    plateau_factor: Annotated[Number, Field(gt=0, lt=1)]
+    plateau_patience: Annotated[int, Field(ge=1)]
+    frozen_epochs: Annotated[int, Field(ge=0)]
+    frozen_lr: Positive | None
+    unfreeze: Annotated[Number, Field(ge=0, le=1)]
+    loss: Literal["cross_entropy", "focal"]
+    focal_gamma: NotNegative
     label_smoothing: Probability
+    class_weights: Literal["none", "balanced", "sqrt"] | dict[str, Positive]
+    sampler: Literal["none", "balanced", "sqrt"]
+    mixup: NotNegative
+    cutmix: NotNegative
     clip_norm: Positive | None
+    ema: Annotated[Number, Field(gt=0, lt=1)] | None
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     channels_last: bool
-    select_on: Literal["macro_f1", "balanced_accuracy", "macro_auc", "loss"]
+    compile: bool
+    select_on: Literal["macro_f1", "balanced_accuracy", "macro_auc", "accuracy", "loss"]
     patience: Annotated[int, Field(ge=1)] | None
     augment: AugmentParams
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "TrainParams":
+        if self.frozen_epochs >= self.epochs and self.unfreeze > 0:
+            raise ValueError(
+                f"frozen_epochs {self.frozen_epochs} leaves none of the {self.epochs} epochs to train the backbone; "
+                "lower it, or write unfreeze: 0 to train the head alone"
+            )
+        if self.min_lr > self.lr:
+            raise ValueError(f"min_lr {self.min_lr:g} is above lr {self.lr:g}")
+        return self
 
 
 class EvaluateParams(Section):
@@ -192,8 +245,10 @@ class EvaluateParams(Section):
 class MachineParams(Section):
     workers: Annotated[int, Field(ge=0)] | Auto
     threads: Annotated[int, Field(ge=1)] | Auto
-    processes: Annotated[int, Field(ge=1)] | Auto
+    processes: Annotated[int, Field(ge=1, le=1024)]
+    decoders: Annotated[int, Field(ge=1)] | Auto
     device: Literal["auto", "cpu", "gpu"]
+    checkpoint_steps: Annotated[int, Field(ge=1)] | None
 
 
 class Params(Section):

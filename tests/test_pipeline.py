@@ -82,7 +82,7 @@ def test_two_clean_clones_give_the_same_bytes_with_other_workers(project, tmp_pa
     project.run("git", "clone", "-q", ".", str(tmp_path / "twin"))
     twin = Project(tmp_path / "twin")
     content = yaml.safe_load((twin.folder / "params.yaml").read_text())
-    content["machine"] |= {"workers": 2, "processes": 2}
+    content["machine"] |= {"workers": 2, "decoders": 2}
     (twin.folder / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     ran = twin.run("dvc", "repro").stdout
     assert ran.count("Running stage") == 6

@@ -64,7 +64,7 @@ class DataProject:
         self.folder = folder
         content = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
         content["prepare"] |= {"image_size": 32, "duplicates": "off"}
-        content["machine"]["processes"] = 1
+        content["machine"]["decoders"] = 1
         self.content = content
         self.change(**changes)
         chdir(folder)

@@ -12,4 +12,4 @@ def cores() -> int:
 
 def io_processes(machine: MachineParams) -> int:
     """Processes for drawing and decoding images."""
-    return cores() if machine.processes == "auto" else machine.processes
+    return cores() if machine.decoders == "auto" else machine.decoders
