@@ -31,6 +31,7 @@ PRESETS: dict[str, dict[str, float]] = {
         "scale": 0.25,
         "shift": 0.1,
         "shear": 10,
+        "perspective": 0.1,
         "brightness": 0.3,
         "contrast": 0.3,
         "saturation": 0.3,
@@ -53,6 +54,7 @@ class Magnitudes:
     scale: float = 0
     shift: float = 0
     shear: float = 0
+    perspective: float = 0
     brightness: float = 0
     contrast: float = 0
     saturation: float = 0
@@ -71,9 +73,13 @@ def generator_for(seed: int, epoch: int, position: int) -> np.random.Generator:
 
 
 def draw_warp(limits: Magnitudes, size: int, generator: np.random.Generator) -> np.ndarray:
-    """Affine map from the augmented to the original picture, float [2, 3], in pixels of a `size` x `size` image."""
+    """Map from the augmented to the original picture, float [3, 3], in pixels of a `size` x `size` image.
+
+    The picture is turned, zoomed, sheared, mirrored, shifted, and then tilted about the middle of the frame; without
+    perspective the last row is (0, 0, 1).
+    """
     flip_x, flip_y = generator.random(2)
-    rotation, scale, shear, shift_x, shift_y = generator.uniform(-1, 1, 5)
+    rotation, scale, shear, shift_x, shift_y, tilt_x, tilt_y = generator.uniform(-1, 1, 7)
     angle = np.deg2rad(limits.rotation * rotation)
     zoom = 1 + limits.scale * scale
     cos, sin = np.cos(angle) / zoom, np.sin(angle) / zoom
@@ -81,9 +87,22 @@ def draw_warp(limits: Magnitudes, size: int, generator: np.random.Generator) -> 
     turn = turn @ np.array([[1.0, np.tan(np.deg2rad(limits.shear * shear))], [0.0, 1.0]])
     if limits.flip:
         turn = turn @ np.diag([1.0 if flip_x < 0.5 else -1.0, 1.0 if flip_y < 0.5 else -1.0])
-    centre = np.full(2, (size - 1) / 2)
-    move = limits.shift * size * np.array([shift_x, shift_y])
-    return np.column_stack([turn, centre - turn @ (centre + move)])
+    centre = (size - 1) / 2
+    warp = np.eye(3)
+    warp[:2, :2] = turn
+    warp[:2, 2] = centre - turn @ (centre + limits.shift * size * np.array([shift_x, shift_y]))
+    return warp @ _untilt(limits.perspective * tilt_x, limits.perspective * tilt_y, centre)
+
+
+def _untilt(tilt_x: float, tilt_y: float, centre: float) -> np.ndarray:
+    """Map from a tilted picture to the straight one, float [3, 3], in pixels; the centre stays.
+
+    A tilt of s makes the far side (the right or lower one; the other where s is negative) 1 - |s| times as long as the
+    near one: with u from -1 to 1 across the picture, u becomes u / (1 + k u) with k = s / (2 - |s|).
+    """
+    k_x, k_y = (tilt / (2 - abs(tilt)) for tilt in (tilt_x, tilt_y))
+    row = np.array([-k_x / centre, -k_y / centre, k_x + k_y])
+    return np.eye(3) + np.outer([centre, centre, 1.0], row)
 
 
 def draw_colour(limits: Magnitudes, mean: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -120,7 +139,11 @@ def augment(
     size = image.shape[0]
     warp = draw_warp(limits, size, generator)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    result = cv2.warpAffine(image, warp, (size, size), dst=out, flags=flags, borderMode=cv2.BORDER_REFLECT_101)
+    border = cv2.BORDER_REFLECT_101
+    if limits.perspective:
+        result = cv2.warpPerspective(image, warp, (size, size), dst=out, flags=flags, borderMode=border)
+    else:  # warpAffine is the faster one
+        result = cv2.warpAffine(image, warp[:2], (size, size), dst=out, flags=flags, borderMode=border)
     if limits.brightness or limits.contrast or limits.saturation or limits.hue:
         colour = draw_colour(limits, np.array(cv2.mean(result)[:3]), generator)
         result = cv2.transform(result, colour, dst=out)
