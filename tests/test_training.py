@@ -8,9 +8,7 @@ from accelerate.state import AcceleratorState
 from exp_tools.errors import UserError
 from exp_tools.models.registry import build_model
 from exp_tools.training.loop import TrainingData, fit
-from exp_tools.training.losses import class_weights, make_loss
 from exp_tools.training.machine import resolve_precision
-from exp_tools.training.optim import learning_rate_factor, make_optimizer
 
 CPU = torch.device("cpu")
 CLASSES = ["a", "b", "c", "d"]
@@ -111,39 +109,6 @@ def test_a_class_missing_from_train_is_named(data, settings):
 def test_divergence_stops_with_words(data, settings):
     with pytest.raises(UserError, match=r"no finite number any more|not finite"):
         train(data, settings.model_copy(update={"lr": 1e30, "clip_norm": None, "warmup_epochs": 0}))
-
-
-def test_class_weights_are_inverse_frequencies():
-    np.testing.assert_allclose(class_weights(np.array([0, 0, 0, 1]), ["a", "b"]), [4 / 6, 4 / 2])
-    loss = make_loss("class_weights", np.array([0, 0, 0, 1]), ["a", "b"], 0.0)
-    logits = torch.zeros(2, 2)
-    # both images cost ln 2; weighted mean over weights 2/3 and 2 is ln 2 again
-    assert loss(logits, torch.tensor([0, 1])).item() == pytest.approx(np.log(2))
-    sharp = torch.tensor([[2.0, 0.0], [2.0, 0.0]])
-    low, high = np.log(1 + np.exp(-2)), np.log(1 + np.exp(2))
-    expected = (low * 2 / 3 + high * 2) / (2 / 3 + 2)
-    assert loss(sharp, torch.tensor([0, 1])).item() == pytest.approx(expected, rel=1e-6)
-
-
-def test_schedule_rises_then_falls(settings):
-    settings = settings.model_copy(update={"epochs": 10, "warmup_epochs": 2, "schedule": "cosine"})
-    factors = [learning_rate_factor(step, steps_an_epoch=5, params=settings) for step in range(50)]
-    assert factors[0] == pytest.approx(1 / 11)
-    assert factors[9] == pytest.approx(10 / 11)
-    assert factors[10] == 1.0
-    assert factors[30] == pytest.approx(0.5)
-    assert factors[49] < 0.01
-    assert np.all(np.diff(factors[10:]) < 0)
-    constant = settings.model_copy(update={"schedule": "constant"})
-    assert learning_rate_factor(49, steps_an_epoch=5, params=constant) == 1.0
-
-
-def test_weight_decay_spares_scalars_biases_and_norms(settings):
-    model = build_model("soft_attention", {"backbone": "test_resnet"}, 4)
-    groups = make_optimizer(model, settings).param_groups
-    bare = {id(parameter) for group in groups if group["weight_decay"] == 0 for parameter in group["params"]}
-    for name, parameter in model.named_parameters():
-        assert (id(parameter) in bare) == (parameter.ndim <= 1), name
 
 
 def test_precision_is_decided_by_the_processor(monkeypatch):
