@@ -52,6 +52,11 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     pairs.add_argument("--out", type=Path, default=Path("duplicates"), help="folder for pairs.csv and pairs.png")
     pairs.add_argument("--processes", type=int, help="how many search at once (default: every core)")
     pairs.set_defaults(run=_duplicates)
+
+    runs = commands.add_parser("runs", help="unfinished training that the same command would go on with")
+    runs.add_argument("--delete", metavar="NAME", help="delete what this run left")
+    runs.add_argument("--json", action="store_true", help="as JSON, for programs")
+    runs.set_defaults(run=_runs)
     return parser, list(commands.choices)
 
 
@@ -83,6 +88,25 @@ def _duplicates(options: argparse.Namespace) -> int:
     from exp_tools.data.parallel import cores
 
     print(search_folder(options.folder, options.table, options.out, processes=options.processes or cores()))
+    return 0
+
+
+def _runs(options: argparse.Namespace) -> int:
+    from exp_tools.doctor import find_project
+    from exp_tools.training.runs import delete_run, list_runs, shown_runs
+
+    folder = (find_project(Path.cwd()) or Path.cwd()) / "runs"
+    if options.delete:
+        run = delete_run(folder, options.delete)
+        print(f"deleted {run.folder} ({run.size / 1e6:.0f} MB)")
+        return 0
+    rows = shown_runs(list_runs(folder))
+    if options.json:
+        print(json.dumps(rows, indent=2))
+    elif not rows:
+        print("nothing is left over: every training run has finished")
+    for row in [] if options.json else rows:
+        print(f"{row['name']}  {row['summary']}  {row['megabytes']:.0f} MB, {row['state']}")
     return 0
 
 

@@ -12,6 +12,14 @@ class UserError(Exception):
     """
 
 
+class Stopped(Exception):
+    """A signal ended the work in good order: the message says what was saved; `status` is the exit status."""
+
+    def __init__(self, message: str, signal_number: int):
+        super().__init__(message)
+        self.status = 128 + signal_number
+
+
 def require_file(path: Path, maker: str) -> None:
     """Raise UserError when a stage's input is not there; `maker` names the stage that makes it."""
     if not path.is_file():
@@ -19,8 +27,11 @@ def require_file(path: Path, maker: str) -> None:
 
 
 def run_main(main: Callable[[], None]) -> None:
-    """Run a script's main function; a UserError ends it with the message on stderr and status 1."""
+    """Run a script's main function; UserError and Stopped end it with their message on stderr and their status."""
     try:
         main()
     except UserError as error:
         sys.exit(f"error: {error}")
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(stopped.status)

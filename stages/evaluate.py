@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
+from exp_tools.data.metadata import Vocabulary, encode
 from torch import nn
 
 from exp_tools.data.files import write_csv, write_json
@@ -46,15 +48,18 @@ def main() -> None:
     params = load_params()
     device = prepare_machine(params.machine)
     model, facts = load_model(MODEL)
+    model = model.to(device, memory_format=torch.channels_last)
+    vocabulary = None if facts.vocabulary is None else Vocabulary.from_dict(facts.vocabulary)
     labels = read_labels(LABELS)
     labels["dx"] = [task_label(facts.task, code) for code in labels["dx"]]
     split = read_splits(SPLITS)["split"].to_numpy()
 
     rows = np.concatenate([np.flatnonzero(split == name) for name in ("val", "test")])
     run = {"batch_size": params.evaluate.batch_size, "device": device, "precision": params.evaluate.precision}
-    logits = predict_logits(model, IMAGES, rows, **run)
+    metadata = None if vocabulary is None else encode(labels, vocabulary)
+    logits = predict_logits(model, IMAGES, rows, metadata=metadata, **run)
     table = prediction_table(labels.iloc[rows], split[rows], logits, facts.classes, facts.temperature)
-    external, external_scores = predict_external(model, facts, params.evaluate, run)
+    external, external_scores = predict_external(model, facts, vocabulary, params.evaluate, run)
     write_csv(PREDICTIONS, pd.concat([table, *external], ignore_index=True))
     write_json(EXTERNAL_SCORES, external_scores)
 
@@ -78,13 +83,16 @@ def baseline_metrics(dx: pd.Series, split: np.ndarray, classes: list[str]) -> di
 
 
 def predict_external(
-    model: nn.Module, facts: ModelFacts, params: EvaluateParams, run: dict[str, Any]
+    model: nn.Module, facts: ModelFacts, vocabulary: Vocabulary | None, params: EvaluateParams, run: dict[str, Any]
 ) -> tuple[list[pd.DataFrame], dict[str, Any]]:
     """Predictions and scores of the sets that are only tested on, by name."""
     tables, scores = [], {}
     for name in pd.read_csv(EXTERNAL / "sets.csv", dtype=str)["name"]:
-        labels, left_out = as_task(read_labels(EXTERNAL / name / "labels.csv"), facts.task, facts.classes)
-        logits = predict_logits(model, EXTERNAL / name / "images.npy", labels.index.to_numpy(), **run)
+        every = read_labels(EXTERNAL / name / "labels.csv")
+        metadata = None if vocabulary is None else encode(every, vocabulary)
+        labels, left_out = as_task(every, facts.task, facts.classes)
+        images = EXTERNAL / name / "images.npy"
+        logits = predict_logits(model, images, labels.index.to_numpy(), metadata=metadata, **run)
         table = prediction_table(labels, f"external:{name}", logits, facts.classes, facts.temperature)
         tables.append(table)
         probabilities, truth, _ = as_arrays(table, facts.classes)

@@ -1,5 +1,6 @@
 """Where the stages' outputs lie. Nothing but the stages knows."""
 
+import os
 from pathlib import Path
 
 RAW = Path("data/raw")
@@ -25,3 +26,6 @@ INTERVALS = Path("metrics/intervals.json")
 CURVES = Path("plots/curves")
 FIGURES = Path("plots/figures")
 DATA_FIGURES = Path("plots/data")
+
+RUNS = Path(os.environ.get("DVC_ROOT") or ".") / "runs"
+"""State of unfinished training. In the project itself also for queued experiments, which run in folders of their own."""

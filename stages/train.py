@@ -3,82 +3,168 @@
 Reads   data/prepared/{labels.csv, images.npy}, data/splits.csv
 Writes  models/model.safetensors, metrics/train/
 
-By hand: `python -m stages.train`. The GPU is used when there is one.
+By hand            python -m stages.train
+N processes here   torchrun --standalone --nproc-per-node N -m stages.train, or machine.processes: N under `dvc repro`
+several hosts      on each: torchrun --nnodes H --node-rank R --nproc-per-node N --master-addr FIRST -m stages.train
+
+The GPU is used when there is one. A run that was stopped or killed goes on when the same command is given again: its
+state lies in runs/, and is removed when the run has finished.
 """
 
-import hashlib
+import contextlib
+import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from exp_tools.data.metadata import Vocabulary, encode, fit_vocabulary
 
 from exp_tools.data.labels import read_labels
 from exp_tools.data.splits import read_splits
 from exp_tools.errors import run_main
 from exp_tools.models.artifact import ModelFacts, save_model
-from exp_tools.models.registry import build_model
+from exp_tools.models.registry import build_model, metadata_knobs
 from exp_tools.models.weights import load_weights
 from exp_tools.params import Params, load_params
 from exp_tools.taxonomy import task_classes, task_label
-from exp_tools.training.loop import Fitted, TrainingData, fit
+from exp_tools.training.data import Setup, TrainingData
+from exp_tools.training.loop import Fitted, fit
 from exp_tools.training.machine import loader_workers, prepare_machine, resolve_precision
+from exp_tools.training.runs import RunStore, file_digest, fingerprint
+from exp_tools.training.stopping import StopRequest
+from exp_tools.training.team import start_processes, world_of
 from exp_tools.training.tracking import log_epoch, track
-from stages.paths import IMAGES, LABELS, MODEL, SPLITS, TRAIN_METRICS
+from stages.paths import IMAGES, LABELS, MODEL, RUNS, SPLITS, TRAIN_METRICS
 
 LIBRARIES = ("torch", "timm", "accelerate", "numpy", "opencv-python-headless", "pillow")
 
 
 def main() -> None:
     params = load_params()
+    start_processes(params.machine.processes, "stages.train")
     device = prepare_machine(params.machine)
-    precision = resolve_precision(params.train.precision, device)
-    data = training_data(params.task)
-    torch.manual_seed(params.train.seed)
-    model = make_model(params, len(data.classes))
-    print(
-        f"training {params.model.name} on {device.type} in {precision}, {torch.get_num_threads()} threads", flush=True
+    setup = Setup(
+        device,
+        resolve_precision(params.train.precision, device),
+        loader_workers(params.machine, device),
+        params.machine.checkpoint_steps,
     )
-    with track(TRAIN_METRICS) as live:
+    rank, world = world_of()
+    data, vocabulary = training_data(params.task)
+    knobs = params.model.architecture | metadata_knobs(params.model.name, vocabulary)
+    if rank == 0:
+        inputs = inputs_of(params, setup, world)
+        warn(params)
+        print(
+            f"training {params.model.name} on {world} x {device.type} in {setup.precision}, "
+            f"{torch.get_num_threads()} threads each",
+            flush=True,
+        )
+    with contextlib.ExitStack() as stack:
+        store = live = None
+        if rank == 0:
+            summary = {
+                "model": params.model.name,
+                "source": params.data.source,
+                "epochs": params.train.epochs,
+                "select_on": params.train.select_on,
+            }
+            store = stack.enter_context(RunStore(RUNS, fingerprint(inputs), summary))
+            live = stack.enter_context(track(TRAIN_METRICS))
+        stop = stack.enter_context(StopRequest())
+        torch.manual_seed(params.train.seed)
+        model = make_model(params, knobs, len(data.classes))
         fitted = fit(
             model,
             data,
             params.train,
-            device=device,
-            precision=precision,
-            workers=loader_workers(params.machine, device),
+            setup,
+            store=store,
+            stop=stop,
             on_epoch=lambda epoch, scores: log_epoch(live, epoch, scores),
         )
-    save_model(MODEL, model, describe(params, model, data, fitted, device, precision))
-    score = fitted.best_scores[params.train.select_on]
-    print(f"{MODEL}: best of {fitted.epochs_run} epochs is {fitted.best_epoch}, {params.train.select_on} {score:.3f}")
+        if rank == 0:
+            facts = describe(params, knobs, model, data, vocabulary, fitted, inputs)
+            save_model(MODEL, model, facts)
+            store.finish()
+            score = fitted.best_scores[params.train.select_on]
+            print(
+                f"{MODEL}: best of {fitted.epochs_run} epochs is {fitted.best_epoch}, "
+                f"{params.train.select_on} {score:.3f}"
+            )
 
 
-def training_data(task: str) -> TrainingData:
-    """The packed images with the task's classes; test rows are left out."""
-    dx = read_labels(LABELS)["dx"]
+def training_data(task: str) -> tuple[TrainingData, Vocabulary]:
+    """The packed images with the task's classes, test rows left out, and the vocabulary of the train rows' metadata."""
+    labels = read_labels(LABELS)
     split = read_splits(SPLITS)["split"]
-    classes = task_classes(task, dx)
-    labels = dx.map(lambda code: classes.index(task_label(task, code))).to_numpy()
-    return TrainingData(IMAGES, labels, np.flatnonzero(split == "train"), np.flatnonzero(split == "val"), classes)
+    classes = task_classes(task, labels["dx"])
+    numbers = labels["dx"].map(lambda code: classes.index(task_label(task, code))).to_numpy()
+    train, val = np.flatnonzero(split == "train"), np.flatnonzero(split == "val")
+    vocabulary = fit_vocabulary(labels.iloc[train])
+    metadata = encode(labels, vocabulary)
+    return TrainingData(IMAGES, numbers, train, val, classes, labels["image_id"], metadata), vocabulary
 
 
-def make_model(params: Params, num_classes: int) -> torch.nn.Module:
+def make_model(params: Params, knobs: dict[str, Any], num_classes: int) -> torch.nn.Module:
     """The architecture with random, ImageNet or own weights, as `model.weights` says."""
     weights = params.model.weights
-    knobs = params.model.architecture
     model = build_model(params.model.name, knobs, num_classes, pretrained=weights == "imagenet")
     if weights not in ("none", "imagenet"):
         new = load_weights(model, Path(weights))
-        print(f"weights from {weights}; not in it, so random: {', '.join(new) or 'nothing'}")
+        if world_of()[0] == 0:
+            print(f"weights from {weights}; not in it, so random: {', '.join(new) or 'nothing'}")
     return model
 
 
-def describe(params: Params, model, data: TrainingData, fitted: Fitted, device, precision: str) -> ModelFacts:
+def inputs_of(params: Params, setup: Setup, world: int) -> dict[str, Any]:
+    """All that the result depends on beside the code: what a resumed run must share, and the model file tells."""
+    weights = Path(params.model.weights)
+    return {
+        "task": params.task,
+        "model": params.model.name,
+        "knobs": params.model.architecture,
+        "weights": params.model.weights,
+        "md5_weights": file_digest(weights) if weights.is_file() else None,
+        "parameters": params.train.model_dump(),
+        "precision": setup.precision,
+        "device": setup.device.type,
+        "threads": torch.get_num_threads(),
+        "processes": world,
+        "md5_labels": file_digest(LABELS),
+        "md5_splits": file_digest(SPLITS),
+        "md5_images": file_digest(IMAGES),
+        "versions": {name: version(name) for name in LIBRARIES},
+    }
+
+
+def warn(params: Params) -> None:
+    """Say what is allowed and seldom wanted."""
+    train = params.train
+    if train.sampler != "none" and train.class_weights in ("balanced", "sqrt"):
+        print(
+            f"warning: train.sampler {train.sampler} and train.class_weights {train.class_weights} both favour rare "
+            "classes: together they do it twice. Set one of them to none",
+            file=sys.stderr,
+        )
+
+
+def describe(
+    params: Params,
+    knobs: dict[str, Any],
+    model: torch.nn.Module,
+    data: TrainingData,
+    vocabulary: Vocabulary,
+    fitted: Fitted,
+    inputs: dict[str, Any],
+) -> ModelFacts:
     """Everything a user of the model file must know."""
+    told = ("parameters", "weights", "precision", "device", "threads", "processes", "md5_labels", "md5_splits")
     return ModelFacts(
         architecture=params.model.name,
-        knobs=params.model.architecture,
+        knobs=knobs,
         task=params.task,
         classes=data.classes,
         image_size=params.prepare.image_size,
@@ -92,20 +178,16 @@ def describe(params: Params, model, data: TrainingData, fitted: Fitted, device, 
         pixel_std=list(model.pixel_std),
         temperature=round(fitted.temperature, 6),
         source=params.data.source,
+        vocabulary=vocabulary.as_dict() if model.uses_metadata else None,
         training={
+            **{name: inputs[name] for name in told},
             "best_epoch": fitted.best_epoch,
             "epochs_run": fitted.epochs_run,
+            "batch_size": fitted.batch_size,
             "validation": {name: round(float(value), 6) for name, value in fitted.best_scores.items()},
             "images": len(data.train),
-            "parameters": params.train.model_dump(),
-            "weights": params.model.weights,
-            "precision": precision,
-            "device": device.type,
-            "threads": torch.get_num_threads(),
-            "md5_labels": hashlib.md5(LABELS.read_bytes()).hexdigest(),
-            "md5_splits": hashlib.md5(SPLITS.read_bytes()).hexdigest(),
         },
-        versions={name: version(name) for name in LIBRARIES},
+        versions=inputs["versions"],
     )
 
 

@@ -1,17 +1,28 @@
 """The loop learns, repeats itself bit for bit, keeps the best epoch, and stops with words."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
 
 from exp_tools.errors import UserError
+from exp_tools.evaluation.calibration import softmax
+from exp_tools.evaluation.metrics import headline_metrics
+from exp_tools.evaluation.predict import predict_logits
 from exp_tools.models.registry import build_model
-from exp_tools.training.loop import TrainingData, fit
+from exp_tools.training import batches, loop
+from exp_tools.training.batches import resolve_batch_size
+from exp_tools.training.data import Setup, TrainingData
+from exp_tools.training.loop import Trainer, fit
 from exp_tools.training.machine import resolve_precision
+from exp_tools.training.stopping import StopRequest, divergence
+from exp_tools.training.team import Team
 
 CPU = torch.device("cpu")
 CLASSES = ["a", "b", "c", "d"]
+IDS = [f"ISIC_{number}" for number in range(8)]
 
 
 @pytest.fixture(autouse=True)
@@ -27,31 +38,39 @@ def one_thread_and_a_fresh_accelerator():
 @pytest.fixture
 def data(packed):
     path, labels = packed
-    return TrainingData(path, labels, np.arange(8), np.arange(8), CLASSES)
+    metadata = np.stack([np.linspace(-1, 1, 8), np.arange(8) % 2, np.arange(8) % 3], axis=1).astype(np.float32)
+    return TrainingData(path, labels, np.arange(8), np.arange(8), CLASSES, IDS, metadata)
 
 
 @pytest.fixture
 def settings(params):
-    augment = params.train.augment.model_copy(update={"preset": "none"})
-    return params.train.model_copy(
-        update={"epochs": 30, "batch_size": 4, "lr": 3e-3, "patience": None, "augment": augment, "balance": "none"}
+    return changed(
+        params.train, epochs=30, batch_size=4, lr=3e-3, patience=None, sampler="none", augment={"preset": "none"}
     )
 
 
-def train(data, settings, *, precision="fp32", workers=0, **knobs):
-    torch.manual_seed(settings.seed)
-    model = build_model("soft_attention", {"backbone": "test_resnet", "heads": 2, "dropout": 0.1} | knobs, 4)
+def changed(params, **changes):
+    augment = changes.pop("augment", {})
+    return params.model_copy(update={"augment": params.augment.model_copy(update=augment), **changes})
+
+
+def network(name="soft_attention", **knobs):
+    torch.manual_seed(0)
+    defaults = {"soft_attention": {"heads": 2, "dropout": 0.1}, "multimodal": {"sexes": 2, "localizations": 3}}
+    return build_model(name, {"backbone": "test_resnet"} | defaults.get(name, {}) | knobs, 4)
+
+
+def train(data, settings, *, precision="fp32", workers=0, model=None, **options):
+    AcceleratorState._reset_state(reset_partial_state=True)
+    model = network() if model is None else model
     history = []
-    fitted = fit(
-        model,
-        data,
-        settings,
-        device=CPU,
-        precision=precision,
-        workers=workers,
-        on_epoch=lambda epoch, scores: history.append(scores),
-    )
+    setup = Setup(CPU, precision, workers)
+    fitted = fit(model, data, settings, setup, on_epoch=lambda epoch, scores: history.append(scores), **options)
     return model, fitted, history
+
+
+def same_weights(one, other) -> bool:
+    return all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in one.state_dict().items())
 
 
 def test_it_overfits_eight_images(data, settings):
@@ -62,29 +81,18 @@ def test_it_overfits_eight_images(data, settings):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_same_seed_gives_the_same_bytes_with_any_workers(data, settings, precision):
-    settings = settings.model_copy(
-        update={
-            "epochs": 2,
-            "balance": "weighted_sampler",
-            "augment": settings.augment.model_copy(update={"preset": "heavy"}),
-        }
-    )
+    settings = changed(settings, epochs=2, sampler="balanced", mixup=0.3, cutmix=0.5, augment={"preset": "heavy"})
     runs = [train(data, settings, precision=precision, workers=workers) for workers in (0, 0, 2)]
     for model, fitted, history in runs[1:]:
         assert history == runs[0][2]
         assert fitted == runs[0][1]
-        for name, tensor in runs[0][0].state_dict().items():
-            assert torch.equal(tensor, model.state_dict()[name]), name
-    other, _, _ = train(data, settings.model_copy(update={"seed": 1}), precision=precision)
+        assert same_weights(runs[0][0], model)
+    other, _, _ = train(data, changed(settings, seed=1), precision=precision)
     assert not torch.equal(other.classifier.weight, runs[0][0].classifier.weight)
 
 
 def test_the_model_holds_the_best_epoch_not_the_last(data, settings):
-    from exp_tools.evaluation.calibration import softmax
-    from exp_tools.evaluation.metrics import headline_metrics
-    from exp_tools.evaluation.predict import predict_logits
-
-    wild = settings.model_copy(update={"epochs": 8, "lr": 0.05, "schedule": "constant", "select_on": "loss"})
+    wild = changed(settings, epochs=8, lr=0.05, schedule="constant", select_on="loss")
     model, fitted, history = train(data, wild)
     losses = [scores["val/loss"] for scores in history]
     assert fitted.best_epoch == 1 + int(np.argmin(losses))
@@ -94,21 +102,131 @@ def test_the_model_holds_the_best_epoch_not_the_last(data, settings):
 
 
 def test_early_stopping_counts_from_the_best_epoch(data, settings):
-    still = settings.model_copy(update={"lr": 1e-30, "patience": 3, "select_on": "macro_f1"})
+    still = changed(settings, lr=1e-30, patience=3, select_on="macro_f1")
     _, fitted, history = train(data, still)
     assert fitted.epochs_run == len(history) == fitted.best_epoch + 3
 
 
+def test_early_stopping_counts_anew_when_the_backbone_is_unfrozen(data, settings):
+    still = changed(settings, lr=1e-30, patience=2, frozen_epochs=6, select_on="macro_f1")
+    _, fitted, history = train(data, still)
+    assert len(history) == max(6, fitted.best_epoch) + 2
+
+
+def test_frozen_means_frozen(data, settings):
+    model = network()
+    before = copy.deepcopy(model.backbone.state_dict())
+    train(data, changed(settings, epochs=2, unfreeze=0.0), model=model)
+    assert all(torch.equal(tensor, model.backbone.state_dict()[name]) for name, tensor in before.items())
+
+
+def test_accumulated_batches_are_one_large_batch(data, settings):
+    """With BatchNorm at rest and no dropout, 2 batches of 3 images and a short last one equal batches of 6."""
+    settings = changed(
+        settings, epochs=2, optimizer="sgd", lr=0.01, unfreeze=0.0, class_weights={"a": 5.0, "c": 0.5}, loss="focal"
+    )
+    one, _, history = train(data, changed(settings, batch_size=6), model=network(dropout=0.0))
+    two, _, other = train(data, changed(settings, batch_size=3, accumulate=2), model=network(dropout=0.0))
+    assert [row["train/loss"] for row in history] == pytest.approx([row["train/loss"] for row in other], rel=1e-5)
+    for name, tensor in one.state_dict().items():
+        torch.testing.assert_close(two.state_dict()[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+def test_the_average_of_weights_is_validated_and_kept(data, settings):
+    settings = changed(settings, epochs=3, select_on="loss", schedule="constant", warmup_epochs=0)
+    plain, _, history = train(data, settings)
+    averaged, fitted, smooth = train(data, changed(settings, ema=0.99))
+    assert [row["train/loss"] for row in history] == [row["train/loss"] for row in smooth]
+    assert not same_weights(plain, averaged)
+    logits = predict_logits(averaged, data.images, data.val, batch_size=8, device=CPU)
+    loss = headline_metrics(softmax(logits), data.labels, CLASSES)["log_loss"]
+    assert loss == pytest.approx(fitted.best_scores["loss"], abs=1e-6)
+
+
+def test_metadata_reach_the_network(data, settings):
+    settings = changed(settings, epochs=2)
+    one, _, history = train(data, settings, model=network("multimodal"))
+    nothing = TrainingData(data.images, data.labels, data.train, data.val, CLASSES, IDS, np.zeros((8, 3), np.float32))
+    other, _, without = train(nothing, settings, model=network("multimodal"))
+    assert history != without
+    assert not same_weights(one, other)
+
+
 def test_a_class_missing_from_train_is_named(data, settings):
-    short = TrainingData(data.images, data.labels, np.array([0, 1, 4, 5]), data.val, CLASSES)
-    for balance in ("none", "class_weights", "weighted_sampler"):
+    short = TrainingData(data.images, data.labels, np.array([0, 1, 4, 5]), data.val, CLASSES, IDS)
+    for sampler in ("none", "balanced"):
         with pytest.raises(UserError, match="train split has no image of c, d"):
-            train(short, settings.model_copy(update={"balance": balance}))
+            train(short, changed(settings, sampler=sampler))
 
 
-def test_divergence_stops_with_words(data, settings):
-    with pytest.raises(UserError, match=r"no finite number any more|not finite"):
-        train(data, settings.model_copy(update={"lr": 1e30, "clip_norm": None, "warmup_epochs": 0}))
+def test_divergence_names_step_batch_and_cause(data, settings):
+    wild = changed(settings, lr=1e30, clip_norm=None, warmup_epochs=0, schedule="constant")
+    with pytest.raises(UserError) as caught:
+        train(data, wild)
+    message = str(caught.value)
+    assert "epoch 1, step 2; batch: ISIC_" in message
+    assert "the learning rate was 1e+30" in message
+    assert "set train.clip_norm" in message
+
+
+def test_the_first_loss_and_half_precision_have_causes_of_their_own(settings):
+    assert "look at model.weights first" in str(divergence(1, 1, ["a"], 0.1, settings, "fp32"))
+    assert "fp16 overflows" in str(divergence(2, 1, list("abcdef"), 0.1, settings, "fp16"))
+    assert "a, b, c, d and 2 more" in str(divergence(2, 1, list("abcdef"), 0.1, settings, "fp16"))
+
+
+def test_memory_that_is_out_names_the_parameters(data, settings, monkeypatch):
+    def step(self, epoch, batches):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    monkeypatch.setattr(Trainer, "step", step)
+    with pytest.raises(UserError, match=r"train.batch_size 4: halve it and double train.accumulate"):
+        train(data, settings)
+
+
+def test_other_errors_stay_what_they_are(data, settings, monkeypatch):
+    def step(self, epoch, batches):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(Trainer, "step", step)
+    with pytest.raises(RuntimeError, match="a bug"):
+        train(data, settings)
+
+
+def test_auto_batch_size_is_the_largest_that_fits(data, settings, monkeypatch):
+    tried = []
+
+    def limited(network, data, setup, size):
+        tried.append(size)
+        if size > 48:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    monkeypatch.setattr(batches, "try_step", limited)
+    gpu = Setup(torch.device("cuda"))
+    assert resolve_batch_size(network(), data, gpu, Team()) == 32
+    assert tried == [1024, 512, 256, 128, 64, 32]
+    assert resolve_batch_size(network(), data, Setup(CPU), Team()) == 32
+    _, fitted, _ = train(data, changed(settings, epochs=1, batch_size="auto"))
+    assert fitted.batch_size == 32
+
+
+def test_trying_a_batch_leaves_the_network_alone(data):
+    model = network()
+    before = copy.deepcopy(model.state_dict())
+    batches.try_step(model, data, Setup(CPU), 4)
+    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in before.items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_the_second_signal_acts_at_once():
+    import signal
+
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    with StopRequest() as stop:
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.signal == signal.SIGTERM
+        assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
 
 def test_precision_is_decided_by_the_processor(monkeypatch):
@@ -118,3 +236,8 @@ def test_precision_is_decided_by_the_processor(monkeypatch):
     assert resolve_precision("bf16", CPU) == "bf16"
     with pytest.raises(UserError, match="needs a CUDA GPU"):
         resolve_precision("fp16", CPU)
+
+
+def test_scores_of_validation_that_are_no_numbers_stop(data):
+    with pytest.raises(UserError, match="not finite"):
+        loop.validation_scores(np.full((8, 4), np.nan), data)

@@ -10,27 +10,48 @@ from exp_tools.data.augment import Magnitudes, augment, generator_for
 
 
 class Key(NamedTuple):
-    """What to fetch: the image, and the place in the epoch that its augmentation is drawn for."""
+    """What to fetch: the image, and the place in the epoch that its augmentation is drawn for.
+
+    An index of -1 is padding: nothing is fetched for it.
+    """
 
     epoch: int
     position: int
     index: int
 
 
+PADDING = -1
+
+
 class Batch(NamedTuple):
-    """images uint8 [B, S, S, 3] RGB, labels int64 [B], index int64 [B] (row in labels.csv)."""
+    """A batch as arrays.
+
+    images : uint8 [B, S, S, 3], RGB
+    labels : int64 [B], -1 for padding
+    index : int64 [B], row in labels.csv, -1 for padding
+    metadata : float32 [B, 3], see metadata.encode; zeros where there is none
+    """
 
     images: np.ndarray
     labels: np.ndarray
     index: np.ndarray
+    metadata: np.ndarray
 
 
 class PackedImages:
     """The images of images.npy, fetched a batch at a time; opened anew in every process, never copied whole."""
 
-    def __init__(self, path: Path, labels: Sequence[int] | np.ndarray, limits: Magnitudes | None = None, seed: int = 0):
+    def __init__(
+        self,
+        path: Path,
+        labels: Sequence[int] | np.ndarray,
+        limits: Magnitudes | None = None,
+        seed: int = 0,
+        metadata: np.ndarray | None = None,
+    ):
         self.path, self.limits, self.seed = Path(path), limits, seed
         self.labels = np.asarray(labels, dtype=np.int64)
+        self.metadata = metadata
         self._images: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -46,27 +67,47 @@ class PackedImages:
         index = np.array([key[2] for key in keys], dtype=np.int64)
         images = np.empty((len(keys), *self._images.shape[1:]), dtype=np.uint8)
         for place, (epoch, position, row) in enumerate(keys):
-            if self.limits is None:
+            if row == PADDING:
+                images[place] = 0
+            elif self.limits is None:
                 images[place] = self._images[row]
             else:
                 augment(self._images[row], self.limits, generator_for(self.seed, epoch, position), out=images[place])
-        return Batch(images, self.labels[index], index)
+        real = index != PADDING
+        metadata = np.zeros((len(keys), 3), dtype=np.float32)
+        if self.metadata is not None:
+            metadata[real] = self.metadata[index[real]]
+        return Batch(images, np.where(real, self.labels[index], PADDING), index, metadata)
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_images": None}
 
 
 class EpochOrder:
-    """Batches of keys for one epoch: a shuffle, or a weighted draw with replacement, by (seed, epoch) alone."""
+    """Batches of keys for one epoch: a shuffle, or a weighted draw with replacement, by (seed, epoch) alone.
 
-    def __init__(self, index: np.ndarray, batch_size: int, *, seed: int, weights: np.ndarray | None = None):
+    Of `world` processes, process `rank` gets every world-th key of each batch, so that all together see the batches
+    that one process alone would see. Where a short last batch does not go round, a share is filled up with padding.
+    """
+
+    def __init__(
+        self,
+        index: np.ndarray,
+        batch_size: int,
+        *,
+        seed: int,
+        weights: np.ndarray | None = None,
+        rank: int = 0,
+        world: int = 1,
+    ):
         self.index, self.batch_size, self.seed = np.asarray(index), batch_size, seed
         self.weights = None if weights is None else np.asarray(weights, dtype=float) / np.sum(weights)
-        self.epoch = 0
+        self.rank, self.world = rank, world
+        self.epoch, self.first = 0, 0
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration draws."""
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, first: int = 0) -> None:
+        """Choose the epoch that the next iteration draws, and the batch of it to begin with."""
+        self.epoch, self.first = epoch, first
 
     def __len__(self) -> int:
         return -(-len(self.index) // self.batch_size)
@@ -78,8 +119,9 @@ class EpochOrder:
         else:
             drawn = generator.choice(self.index, size=len(self.index), p=self.weights)
         keys = [Key(self.epoch, position, int(row)) for position, row in enumerate(drawn)]
-        for start in range(0, len(keys), self.batch_size):
-            yield keys[start : start + self.batch_size]
+        for start in range(self.first * self.batch_size, len(keys), self.batch_size):
+            share = keys[start : start + self.batch_size][self.rank :: self.world]
+            yield share or [Key(self.epoch, 0, PADDING)]
 
 
 class FixedOrder:

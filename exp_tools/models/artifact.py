@@ -31,6 +31,7 @@ class ModelFacts:
     image_size, resize, touch_up : how load_image makes the input
     pixel_mean, pixel_std : how normalise makes it a tensor
     temperature : what logits are divided by before softmax
+    vocabulary : how metadata become numbers (metadata.Vocabulary as a dict), fitted on train; None: image only
     source : name of the data the model was trained on; `synthetic` is no medical data
     training : how it came about (best epoch, scores on validation, precision, threads, seed, checksums of the data)
     versions : of the libraries that made it
@@ -47,6 +48,7 @@ class ModelFacts:
     pixel_std: list[float]
     temperature: float
     source: str
+    vocabulary: dict[str, Any] | None = None
     training: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT

@@ -1,50 +1,57 @@
 """The training loop.
 
-For each epoch: draw an order, and for each batch augment, normalise on the device, step; then score the validation
-split, keep the weights if they are the best so far, and stop when they have not been for a while. The test split is
-never seen here.
+For each epoch: draw an order, and for each step fetch its batches augmented, normalise them on the device, and move the
+weights; then score the validation split, keep the weights if they are the best so far, save the state, and stop when
+the score has not risen for a while. The test split is never seen here.
+
+Everything drawn by chance is a function of (seed, epoch, position) or (seed, epoch, step, process), and of no generator
+that lives on between steps. So no generator is saved, and a run that was killed any number of times ends with the bytes
+of one that was not.
+
+With several processes each sees its share of every batch; gradients are averaged; the loss is divided by the sum of the
+weights of the step's images on all processes, so that N processes compute what one computes on the whole batch.
 """
 
+import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from timm.layers import convert_sync_batchnorm
+from timm.utils import ModelEmaV3
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from exp_tools.data.augment import magnitudes
-from exp_tools.data.dataset import Batch, EpochOrder, PackedImages
-from exp_tools.errors import UserError
+from exp_tools.data.dataset import PADDING, Batch
+from exp_tools.errors import Stopped, UserError
 from exp_tools.evaluation.calibration import fit_temperature, softmax
 from exp_tools.evaluation.metrics import headline_metrics
 from exp_tools.evaluation.predict import predict_logits
-from exp_tools.models.inputs import normalise
+from exp_tools.models.inputs import network_inputs
 from exp_tools.params import TrainParams
-from exp_tools.training.losses import class_counts, class_weights, make_loss
-from exp_tools.training.optim import make_optimizer, make_schedule
+from exp_tools.training.batches import groups, make_loader, resolve_batch_size
+from exp_tools.training.data import Setup, TrainingData
+from exp_tools.training.losses import class_weights, image_weights, make_loss, soft_targets
+from exp_tools.training.mixing import mix
+from exp_tools.training.optim import Plateau, learning_rate, make_optimizer
+from exp_tools.training.phases import apply_phase, train_mode
+from exp_tools.training.runs import RunStore
+from exp_tools.training.stopping import StopRequest, advice_on_memory, divergence
+from exp_tools.training.team import Team
 
 Scores = dict[str, float]
 SHOWN_SCORES = ("accuracy", "balanced_accuracy", "macro_f1", "macro_auc")
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """Packed images, the class index of every row, the rows of the two splits that training may see, class names."""
-
-    images: Path
-    labels: np.ndarray
-    train: np.ndarray
-    val: np.ndarray
-    classes: list[str]
+LOOK_EVERY = 50
+"""Steps between two looks at the loss on a GPU, where each look waits for it; a processor looks at every step."""
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """What training found: the best epoch (from 1), its validation scores, the temperature, and the epochs run.
+    """What training found: the best epoch (from 1), its validation scores, the temperature, epochs run, batch size.
 
     The model itself holds the best weights.
     """
@@ -53,101 +60,318 @@ class Fitted:
     best_scores: Scores
     temperature: float
     epochs_run: int
+    batch_size: int
+
+
+@dataclass
+class Progress:
+    """How far a run is: steps done in the epoch under way, its loss and weight so far, scores of the epochs before."""
+
+    step: int = 0
+    loss: float = 0.0
+    weight: float = 0.0
+    history: list[Scores] = field(default_factory=list)
+    best_epoch: int = 0
+    best_goodness: float = -np.inf
 
 
 def fit(
     model: nn.Module,
     data: TrainingData,
     params: TrainParams,
+    setup: Setup,
     *,
-    device: torch.device,
-    precision: str,
-    workers: int = 0,
+    store: RunStore | None = None,
+    stop: StopRequest | None = None,
     on_epoch: Callable[[int, Scores], None] = lambda epoch, scores: None,
 ) -> Fitted:
     """Train a model and leave its best weights in it.
 
     Parameters
     ----------
-    model : maps normalised images to logits; has pixel_mean and pixel_std
-    data, params : see there
-    device, precision : where and in what numbers ("fp32", "bf16", "fp16") to compute
-    workers : loader processes; the result does not depend on it
-    on_epoch : called after each epoch with its number, from 1, and its scores
+    model : see build_model
+    data, params, setup : see there
+    store : where the state is saved, and found again; None: nowhere
+    stop : asked after every step whether to end
+    on_epoch : called for each epoch with its number, from 1, and its scores, also for those that a resumed run has
+        behind it; in the first process only
 
     Raises
     ------
     UserError
-        A class is missing from train, or the loss is no longer a finite number.
+        A class is missing from train, the loss is no longer a finite number, or memory is out.
+    Stopped
+        A stop was requested; the state is saved.
     """
-    accelerator = Accelerator(
-        cpu=device.type == "cpu",
-        mixed_precision="no" if precision == "fp32" else precision,
-        step_scheduler_with_optimizer=False,
-    )
-    loader, order = make_loader(data, params, workers=workers, pin=device.type == "cuda")
-    if params.channels_last:
-        model = model.to(memory_format=torch.channels_last)
-    optimizer = make_optimizer(model, params)
-    schedule = make_schedule(optimizer, params, len(loader))
-    loss_of = make_loss(params.balance, data.labels[data.train], data.classes, params.label_smoothing).to(device)
-    run_model, optimizer, loader, schedule = accelerator.prepare(model, optimizer, loader, schedule)
-
-    best: tuple[float, int, Scores, dict[str, Tensor], np.ndarray] | None = None
-    with tqdm(total=params.epochs * len(loader), desc="train", unit="step", disable=None) as progress:
-        for epoch in range(1, params.epochs + 1):
-            order.set_epoch(epoch)
-            rate = optimizer.param_groups[0]["lr"]
-            loss = train_epoch(accelerator, run_model, loader, loss_of, optimizer, schedule, params, epoch, progress)
-            logits = predict_logits(
-                model, data.images, data.val, batch_size=2 * params.batch_size, device=device, precision=precision
-            )
-            scores = validation_scores(logits, data)
-            on_epoch(epoch, {"train/loss": loss, "train/lr": rate, **{f"val/{name}": scores[name] for name in scores}})
-            progress.set_postfix({"loss": f"{loss:.3f}", f"val {params.select_on}": f"{scores[params.select_on]:.3f}"})
-            goodness = -scores["loss"] if params.select_on == "loss" else scores[params.select_on]
-            if best is None or goodness > best[0]:
-                weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-                best = (goodness, epoch, scores, weights, logits)
-            elif params.patience is not None and epoch - best[1] >= params.patience:
-                break
-    _, best_epoch, best_scores, weights, logits = best
-    model.load_state_dict(weights)
-    temperature = fit_temperature(logits, data.labels[data.val])
-    return Fitted(best_epoch, best_scores, temperature, epoch)
+    with advice_on_memory(params):
+        return Trainer(model, data, params, setup, store, stop or StopRequest(), on_epoch).run()
 
 
-def train_epoch(accelerator, model, loader, loss_of, optimizer, schedule, params, epoch, progress) -> float:
-    """One pass over the loader; returns the mean loss over its images."""
-    model.train()
-    network = accelerator.unwrap_model(model)
-    total, count = torch.zeros((), device=accelerator.device), 0
-    for step, batch in enumerate(loader):
-        images = normalise(batch.images, network.pixel_mean, network.pixel_std)
-        with accelerator.autocast():
-            logits = model(images)
-        loss = loss_of(logits.float(), batch.labels)
-        accelerator.backward(loss)
-        if params.clip_norm is not None:
-            accelerator.clip_grad_norm_(model.parameters(), params.clip_norm)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        total += loss.detach() * len(batch.labels)
-        count += len(batch.labels)
-        progress.update()
-        if step % 50 == 0 or step == len(loader) - 1:  # asking costs a wait for the GPU
-            require_finite(total, epoch, step)
-    return float(total) / count
+class Trainer:
+    """One run of training; `fit` is its only user."""
 
-
-def require_finite(loss: Tensor, epoch: int, step: int) -> None:
-    """Raise UserError when the loss has become infinite or NaN."""
-    if not torch.isfinite(loss):
-        raise UserError(
-            f"the loss is no finite number any more (epoch {epoch}, step {step}): training diverged. Lower train.lr, "
-            "set train.clip_norm, lengthen train.warmup_epochs, or compute in train.precision fp32"
+    def __init__(self, model, data, params, setup, store, stop, on_epoch):
+        self.accelerator = Accelerator(
+            cpu=setup.device.type == "cpu",
+            mixed_precision="no" if setup.precision == "fp32" else setup.precision,
         )
+        self.team, self.device = Team(), self.accelerator.device
+        self.data, self.setup, self.stop, self.stopping = data, setup, stop, False
+        self.store = store if self.team.is_first else None
+        self.on_epoch = on_epoch if self.team.is_first else lambda epoch, scores: None
+        state = self.team.share(self.store.load() if self.store else None)
+
+        network = model.to(self.device, memory_format=torch.channels_last if params.channels_last else None)
+        several_gpus = self.team.world > 1 and self.device.type == "cuda"
+        self.network = convert_sync_batchnorm(network) if several_gpus else network
+        if params.batch_size == "auto":
+            found = state["batch_size"] if state else resolve_batch_size(network, data, setup, self.team)
+            params = params.model_copy(update={"batch_size": found})
+        self.params = params
+        share = {"rank": self.team.rank, "world": self.team.world}
+        self.loader, self.order = make_loader(
+            data, params, workers=setup.workers, pin=self.device.type == "cuda", **share
+        )
+        self.steps_an_epoch = -(-len(self.order) // params.accumulate)
+        self.weights = torch.from_numpy(class_weights(data.labels[data.train], data.classes, params.class_weights))
+        self.device_weights = self.weights.float().to(self.device)
+        self.loss_of = make_loss(params)
+        self.optimizer = self.accelerator.prepare_optimizer(make_optimizer(self.network, params))
+        self.plateau = Plateau()
+        self.ema = None if params.ema is None else ModelEmaV3(self.network, params.ema, use_warmup=True)
+        self.kept = self.network if self.ema is None else self.ema.module
+        self.runner: nn.Module | None = None
+        self.progress = Progress()
+        self.best: dict[str, Any] = {}
+        self.loss = torch.zeros((), device=self.device)
+        self.first_bad = torch.full((), -1, dtype=torch.int64, device=self.device)
+        if state:
+            self.restore(state)
+
+    # --- epochs
+
+    def run(self) -> Fitted:
+        """Train to the end, from wherever the state is."""
+        for epoch, scores in enumerate(self.progress.history, start=1):
+            self.on_epoch(epoch, scores)
+        bar = tqdm(
+            total=self.params.epochs * self.steps_an_epoch,
+            initial=self.steps_an_epoch * len(self.progress.history) + self.progress.step,
+            desc="train",
+            unit="step",
+            disable=None if self.team.is_first else True,
+        )
+        with bar:
+            while not self.is_over():
+                self.run_epoch(bar)
+        self.network.load_state_dict(self.best["weights"])
+        logits = self.best["logits"].numpy()
+        return Fitted(
+            best_epoch=self.progress.best_epoch,
+            best_scores=validation_scores(logits, self.data),
+            temperature=fit_temperature(logits, self.data.labels[self.data.val]),
+            epochs_run=len(self.progress.history),
+            batch_size=self.params.batch_size,
+        )
+
+    def is_over(self) -> bool:
+        """Whether all epochs are run, or the score has not risen for `patience` epochs of the unfrozen phase."""
+        epochs, params = len(self.progress.history), self.params
+        since = max(self.progress.best_epoch, params.frozen_epochs)
+        return epochs >= params.epochs or (params.patience is not None and epochs - since >= params.patience)
+
+    def run_epoch(self, bar: tqdm) -> None:
+        """Train what is left of an epoch, score validation, keep the best, save."""
+        epoch, progress = 1 + len(self.progress.history), self.progress
+        if apply_phase(self.network, epoch, self.params) or self.runner is None:
+            self.runner = self.wrap()
+        train_mode(self.network)
+        rate = self.rate(epoch, 0)
+        self.loss.fill_(progress.loss)
+        self.order.set_epoch(epoch, first=progress.step * self.params.accumulate)
+        for batches in groups(self.loader, self.params.accumulate):
+            self.step(epoch, batches)
+            self.stopping |= self.team.world == 1 and self.stop.signal != 0
+            bar.update()
+            if self.device.type == "cpu" or progress.step % LOOK_EVERY == 0:
+                self.look(epoch)
+            due = self.setup.checkpoint_steps and progress.step % self.setup.checkpoint_steps == 0
+            if progress.step < self.steps_an_epoch and (due or self.stopping):
+                self.save(epoch)
+                self.end_if_asked(epoch)
+        loss = self.mean_loss(epoch)
+        logits = self.predict()
+        scores = validation_scores(logits, self.data)
+        goodness = -scores["loss"] if self.params.select_on == "loss" else scores[self.params.select_on]
+        if epoch > self.params.frozen_epochs:
+            self.plateau.update(goodness, self.params)
+        progress.history.append({"train/loss": loss, "train/lr": rate, **{f"val/{key}": scores[key] for key in scores}})
+        progress.step, progress.loss, progress.weight = 0, 0.0, 0.0
+        self.keep_if_best(epoch, goodness, logits)
+        self.on_epoch(epoch, progress.history[-1])
+        bar.set_postfix({"loss": f"{loss:.3f}", f"val {self.params.select_on}": f"{abs(goodness):.3f}"})
+        self.save(epoch)
+        if not self.is_over():
+            self.end_if_asked(epoch)
+
+    def keep_if_best(self, epoch: int, goodness: float, logits: np.ndarray) -> None:
+        """Remember the weights, and their outputs on validation, when no epoch before was as good."""
+        if self.progress.best_epoch and not goodness > self.progress.best_goodness:
+            return
+        self.progress.best_epoch, self.progress.best_goodness = epoch, goodness
+        weights = {name: tensor.detach().cpu().clone() for name, tensor in self.kept.state_dict().items()}
+        self.best = {"weights": weights, "logits": torch.from_numpy(logits)}
+        if self.store:
+            self.store.save_best(epoch, self.best)
+
+    # --- steps
+
+    def step(self, epoch: int, batches: list[Batch]) -> None:
+        """One step of the optimizer on one batch, or on several whose gradients add up."""
+        params, step = self.params, self.progress.step
+        targets = [soft_targets(batch.labels, len(self.data.classes), params.label_smoothing) for batch in batches]
+        own = sum(float(image_weights(target, self.weights).sum()) for target in targets)
+        total, asked = self.team.add(own, float(self.stop.signal != 0))
+        self.stopping = asked > 0  # the same answer in all processes, or they would wait for each other
+        torch.manual_seed(_seed(params.seed, epoch, step, self.team.rank))  # of dropout
+        for place, (batch, target) in enumerate(zip(batches, targets, strict=True)):
+            images, *more = network_inputs(self.network, batch.images, batch.metadata, self.device)
+            images, target = mix(
+                images,
+                target.to(self.device, non_blocking=True),
+                mixup=params.mixup,
+                cutmix=params.cutmix,
+                seed=params.seed,
+                epoch=epoch,
+                step=step * params.accumulate + place,
+                rank=self.team.rank,
+            )
+            waits = place < len(batches) - 1  # gradients of several processes meet once, after the last batch
+            with self.accelerator.no_sync(self.runner) if waits else contextlib.nullcontext():
+                with self.accelerator.autocast():
+                    logits = self.runner(images, *more)
+                loss = (self.loss_of(logits, target) * image_weights(target, self.device_weights)).sum()
+                self.accelerator.backward(loss * (self.team.world / total))
+            self.note_loss(loss.detach(), step)
+        self.progress.step += 1
+        self.progress.weight += own
+        if params.clip_norm is not None:
+            self.accelerator.clip_grad_norm_(self.network.parameters(), params.clip_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate(epoch, step)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.ema is not None:
+            self.ema.update(self.network, (epoch - 1) * self.steps_an_epoch + step + 1)
+
+    def rate(self, epoch: int, step: int) -> float:
+        """Learning rate of a step (from 0) of an epoch."""
+        return learning_rate(
+            (epoch - 1) * self.steps_an_epoch + step,
+            steps_an_epoch=self.steps_an_epoch,
+            params=self.params,
+            plateau_factor=self.plateau.factor,
+        )
+
+    def note_loss(self, loss: Tensor, step: int) -> None:
+        """Add a batch's weighted loss, and remember the first step whose loss is not finite, without asking the GPU."""
+        self.loss += loss
+        bad = ~torch.isfinite(loss) & (self.first_bad < 0)
+        self.first_bad = torch.where(bad, step, self.first_bad)
+
+    def look(self, epoch: int) -> None:
+        """Raise UserError when a loss of this process was not finite."""
+        if (step := int(self.first_bad)) < 0:
+            return
+        self.order.set_epoch(epoch, first=step * self.params.accumulate)
+        rows = [key.index for key in next(iter(self.order)) if key.index != PADDING]
+        images = [str(self.data.image_ids[row]) for row in rows]
+        raise divergence(epoch, step + 1, images, self.rate(epoch, step), self.params, self.setup.precision)
+
+    def mean_loss(self, epoch: int) -> float:
+        """Weighted mean loss of the epoch over all processes."""
+        self.look(epoch)
+        loss, weight = self.team.add(float(self.loss), self.progress.weight)
+        return loss / weight
+
+    def wrap(self) -> nn.Module:
+        """The network as training calls it: compiled where asked, averaging gradients over several processes."""
+        runner = self.network
+        if self.team.world > 1:
+            on_gpu = [self.device] if self.device.type == "cuda" else None
+            runner = DistributedDataParallel(runner, device_ids=on_gpu, find_unused_parameters=True)
+        return torch.compile(runner) if self.params.compile else runner
+
+    def predict(self) -> np.ndarray:
+        """Logits of the validation split in its order, each image predicted once, by one of the processes."""
+        self.team.share_buffers(self.kept)
+        rows = self.data.val
+        own = predict_logits(
+            self.kept,
+            self.data.images,
+            rows[self.team.rank :: self.team.world],
+            batch_size=max(1, 2 * self.params.batch_size // self.team.world),
+            device=self.device,
+            precision=self.setup.precision,
+            metadata=self.data.metadata,
+        )
+        logits = np.empty((len(rows), len(self.data.classes)), dtype=np.float32)
+        for rank, part in enumerate(self.team.gather(own)):
+            logits[rank :: self.team.world] = part
+        return logits
+
+    # --- state
+
+    def save(self, epoch: int) -> None:
+        """Save everything needed to go on, unless a process has met a loss that is not finite."""
+        self.look(epoch)
+        bad, asked = self.team.add(float(self.first_bad >= 0), float(self.stop.signal != 0))
+        self.stopping = asked > 0
+        if bad or not self.store:
+            return
+        self.progress.loss = float(self.loss) if self.progress.step else 0.0
+        state = {
+            "batch_size": self.params.batch_size,
+            "progress": asdict(self.progress),
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "plateau": self.plateau.state(),
+            "ema": self.ema.module.state_dict() if self.ema is not None else {},
+            "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else {},
+        }
+        shown = {
+            "epoch": len(self.progress.history),
+            "step": self.progress.step,
+            "best_epoch": self.progress.best_epoch,
+            "best_score": abs(self.progress.best_goodness) if self.progress.best_epoch else None,
+        }
+        self.store.save(state, self.progress.best_epoch, shown)
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to a saved state."""
+        self.progress = Progress(**state["progress"])
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.plateau = Plateau.from_state(state["plateau"])
+        if self.ema is not None:
+            self.ema.module.load_state_dict(state["ema"])
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.best = state["best"] or {}
+        if self.team.is_first:
+            print(f"going on after epoch {len(self.progress.history)}, step {self.progress.step}", flush=True)
+
+    def end_if_asked(self, epoch: int) -> None:
+        """Raise Stopped when a process was told to stop; the state is saved by now."""
+        if self.stopping:
+            where = f"epoch {epoch}, step {self.progress.step or self.steps_an_epoch}"
+            kept = "the state is saved, and the same command goes on from there" if self.store else "no state is kept"
+            raise Stopped(f"stopped after {where}; {kept}", self.stop.signal or 15)
+
+
+def _seed(*numbers: int) -> int:
+    """One seed from several numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
 
 
 def validation_scores(logits: np.ndarray, data: TrainingData) -> Scores:
@@ -157,32 +381,4 @@ def validation_scores(logits: np.ndarray, data: TrainingData) -> Scores:
             "the network's outputs on the validation split are not finite: training diverged; lower train.lr"
         )
     scores = headline_metrics(softmax(logits), data.labels[data.val], data.classes)
-    return {"loss": scores["log_loss"], **{name: scores[name] for name in SHOWN_SCORES}}
-
-
-def make_loader(
-    data: TrainingData, params: TrainParams, *, workers: int = 0, pin: bool = False
-) -> tuple[DataLoader, EpochOrder]:
-    """The training loader and the order it follows; call `order.set_epoch` before each pass."""
-    labels = data.labels[data.train]
-    weights = None
-    if params.balance == "weighted_sampler":
-        weights = class_weights(labels, data.classes)[labels]
-    else:
-        class_counts(labels, data.classes)
-    order = EpochOrder(data.train, params.batch_size, seed=params.seed, weights=weights)
-    loader = DataLoader(
-        PackedImages(data.images, data.labels, magnitudes(params.augment), params.seed),
-        batch_sampler=order,
-        collate_fn=to_tensors,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        pin_memory=pin,
-        generator=torch.Generator().manual_seed(params.seed),
-    )
-    return loader, order
-
-
-def to_tensors(batch: Batch) -> Batch:
-    """The arrays of a batch as tensors that share their memory."""
-    return Batch(*(torch.from_numpy(array) for array in batch))
+    return {"loss": float(scores["log_loss"]), **{name: float(scores[name]) for name in SHOWN_SCORES}}

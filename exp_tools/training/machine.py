@@ -12,9 +12,12 @@ from exp_tools.params import MachineParams
 def prepare_machine(machine: MachineParams) -> torch.device:
     """Set the thread count and deterministic algorithms, and say which device to use.
 
+    Under torchrun the processes of a host share its cores, and each takes the GPU of its own number.
+
     Raises UserError when a GPU is demanded and there is none.
     """
-    torch.set_num_threads(cores() if machine.threads == "auto" else machine.threads)
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    torch.set_num_threads(max(1, cores() // beside) if machine.threads == "auto" else machine.threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
@@ -26,7 +29,7 @@ def prepare_machine(machine: MachineParams) -> torch.device:
 
 def _gpu() -> torch.device | None:
     if torch.cuda.is_available():
-        return torch.device("cuda")
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     if torch.backends.mps.is_available():
         return torch.device("mps")
     return None
@@ -53,7 +56,9 @@ def cpu_has_bf16() -> bool:
 
 
 def loader_workers(machine: MachineParams, device: torch.device) -> int:
-    """Loader processes: none beside a processor that computes anyway, else the cores less one, at most eight."""
+    """Loader processes of one training process: none beside a processor that computes anyway, else its share of the
+    cores less one, at most eight."""
     if machine.workers != "auto":
         return machine.workers
-    return 0 if device.type == "cpu" else max(1, min(8, cores() - 1))
+    share = cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return 0 if device.type == "cpu" else max(1, min(8, share - 1))

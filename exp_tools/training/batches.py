@@ -1,0 +1,102 @@
+"""Batches for training: the loader, the order it follows, and a batch size that fits."""
+
+import copy
+import itertools
+import signal
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import torch
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from torch import nn
+from torch.utils.data import DataLoader
+
+from exp_tools.data.augment import magnitudes
+from exp_tools.data.dataset import Batch, EpochOrder, PackedImages
+from exp_tools.models.inputs import network_inputs
+from exp_tools.params import TrainParams
+from exp_tools.training.data import Setup, TrainingData
+from exp_tools.training.losses import class_counts, class_weights
+from exp_tools.training.team import Team
+
+LARGEST_BATCH = 1024
+PROCESSOR_BATCH = 32
+"""On a processor a larger batch is no faster, and memory that is out cannot be caught there."""
+
+
+def make_loader(
+    data: TrainingData, params: TrainParams, *, workers: int = 0, pin: bool = False, rank: int = 0, world: int = 1
+) -> tuple[DataLoader, EpochOrder]:
+    """The training loader and the order it follows; call `order.set_epoch` before each pass.
+
+    Raises UserError when a class has no image in train.
+    """
+    labels = data.labels[data.train]
+    class_counts(labels, data.classes)
+    weights = None
+    if params.sampler != "none":
+        weights = class_weights(labels, data.classes, params.sampler)[labels]
+    order = EpochOrder(data.train, params.batch_size, seed=params.seed, weights=weights, rank=rank, world=world)
+    loader = DataLoader(
+        PackedImages(data.images, data.labels, magnitudes(params.augment), params.seed, data.metadata),
+        batch_sampler=order,
+        collate_fn=to_tensors,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=pin,
+        worker_init_fn=leave_ctrl_c_to_the_main_process,
+        generator=torch.Generator().manual_seed(params.seed),
+    )
+    return loader, order
+
+
+def to_tensors(batch: Batch) -> Batch:
+    """The arrays of a batch as tensors that share their memory."""
+    return Batch(*(torch.from_numpy(array) for array in batch))
+
+
+def leave_ctrl_c_to_the_main_process(worker: int) -> None:
+    """A worker that dies of Ctrl-C would break the step that the main process is about to finish."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
+    """Batches in lists of `size`, the last one perhaps shorter."""
+    iterator = iter(batches)
+    while group := list(itertools.islice(iterator, size)):
+        yield group
+
+
+def resolve_batch_size(network: nn.Module, data: TrainingData, setup: Setup, team: Team) -> int:
+    """The largest power of two that survives a training step on the GPU, up to LARGEST_BATCH; a processor takes 32.
+
+    Over several processes the size is that of the whole batch.
+    """
+    if setup.device.type == "cpu":
+        return PROCESSOR_BATCH
+    size = LARGEST_BATCH
+    while size > 1:
+        try:
+            try_step(network, data, setup, size)
+            break
+        except RuntimeError as error:
+            if not should_reduce_batch_size(error):
+                raise
+            size //= 2
+        finally:
+            clear_device_cache(garbage_collection=True)
+    return min(team.gather(size)) * team.world
+
+
+def try_step(network: nn.Module, data: TrainingData, setup: Setup, size: int) -> None:
+    """Forward, backward and an AdamW step of a copy on `size` images; raises what the device raises."""
+    trial = copy.deepcopy(network).train()
+    optimizer = torch.optim.AdamW(trial.parameters())
+    images = np.load(data.images, mmap_mode="r")
+    pixels = torch.zeros((size, *images.shape[1:]), dtype=torch.uint8)
+    inputs = network_inputs(trial, pixels, torch.zeros(size, 3), setup.device)
+    lower = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(setup.precision)
+    with torch.autocast(setup.device.type, dtype=lower, enabled=lower is not None):
+        loss = trial(*inputs).float().square().mean()
+    loss.backward()
+    optimizer.step()
