@@ -72,9 +72,11 @@ def test_two_processes_are_one_at_the_double_batch(project):
     port = free_port()
     agents = [
         subprocess.Popen(
-            [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
-            + ["--node-rank", str(rank), "--master-addr", "127.0.0.1", "--master-port", str(port)]
-            + ["-m", "stages.train"],
+            [
+                *(sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"),
+                *("--node-rank", str(rank), "--master-addr", "127.0.0.1", "--master-port", str(port)),
+                *("-m", "stages.train"),
+            ],
             cwd=project.folder,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
