@@ -57,6 +57,10 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     runs.add_argument("--delete", metavar="NAME", help="delete what this run left")
     runs.add_argument("--json", action="store_true", help="as JSON, for programs")
     runs.set_defaults(run=_runs)
+
+    recipe = commands.add_parser("recipe", help="list the recipes, or print one: dvc exp run $(exp-tools recipe NAME)")
+    recipe.add_argument("name", nargs="?", help="a recipe, to print as words for dvc exp run")
+    recipe.set_defaults(run=_recipe)
     return parser, list(commands.choices)
 
 
@@ -81,6 +85,24 @@ def _doctor(options: argparse.Namespace) -> int:
     checks = diagnose(find_project(Path.cwd()))
     print(json.dumps([check._asdict() for check in checks], indent=2) if options.json else report(checks))
     return int(any(check.status == "missing" for check in checks))
+
+
+def _recipe(options: argparse.Namespace) -> int:
+    from exp_tools.doctor import find_project
+    from exp_tools.recipes import REFUSED_BY_DVC, find_recipe, list_recipes, words
+
+    root = find_project(Path.cwd())
+    if options.name is None:
+        recipes = list_recipes(root)
+        width = max(len(recipe.name) for recipe in recipes)
+        print("\n".join(f"{recipe.name:<{width}}  {recipe.summary}" for recipe in recipes))
+        return 0
+    try:
+        print("\n".join(words(find_recipe(root, options.name), root)))
+    except UserError:
+        print(REFUSED_BY_DVC)
+        raise
+    return 0
 
 
 def _duplicates(options: argparse.Namespace) -> int:
