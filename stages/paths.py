@@ -28,4 +28,4 @@ FIGURES = Path("plots/figures")
 DATA_FIGURES = Path("plots/data")
 
 RUNS = Path(os.environ.get("DVC_ROOT") or ".") / "runs"
-"""State of unfinished training, in the project itself also for queued experiments, which run in a folder of their own."""
+"""State of unfinished training, in the project itself also for queued experiments, which run in folders elsewhere."""

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from exp_tools.data.dataset import EpochOrder, FixedOrder, Key, PackedImages
-from exp_tools.training.loop import TrainingData, make_loader
+from exp_tools.training.batches import make_loader
+from exp_tools.training.data import TrainingData
 
 
 def test_fetched_images_and_labels_are_those_of_the_rows(packed):
@@ -20,7 +21,7 @@ def test_an_epoch_draws_every_row_once_in_an_order_of_its_own():
     order = EpochOrder(np.arange(10, 17), 3, seed=0)
     order.set_epoch(1)
     first = list(order)
-    assert [len(batch) for batch in first] == [3, 3, 1]
+    assert [len(batch) for batch in first] == [2, 2, 3]
     assert len(order) == 3
     assert sorted(key.index for batch in first for key in batch) == list(range(10, 17))
     assert [key.position for batch in first for key in batch] == list(range(7))
@@ -40,11 +41,11 @@ def test_fixed_order_keeps_the_order():
     assert [[key.index for key in batch] for batch in FixedOrder(np.array([5, 3, 4]), 2)] == [[5, 3], [4]]
 
 
-@pytest.mark.parametrize("balance", ["none", "weighted_sampler"])
-def test_batches_are_the_same_with_any_number_of_workers(packed, params, balance):
+@pytest.mark.parametrize("sampler", ["none", "balanced"])
+def test_batches_are_the_same_with_any_number_of_workers(packed, params, sampler):
     path, labels = packed
-    data = TrainingData(path, labels, np.arange(8), np.arange(8), ["a", "b", "c", "d"])
-    settings = params.train.model_copy(update={"batch_size": 3, "balance": balance})
+    data = TrainingData(path, labels, np.arange(8), np.arange(8), ["a", "b", "c", "d"], [])
+    settings = params.train.model_copy(update={"batch_size": 3, "sampler": sampler})
     seen = []
     for workers in (0, 1, 2):
         loader, order = make_loader(data, settings, workers=workers)
@@ -59,3 +60,12 @@ def test_batches_are_the_same_with_any_number_of_workers(packed, params, balance
             assert torch.equal(left.images, right.images)
             assert torch.equal(left.labels, right.labels)
     assert not torch.equal(seen[0][0].images, seen[0][3].images)
+
+
+def test_no_batch_is_a_lone_image():
+    for images in range(2, 60):
+        sizes = [len(keys) for keys in EpochOrder(np.arange(images), 8, seed=0)]
+        assert sum(sizes) == images
+        assert max(sizes) <= 8
+        assert max(sizes) - min(sizes) <= 1
+        assert len(sizes) == -(-images // 8)

@@ -21,7 +21,7 @@ from exp_tools.training.runs import RunStore, delete_run, fingerprint, list_runs
 OUTS = ("models/model.safetensors", "metrics/train/**/*")
 BUSY = {  # everything that has a state of its own
     "epochs": 4,
-    "batch_size": 8,
+    "batch_size": 4,
     "accumulate": 2,
     "optimizer": "adam",
     "schedule": "plateau",
@@ -60,6 +60,7 @@ KILLER = """
 import os, random, signal, sys, time
 from pathlib import Path
 import torch
+import exp_tools.models.soft_attention
 import stages.train
 from exp_tools.errors import run_main
 
@@ -79,7 +80,7 @@ Path("metrics/train").rename("metrics/train-whole")
 chance, kills, early = random.Random(int(sys.argv[2])), 0, 0
 while kills < int(sys.argv[1]):
     pid = child()
-    time.sleep(chance.uniform(0, whole / 3))
+    time.sleep(chance.uniform(0, whole / 2))
     if os.waitpid(pid, os.WNOHANG)[0]:
         early += 1  # it was done already, and what comes next begins anew
         continue
@@ -94,7 +95,8 @@ print(f"{kills} kills, {early} early ends, {whole:.1f} s")
 def test_twenty_kills_change_no_byte(project):
     done = project.run(sys.executable, "-c", KILLER, "20", "0")
     assert done.stdout.strip().splitlines()[-1].startswith("20 kills")
-    assert "going on after epoch" in done.stdout
+    resumed = {line for line in done.stdout.splitlines() if line.startswith("going on after epoch")}
+    assert len(resumed) >= 5, "the kills came too early to prove anything"
     folder = project.folder
     whole = (folder / "models-whole/model.safetensors").read_bytes()
     assert (folder / "models/model.safetensors").read_bytes() == whole
@@ -120,7 +122,6 @@ def test_a_signal_ends_after_the_step_with_the_state_saved(project, number):
     stopped = project.run(sys.executable, "-c", script, check=False)
     assert stopped.returncode == 128 + number
     assert "stopped after epoch 1, step 3; the state is saved" in stopped.stderr
-    assert not (project.folder / "models/model.safetensors").exists() or True
     assert len(left_over(project)) == 1
     done = train(project)
     assert "going on after epoch 0, step 3" in done.stdout

@@ -1,5 +1,6 @@
 """Packed images as batches, and the order in which an epoch draws them. Nothing here knows a training library."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -86,6 +87,9 @@ class PackedImages:
 class EpochOrder:
     """Batches of keys for one epoch: a shuffle, or a weighted draw with replacement, by (seed, epoch) alone.
 
+    Batches are at most `batch_size` large and differ by at most one image, so that no lone image is left over, of
+    which BatchNorm could take no statistics.
+
     Of `world` processes, process `rank` gets every world-th key of each batch, so that all together see the batches
     that one process alone would see. Where a short last batch does not go round, a share is filled up with padding.
     """
@@ -119,9 +123,9 @@ class EpochOrder:
         else:
             drawn = generator.choice(self.index, size=len(self.index), p=self.weights)
         keys = [Key(self.epoch, position, int(row)) for position, row in enumerate(drawn)]
-        for start in range(self.first * self.batch_size, len(keys), self.batch_size):
-            share = keys[start : start + self.batch_size][self.rank :: self.world]
-            yield share or [Key(self.epoch, 0, PADDING)]
+        bounds = [len(keys) * place // len(self) for place in range(len(self) + 1)]
+        for start, end in list(itertools.pairwise(bounds))[self.first :]:
+            yield keys[start:end][self.rank :: self.world] or [Key(self.epoch, 0, PADDING)]
 
 
 class FixedOrder:
