@@ -1,6 +1,5 @@
 """Recipes: each is a valid, complete change of the parameters, reaches DVC through a shell unharmed, and trains."""
 
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ from project import TINY, Project, clone, merge
 
 from exp_tools import cli
 from exp_tools.errors import UserError
+from exp_tools.models.artifact import read_facts
 from exp_tools.params import AugmentParams, TrainParams, parse_params
 from exp_tools.recipes import REFUSED_BY_DVC, Recipe, find_recipe, list_recipes, merged, words
 
@@ -245,11 +245,10 @@ def test_a_recipe_trains(name, data_project):
     for stage in ("split", "train"):
         data_project.run(sys.executable, "-m", f"stages.{stage}")
 
-    with (data_project.folder / "models" / "model.safetensors").open("rb") as model:
-        header = json.loads(model.read(int.from_bytes(model.read(8), "little")))
-    facts = json.dumps(header["__metadata__"])
-    assert RECIPES[name].changes["model"]["name"] in facts
-    assert ("non_mel" in facts) == (name == "melanoma")
+    facts = read_facts(data_project.folder / "models" / "model.safetensors")
+    assert facts.architecture == RECIPES[name].changes["model"]["name"]
+    dx = set(pd.read_csv(data_project.folder / "data" / "prepared" / "labels.csv")["dx"])
+    assert set(facts.classes) == ({"mel", "non_mel"} if name == "melanoma" else dx)
     curves = data_project.folder / "metrics" / "train" / "plots" / "metrics"
     loss = pd.read_csv(curves / "val" / "loss.tsv", sep="\t")["loss"]
     assert len(loss) == 2
