@@ -111,10 +111,12 @@ class Trainer:
     """One run of training; `fit` is its only user."""
 
     def __init__(self, model, data, params, setup, store, stop, on_epoch):
+        threads = torch.get_num_threads()
         self.accelerator = Accelerator(
             cpu=setup.device.type == "cpu",
             mixed_precision="no" if setup.precision == "fp32" else setup.precision,
         )
+        torch.set_num_threads(threads)  # which accelerate changes where several processes meet
         self.team, self.device = Team(), self.accelerator.device
         self.data, self.setup, self.stop, self.stopping = data, setup, stop, False
         self.store = store if self.team.is_first else None
