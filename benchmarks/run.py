@@ -132,6 +132,65 @@ def loader_case(files: list[Path], scratch: Path, repeats: int) -> Case:
     )
 
 
+def train_case(files: list[Path], scratch: Path, repeats: int) -> Case:
+    """The steps of our training loop, loader and augmentation included, against a bare loop on tensors in memory."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    from exp_tools.models.registry import build_model
+    from exp_tools.params import load_params
+    from exp_tools.training.batches import groups
+    from exp_tools.training.data import Setup, TrainingData
+    from exp_tools.training.loop import Trainer
+    from exp_tools.training.stopping import StopRequest
+
+    torch.set_num_threads(cores())
+    size, batch, some = 128, 32, files[:160]
+    pack_images(some, scratch / "train.npy", size=size, processes=cores())
+    labels = np.arange(len(some)) % 7
+    rows = np.arange(len(some))
+    data = TrainingData(scratch / "train.npy", labels, rows, rows, list("abcdefg"), [file.stem for file in some])
+    params = load_params().train.model_copy(update={"batch_size": batch, "epochs": 10**6, "schedule": "constant"})
+    knobs = {"backbone": "resnet18"}
+    trainer = Trainer(
+        build_model("soft_attention", knobs, 7), data, params, Setup(torch.device("cpu")), None, StopRequest(), print
+    )
+    trainer.runner = trainer.network.train()
+
+    def ours() -> None:
+        trainer.order.set_epoch(1)
+        trainer.progress.step = 0
+        for group in groups(trainer.loader, 1):
+            trainer.step(1, group)
+            trainer.look(1)
+
+    bare = build_model("soft_attention", knobs, 7).to(memory_format=torch.channels_last).train()
+    optimizer = torch.optim.AdamW(bare.parameters(), lr=params.lr, fused=True)
+    parts = [slice(start, start + batch) for start in range(0, len(some), batch)]
+    pixels = torch.from_numpy(np.load(scratch / "train.npy")).permute(0, 3, 1, 2).float() / 255
+    tensors = [
+        (pixels[part].contiguous(memory_format=torch.channels_last), torch.from_numpy(labels[part])) for part in parts
+    ]
+
+    def rival() -> None:
+        for images, targets in tensors:
+            cross_entropy(bare(images), targets).backward()
+            torch.nn.utils.clip_grad_norm_(bare.parameters(), params.clip_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+
+    return compare(
+        "train",
+        "images/s",
+        len(some),
+        ours,
+        rival,
+        against="bare loop on tensors in memory",
+        target=0.95,
+        repeats=repeats,
+    )
+
+
 def split_case(repeats: int) -> Case:
     """Splitting 10,015 rows against the two seconds it may take."""
     generator = np.random.default_rng(0)
@@ -168,6 +227,7 @@ def main() -> None:
         cases = [
             prepare_case(files, scratch, arguments.repeats),
             loader_case(files, scratch, arguments.repeats),
+            train_case(files, scratch, arguments.repeats),
             split_case(arguments.repeats),
             import_case(arguments.repeats),
         ]
