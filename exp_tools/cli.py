@@ -38,7 +38,9 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    models = commands.add_parser("models", help="list the architectures: name, parameters, what each is")
+    models = commands.add_parser(
+        "models", help="list the architectures as published: parameters, multiply-adds, what each is"
+    )
     models.add_argument("--json", action="store_true", help="as JSON, for programs")
     models.set_defaults(run=_models)
 
@@ -71,11 +73,14 @@ def _models(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(models, indent=2))
         return 0
-    rows = [("name", "parameters", "what it is")]
-    rows += [(model["name"], f"{model['parameters']:,}", model["summary"]) for model in models]
-    name_width, count_width = (max(len(row[column]) for row in rows) for column in (0, 1))
-    for name, count, summary in rows:
-        print(f"{name:<{name_width}}  {count:>{count_width}}  {summary}")
+    rows = [("name", "parameters", "outside the backbone", "multiply-adds", "at", "what it is")]
+    for model in models:
+        counts = (f"{model['parameters']:,}", f"{model['outside_backbone']:,}", f"{model['multiply_adds'] / 1e9:.2f} G")
+        rows.append((model["name"], *counts, f"{model['image_size']} px", model["summary"]))
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    for name, *numbers, summary in rows:
+        aligned = [f"{number:>{width}}" for number, width in zip(numbers, widths[1:], strict=True)]
+        print("  ".join([f"{name:<{widths[0]}}", *aligned, summary]))
     return 0
 
 

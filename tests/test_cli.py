@@ -10,8 +10,22 @@ from exp_tools import cli
 from exp_tools.errors import UserError
 
 MODELS = [
-    {"name": "soft_attention", "parameters": 11_180_000, "summary": "attention maps on a backbone"},
-    {"name": "timm", "parameters": 950, "summary": "any backbone, linear head"},
+    {
+        "name": "soft_attention",
+        "parameters": 11_180_000,
+        "outside_backbone": 3_500,
+        "multiply_adds": 1_816_000_000,
+        "image_size": 224,
+        "summary": "attention maps on a backbone",
+    },
+    {
+        "name": "timm",
+        "parameters": 950,
+        "outside_backbone": 10,
+        "multiply_adds": 12_345_678_901,
+        "image_size": 1024,
+        "summary": "any backbone, linear head",
+    },
 ]
 
 
@@ -24,9 +38,9 @@ def two_models(monkeypatch):
 def test_models_are_an_aligned_table(two_models, capsys):
     assert cli.main(["models"]) == 0
     assert capsys.readouterr().out == (
-        "name            parameters  what it is\n"
-        "soft_attention  11,180,000  attention maps on a backbone\n"
-        "timm                   950  any backbone, linear head\n"
+        "name            parameters  outside the backbone  multiply-adds       at  what it is\n"
+        "soft_attention  11,180,000                 3,500         1.82 G   224 px  attention maps on a backbone\n"
+        "timm                   950                    10        12.35 G  1024 px  any backbone, linear head\n"
     )
 
 

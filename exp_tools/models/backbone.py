@@ -1,8 +1,13 @@
-"""Any timm network as a maker of feature maps."""
+"""Any timm network as a maker of feature maps, and what the architectures around it share."""
+
+import copy
+from typing import Any
 
 import timm
 import torch
+from timm.models import EfficientNet
 from torch import Tensor, nn
+from torch.nn import functional
 
 from exp_tools.errors import UserError
 
@@ -16,14 +21,17 @@ class Backbone(nn.Module):
     pixel_mean, pixel_std : what the network's images are normalised with, three numbers each in 0..1
     """
 
-    def __init__(self, name: str, *, pretrained: bool = False):
+    def __init__(self, name: str, *, pretrained: bool = False, **options: Any):
         super().__init__()
-        self.network = create_timm(name, pretrained=pretrained, num_classes=0, global_pool="")
+        self.name = name
+        self.network = create_timm(name, pretrained=pretrained, num_classes=0, global_pool="", **options)
+        _drop_head(self.network)
         self.num_features: int = self.network.num_features
         config = self.network.pretrained_cfg
         self.pixel_mean, self.pixel_std = tuple(config["mean"]), tuple(config["std"])
 
-    def forward(self, x: Tensor) -> Tensor:
+    def features(self, x: Tensor) -> Tensor:
+        """`forward` without its explanations of errors."""
         features = self.network.forward_features(x)
         if features.ndim == 3:  # tokens of a transformer: [B, prefix + H·W, C]
             tokens = features[:, getattr(self.network, "num_prefix_tokens", 0) :]
@@ -33,17 +41,94 @@ class Backbone(nn.Module):
             return features.permute(0, 3, 1, 2)
         return features
 
+    def forward(self, x: Tensor, *more: Any) -> Tensor:
+        """The feature map; raises UserError for a size or a batch that the network cannot take."""
+        try:
+            return self.features(x, *more)
+        except torch.OutOfMemoryError:
+            raise
+        except (AssertionError, RuntimeError, ValueError) as error:
+            fault = self._fault_of_input(x, str(error))
+            if fault is None:
+                raise
+            raise UserError(fault) from error
 
-def create_timm(name: str, *, pretrained: bool, **options: object) -> nn.Module:
-    """timm.create_model with errors that a person can act on."""
-    if not timm.is_model(name.split(".")[0]):
-        near = [found.split(".")[0] for found in timm.list_models(f"*{name.split('_')[0].split('.')[0]}*")][:5]
+    def _fault_of_input(self, x: Tensor, message: str) -> str | None:
+        """What is wrong with the input, when the input is to blame for an error."""
+        size = x.shape[-1]
+        if "more than 1 value per channel" in message:
+            return (
+                f"{self.name} cannot learn from a batch of one image at {size} pixels: its last maps have a single "
+                "position, and BatchNorm needs two values. Raise train.batch_size or prepare.image_size"
+            )
+        try:
+            with torch.no_grad():
+                copy.deepcopy(self.network).to("meta").eval().forward_features(x[:1].to("meta"))
+        except (AssertionError, RuntimeError, ValueError):
+            native = self.network.pretrained_cfg["input_size"][-1]
+            return (
+                f"{self.name} cannot take images of {size} pixels, it was made for {native}: "
+                "change prepare.image_size or the backbone"
+            )
+        return None
+
+
+class PooledNet(nn.Module):
+    """Feature map, global average, dropout, classifier."""
+
+    uses_metadata = False
+
+    def __init__(self, backbone: Backbone, classifier: nn.Module, dropout: float):
+        super().__init__()
+        self.backbone = backbone
+        self.pixel_mean, self.pixel_std = backbone.pixel_mean, backbone.pixel_std
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = classifier
+
+    def feature_map(self, x: Tensor) -> Tensor:
+        """Last feature map [B, C, H, W] of normalised images [B, 3, S, S]."""
+        return self.backbone(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.dropout(global_average(self.feature_map(x))))
+
+
+class _OneValueNorm:
+    """BatchNorm that takes a training batch of one value a channel: the running statistics normalise it and stay.
+
+    There is nothing to estimate a variance from, and torch stops with an error.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and x.numel() == x.shape[1]:
+            return functional.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(x)
+
+
+class VectorNorm(_OneValueNorm, nn.BatchNorm1d):
+    """BatchNorm over vectors [B, C] that takes a batch of one."""
+
+
+class PooledNorm(_OneValueNorm, nn.BatchNorm2d):
+    """BatchNorm over pooled maps [B, C, 1, 1] that takes a batch of one."""
+
+
+def create_timm(name: str, *, pretrained: bool, **options: Any) -> nn.Module:
+    """timm.create_model, for images of any size where timm can, with errors that a person can act on."""
+    plain, _, tag = name.partition(".")
+    if not timm.is_model(plain):
+        near = [found.split(".")[0] for found in timm.list_models(f"*{plain.split('_')[0]}*")][:5]
         hint = f"; timm has for example {', '.join(near)}" if near else ""
         raise UserError(
             f"timm has no backbone {name!r}{hint}. All names: python -c 'import timm; print(timm.list_models())'"
         )
+    tags = [found.partition(".")[2] for found in timm.list_pretrained(f"{plain}.*")]
+    if tag and tag not in tags:
+        raise UserError(f"timm has no weights {tag!r} of {plain}; it has {', '.join(tags) or 'none'}")
+    if pretrained and not tags:
+        raise UserError(f"timm has no ImageNet weights of {name}: set model.weights to none or to a weight file")
     try:
-        return timm.create_model(name, pretrained=pretrained, **options)
+        return _create(name, pretrained=pretrained, **options)
     except (OSError, RuntimeError, ValueError) as error:
         if not pretrained:
             raise
@@ -54,10 +139,30 @@ def create_timm(name: str, *, pretrained: bool, **options: object) -> nn.Module:
         ) from error
 
 
+def _create(name: str, **options: Any) -> nn.Module:
+    try:  # a vision transformer takes one size unless it is told otherwise; other networks do not know the words
+        return timm.create_model(name, dynamic_img_size=True, dynamic_img_pad=True, **options)
+    except TypeError:
+        return timm.create_model(name, **options)
+
+
+def _drop_head(network: nn.Module) -> None:
+    """Remove what timm keeps behind the feature map even without classes (119 M weights of VGG, ConvNeXt's norm).
+
+    It would learn nothing, and processes that average gradients would wait for it.
+    """
+    behind = ["pre_logits", "head"]
+    if not isinstance(network, EfficientNet):  # whose conv_head makes the feature map
+        behind.append("conv_head")
+    for name in behind:
+        if isinstance(getattr(network, name, None), nn.Module):
+            setattr(network, name, nn.Identity())
+
+
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or ["no further word"])[0]
 
 
 def global_average(features: Tensor) -> Tensor:
     """Mean over positions: [B, C, H, W] to [B, C]."""
-    return torch.flatten(nn.functional.adaptive_avg_pool2d(features, 1), 1)
+    return torch.flatten(functional.adaptive_avg_pool2d(features, 1), 1)

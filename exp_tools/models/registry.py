@@ -2,26 +2,35 @@
 
 import difflib
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from exp_tools import models
+from exp_tools.data.metadata import Vocabulary
 from exp_tools.errors import UserError
 
 _BUILDERS: dict[str, Callable[..., nn.Module]] = {}
+_IMAGE_SIZES: dict[str, int] = {}
 _ROOMS = {"registry", "artifact", "backbone", "inputs", "weights"}
 
 
-def register(builder: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+def register(builder: Callable[..., nn.Module] | None = None, *, image_size: int = 224) -> Callable:
     """Decorator: offer `builder(num_classes, *, pretrained=False, **knobs)` under its own name.
 
     The name must be the file's, the knobs those of the section `model.<name>` in params.yaml, and their defaults the
-    published architecture. The first line of the docstring is what `exp-tools models` prints.
+    published architecture, for images of `image_size` pixels. The first line of the docstring is what `exp-tools models`
+    prints.
     """
+    if builder is None:
+        return lambda builder: register(builder, image_size=image_size)
     _BUILDERS[builder.__name__] = builder
+    _IMAGE_SIZES[builder.__name__] = image_size
     return builder
 
 
@@ -33,7 +42,8 @@ def list_models() -> list[str]:
 def build_model(name: str, knobs: dict[str, Any], num_classes: int, *, pretrained: bool = False) -> nn.Module:
     """Build an architecture; it maps float [B, 3, S, S], normalised, to logits [B, num_classes].
 
-    The module has `feature_map(x)` [B, C, H, W], and `pixel_mean` and `pixel_std`, three numbers each in 0..1.
+    The module has `backbone` (all that may be pretrained), `feature_map(x)` [B, C, H, W], `pixel_mean` and `pixel_std`
+    (three numbers each in 0..1), and `uses_metadata`: whether its forward takes float [B, 3] of metadata.encode too.
 
     Raises
     ------
@@ -43,15 +53,47 @@ def build_model(name: str, knobs: dict[str, Any], num_classes: int, *, pretraine
     return _builder(name)(num_classes, pretrained=pretrained, **knobs)
 
 
+def metadata_knobs(name: str, vocabulary: Vocabulary) -> dict[str, int]:
+    """Sizes of the vocabulary for a builder that takes `sexes` and `localizations`; none for another."""
+    sizes = {"sexes": len(vocabulary.sex), "localizations": len(vocabulary.localization)}
+    taken = inspect.signature(_builder(name)).parameters
+    return {knob: size for knob, size in sizes.items() if knob in taken}
+
+
 def describe_models(num_classes: int = 7) -> list[dict[str, Any]]:
-    """Name, parameter count with `num_classes` at the published defaults, and one line about each architecture."""
-    rows = []
-    for name in list_models():
-        builder = _builder(name)
-        parameters = sum(parameter.numel() for parameter in builder(num_classes).parameters())
-        summary = (builder.__doc__ or "").strip().splitlines()[0]
-        rows.append({"name": name, "parameters": parameters, "summary": summary})
-    return rows
+    """What each architecture is at its published defaults, whatever params.yaml says; nothing is computed.
+
+    Returns
+    -------
+    For each: name, parameters with `num_classes`, how many of them lie outside the backbone, multiply_adds of one image
+    of image_size pixels (convolutions and matrix products, as torch counts them), and a line of summary
+    """
+    return [_describe(name, num_classes) for name in list_models()]
+
+
+def _describe(name: str, num_classes: int) -> dict[str, Any]:
+    builder, size = _builder(name), _IMAGE_SIZES[name]
+    with torch.device("meta"):  # shapes without numbers
+        network = builder(num_classes).eval()
+        inputs = [torch.empty(1, 3, size, size)]
+        if network.uses_metadata:
+            inputs.append(torch.empty(1, 3))
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(*inputs)
+    parameters = count_parameters(network)
+    return {
+        "name": name,
+        "parameters": parameters,
+        "outside_backbone": parameters - count_parameters(network.backbone),
+        "multiply_adds": counter.get_total_flops() // 2,
+        "image_size": size,
+        "summary": (builder.__doc__ or "").strip().splitlines()[0],
+    }
+
+
+def count_parameters(module: nn.Module) -> int:
+    """How many numbers a module learns."""
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _builder(name: str) -> Callable[..., nn.Module]:

@@ -1,12 +1,16 @@
-"""CNN with soft attention over the positions of its last feature map.
+"""CNN with soft attention over the positions of its last feature map, or of the map before its last stage.
 
 Datta, Shaikh, Srihari, Gao: Soft-Attention Improves Skin Cancer Classification Performance, 2021, arXiv:2105.03358.
 """
 
+from collections.abc import Callable
+
 import torch
+from timm.models import VGG, ResNet
 from torch import Tensor, nn
 from torch.nn import functional
 
+from exp_tools.errors import UserError
 from exp_tools.models.backbone import Backbone, global_average
 from exp_tools.models.registry import register
 
@@ -37,8 +41,12 @@ class SoftAttentionNet(nn.Module):
     """Backbone, soft attention beside its features, global average, one linear layer.
 
     With `concat` the attended features are appended to the features, without they are added to them. With
-    `enabled=False` the features go on alone: the control that shows what attention is worth.
+    `enabled=False` the features go on alone, through the same pooling and dropout: the control that shows what
+    attention is worth. In a `CutBackbone` attention stands before the last stage, whose first convolutions are widened
+    for the appended channels.
     """
+
+    uses_metadata = False
 
     def __init__(
         self,
@@ -54,28 +62,39 @@ class SoftAttentionNet(nn.Module):
         super().__init__()
         self.backbone, self.concat = backbone, concat
         self.pixel_mean, self.pixel_std = backbone.pixel_mean, backbone.pixel_std
-        channels = backbone.num_features
+        self.inner = isinstance(backbone, CutBackbone)
+        channels = backbone.front_channels if self.inner else backbone.num_features
         self.attention = SoftAttention(channels, heads, kernel_size) if enabled else None
         self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(2 * channels if enabled and concat else channels, num_classes)
+        features, appended = backbone.num_features, enabled and concat
+        if self.inner:
+            self.widening = backbone.widen() if appended else nn.ModuleList()
+        elif appended:
+            features += channels
+        self.classifier = nn.Linear(features, num_classes)
 
     def feature_map(self, x: Tensor) -> Tensor:
         """Last feature map of the backbone [B, C, H, W] of normalised images [B, 3, S, S]."""
-        return self.backbone(x)
+        return self.backbone(x, self._attend) if self.inner else self.backbone(x)
 
     def attention_map(self, x: Tensor) -> Tensor:
         """Attention over positions [B, H, W] for normalised images; raises RuntimeError without attention."""
         if self.attention is None:
             raise RuntimeError("this network was built with enabled=False: it has no attention map")
-        return self.attention.attention_map(self.backbone(x))
+        return self.attention.attention_map(self.backbone.front(x) if self.inner else self.backbone(x))
 
     def forward(self, x: Tensor) -> Tensor:
         features = self.feature_map(x)
-        joined = _halve(features)
+        return self.classifier(global_average(features if self.inner else self._attend(features)))
+
+    def _attend(self, features: Tensor) -> Tensor:
+        """Features and attended features, each pooled, joined; ReLU and dropout."""
+        halve = self.backbone.halve if self.inner else _halve
+        joined = halve(features)
         if self.attention is not None:
-            attended = _halve(self.attention(features))
+            attended = halve(self.attention(features))
             joined = torch.cat([joined, attended], dim=1) if self.concat else joined + attended
-        return self.classifier(global_average(self.dropout(functional.relu(joined))))
+        return self.dropout(functional.relu(joined))
 
 
 def _halve(features: Tensor) -> Tensor:
@@ -83,11 +102,95 @@ def _halve(features: Tensor) -> Tensor:
     return functional.max_pool2d(features, 2, ceil_mode=True)
 
 
+class CutBackbone(Backbone):
+    """A VGG or ResNet cut before its last stage: behind block 4, before its pooling; behind stage 3.
+
+    The network's own halving takes the place of the attention block's: VGG's fourth max-pooling is in `halve`, and the
+    last stage of a ResNet begins with stride 2. So, with new weights of zero, the cut network computes what the whole
+    one does.
+    """
+
+    def __init__(self, name: str, *, pretrained: bool = False):
+        super().__init__(name, pretrained=pretrained)
+        network = self.network
+        if isinstance(network, VGG):
+            pools = [place for place, layer in enumerate(network.features) if isinstance(layer, nn.MaxPool2d)]
+            self.cut = pools[-2]
+        elif not isinstance(network, ResNet) or network.layer4[0].downsample is None:
+            raise UserError(
+                f"model.soft_attention.place inner is for VGG and ResNet backbones, and {name} is neither; "
+                "use place last, which fits any backbone"
+            )
+        parent, name_there = self._readers()[0]
+        self.front_channels: int = parent.get_submodule(name_there).in_channels
+
+    def front(self, x: Tensor) -> Tensor:
+        """From images to the map before the last stage: at 224 pixels 28x28 (VGG) or 14x14 (ResNet)."""
+        network = self.network
+        if isinstance(network, VGG):
+            return network.features[: self.cut](x)
+        x = network.maxpool(network.act1(network.bn1(network.conv1(x))))
+        return network.layer3(network.layer2(network.layer1(x)))
+
+    def halve(self, features: Tensor) -> Tensor:
+        """The pooling at the cut; a ResNet has none."""
+        return self.network.features[self.cut](features) if isinstance(self.network, VGG) else features
+
+    def features(self, x: Tensor, between: Callable[[Tensor], Tensor]) -> Tensor:
+        """The last feature map, with `between` (which halves) at the cut."""
+        features = between(self.front(x))
+        network = self.network
+        return network.features[self.cut + 1 :](features) if isinstance(network, VGG) else network.layer4(features)
+
+    def widen(self) -> nn.ModuleList:
+        """Let the last stage read twice the channels; returns the new convolutions, whose weights are zero."""
+        return nn.ModuleList([widen(parent, name) for parent, name in self._readers()])
+
+    def _readers(self) -> list[tuple[nn.Module, str]]:
+        """Every convolution that reads the map at the cut, as its parent and its name there."""
+        network = self.network
+        if isinstance(network, VGG):
+            behind = range(self.cut + 1, len(network.features))
+            first = next(place for place in behind if isinstance(network.features[place], nn.Conv2d))
+            return [(network.features, str(first))]
+        block = network.layer4[0]
+        shortcut = next(name for name, layer in block.downsample.named_children() if isinstance(layer, nn.Conv2d))
+        return [(block, "conv1"), (block.downsample, shortcut)]
+
+
+class WidenedConv2d(nn.Conv2d):
+    """A convolution that reads twice its channels, the second half with the weights of `extra`.
+
+    `extra` belongs to another module: the backbone keeps its names and shapes, so that weight files fit it, and new
+    weights learn while the backbone is frozen.
+    """
+
+    def __init__(self, conv: nn.Conv2d, extra: nn.Conv2d):
+        shape = (conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation)
+        super().__init__(*shape, bias=conv.bias is not None, device="meta")
+        self.weight, self.bias = conv.weight, conv.bias
+        self.hidden = (extra,)  # in a tuple, where nn.Module does not look for parameters
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = torch.cat([self.weight, self.hidden[0].weight], dim=1)
+        return functional.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation)
+
+
+def widen(parent: nn.Module, name: str) -> nn.Conv2d:
+    """Put a WidenedConv2d in the place of a convolution; returns the new half, whose weights are zero."""
+    conv = parent.get_submodule(name)
+    extra = nn.Conv2d(conv.in_channels, conv.out_channels, conv.kernel_size, bias=False)
+    nn.init.zeros_(extra.weight)
+    setattr(parent, name, WidenedConv2d(conv, extra))
+    return extra
+
+
 @register
 def soft_attention(
     num_classes: int,
     *,
     backbone: str = "resnet50",
+    place: str = "last",
     enabled: bool = True,
     heads: int = 16,
     kernel_size: int = 3,
@@ -95,9 +198,10 @@ def soft_attention(
     dropout: float = 0.5,
     pretrained: bool = False,
 ) -> nn.Module:
-    """CNN with soft attention on its last feature map (Datta et al. 2021)."""
+    """CNN with soft attention on its last feature map, or before its last stage (Datta et al. 2021)."""
+    make = CutBackbone if place == "inner" else Backbone
     return SoftAttentionNet(
-        Backbone(backbone, pretrained=pretrained),
+        make(backbone, pretrained=pretrained),
         num_classes,
         enabled=enabled,
         heads=heads,
