@@ -121,12 +121,12 @@ def test_frozen_means_frozen(data, settings):
 
 
 def test_accumulated_batches_are_one_large_batch(data, settings):
-    """With BatchNorm at rest and no dropout, 2 batches of 3 images and a short last one equal batches of 6."""
+    """With BatchNorm at rest and no dropout, batches of 2, 3 and 3 images in one step equal a batch of 8."""
     settings = changed(
         settings, epochs=2, optimizer="sgd", lr=0.01, unfreeze=0.0, class_weights={"a": 5.0, "c": 0.5}, loss="focal"
     )
-    one, _, history = train(data, changed(settings, batch_size=6), model=network(dropout=0.0))
-    two, _, other = train(data, changed(settings, batch_size=3, accumulate=2), model=network(dropout=0.0))
+    one, _, history = train(data, changed(settings, batch_size=8), model=network(dropout=0.0))
+    two, _, other = train(data, changed(settings, batch_size=3, accumulate=3), model=network(dropout=0.0))
     assert [row["train/loss"] for row in history] == pytest.approx([row["train/loss"] for row in other], rel=1e-5)
     for name, tensor in one.state_dict().items():
         torch.testing.assert_close(two.state_dict()[name], tensor, rtol=1e-4, atol=1e-6)
