@@ -27,8 +27,8 @@ repro: $(STAMP) ## run what changed of the pipeline; the first time all of it, o
 	@echo "Scores: metrics/evaluate.json   Figures: plots/   Model: models/model.safetensors"
 	@echo "Next:   source .venv/bin/activate, then dvc metrics show | dvc plots show | dvc exp run -S model.name=timm"
 
-test: lint ## lint, then the tests (PYTEST_ARGS="-k splits" passes arguments to pytest)
-	@$(RUN) pytest $(PYTEST_ARGS)
+test: lint ## lint, then the tests, two files at a time (PYTEST_ARGS="-k splits" passes arguments to pytest)
+	@$(RUN) pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 lint: $(STAMP) ## style and likely mistakes, by ruff
 	@$(RUN) ruff check .
