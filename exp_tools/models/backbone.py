@@ -1,10 +1,11 @@
 """Any timm network as a maker of feature maps, and what the architectures around it share."""
 
-import copy
 from typing import Any
 
+import requests
 import timm
 import torch
+from huggingface_hub import constants, try_to_load_from_cache
 from timm.models import EfficientNet
 from torch import Tensor, nn
 from torch.nn import functional
@@ -36,6 +37,8 @@ class Backbone(nn.Module):
         if features.ndim == 3:  # tokens of a transformer: [B, prefix + H·W, C]
             tokens = features[:, getattr(self.network, "num_prefix_tokens", 0) :]
             side = round(tokens.shape[1] ** 0.5)
+            if side**2 != tokens.shape[1]:
+                raise UserError(f"the tokens of {self.name} form no square map; choose another backbone")
             return tokens.transpose(1, 2).reshape(len(x), -1, side, side)
         if features.shape[1] != self.num_features:  # [B, H, W, C]
             return features.permute(0, 3, 1, 2)
@@ -62,8 +65,8 @@ class Backbone(nn.Module):
                 "position, and BatchNorm needs two values. Raise train.batch_size or prepare.image_size"
             )
         try:
-            with torch.no_grad():
-                copy.deepcopy(self.network).to("meta").eval().forward_features(x[:1].to("meta"))
+            with torch.device("meta"), torch.no_grad():
+                _create(self.name, pretrained=False).eval().forward_features(torch.empty(1, 3, size, size))
         except (AssertionError, RuntimeError, ValueError):
             native = self.network.pretrained_cfg["input_size"][-1]
             return (
@@ -128,15 +131,33 @@ def create_timm(name: str, *, pretrained: bool, **options: Any) -> nn.Module:
     if pretrained and not tags:
         raise UserError(f"timm has no ImageNet weights of {name}: set model.weights to none or to a weight file")
     try:
+        if pretrained:
+            _require_hub(name)
         return _create(name, pretrained=pretrained, **options)
     except (OSError, RuntimeError, ValueError) as error:
         if not pretrained:
             raise
         raise UserError(
-            f"the ImageNet weights of {name} could not be had ({type(error).__name__}: {_first_line(error)}). Either "
+            f"the ImageNet weights of {name} could not be had ({_first_line(error)}). Either "
             "connect to the network (they come from the Hugging Face hub and are kept in its cache), or set "
             "model.weights to none or to the path of a weight file"
         ) from error
+
+
+def _require_hub(name: str) -> None:
+    """Raise OSError when weights are neither in the cache nor to be had: the hub's own client tries for a minute."""
+    config = timm.get_pretrained_cfg(name)
+    place = config.hf_hub_id or ""
+    place += f"{config.architecture}.{config.tag}" if place.endswith("/") else ""
+    names = ("model.safetensors", "pytorch_model.bin")
+    if not place or constants.HF_HUB_OFFLINE or any(try_to_load_from_cache(place, file) for file in names):
+        return
+    try:
+        requests.head(constants.ENDPOINT, timeout=10)
+    except requests.exceptions.SSLError:
+        pass  # it is there; the client has its own certificates
+    except (requests.ConnectionError, requests.Timeout) as error:
+        raise OSError(f"no answer from {constants.ENDPOINT}") from error
 
 
 def _create(name: str, **options: Any) -> nn.Module:
@@ -160,7 +181,7 @@ def _drop_head(network: nn.Module) -> None:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ["no further word"])[0]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def global_average(features: Tensor) -> Tensor:

@@ -24,8 +24,8 @@ def register(builder: Callable[..., nn.Module] | None = None, *, image_size: int
     """Decorator: offer `builder(num_classes, *, pretrained=False, **knobs)` under its own name.
 
     The name must be the file's, the knobs those of the section `model.<name>` in params.yaml, and their defaults the
-    published architecture, for images of `image_size` pixels. The first line of the docstring is what `exp-tools models`
-    prints.
+    published architecture, for images of `image_size` pixels. The first line of the docstring is what `exp-tools
+    models` prints.
     """
     if builder is None:
         return lambda builder: register(builder, image_size=image_size)

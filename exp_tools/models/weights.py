@@ -41,8 +41,8 @@ def load_weights(model: nn.Module, path: Path) -> list[str]:
     missing = [name for name in wanted if name not in fitting]
     if missing:
         raise UserError(
-            f"model.weights {path}: {len(missing)} of the backbone's {len(wanted)} tensors are not in it, or in another "
-            f"shape ({', '.join(missing[:3])} …); is it of another backbone?"
+            f"model.weights {path}: {len(missing)} of the backbone's {len(wanted)} tensors are not in it, or not in "
+            f"this shape ({', '.join(missing[:3])} …); is it of another backbone?"
         )
     model.load_state_dict(fitting, strict=False)
     return summarise_names(name for name in own if name not in fitting)
