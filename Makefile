@@ -31,8 +31,8 @@ test: lint ## lint, then the tests, two files at a time (PYTEST_ARGS="-k splits"
 	@$(RUN) pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 lint: $(STAMP) ## style and likely mistakes, by ruff
-	@$(RUN) ruff check .
-	@$(RUN) ruff format --check .
+	@$(RUN) ruff check --no-cache .
+	@$(RUN) ruff format --no-cache --check .
 
 bench: $(STAMP) ## speed as ratios against limits (BENCH_ARGS="..." passes arguments)
 	@$(RUN) benchmarks.run $(BENCH_ARGS)

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from exp_tools.data.metadata import Vocabulary, encode
 from torch import nn
 
 from exp_tools.data.files import write_csv, write_json
 from exp_tools.data.labels import read_labels
+from exp_tools.data.metadata import Vocabulary, encode
 from exp_tools.data.splits import read_splits
 from exp_tools.data.task_view import as_task
 from exp_tools.errors import run_main

@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from exp_tools.data.metadata import Vocabulary, encode, fit_vocabulary
 
 from exp_tools.data.labels import read_labels
+from exp_tools.data.metadata import Vocabulary, encode, fit_vocabulary
 from exp_tools.data.splits import read_splits
 from exp_tools.errors import run_main
 from exp_tools.models.artifact import ModelFacts, save_model

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -104,6 +105,17 @@ def test_multiply_adds_by_hand():
     assert rows["soft_attention"]["multiply_adds"] - rows["timm"]["multiply_adds"] == extra
     # torchvision's table gives ResNet-50 4.09 G
     assert rows["timm"]["multiply_adds"] == pytest.approx(4.09e9, rel=0.002)
+
+
+def test_the_table_in_the_docs_is_true():
+    lines = (Path(__file__).parents[1] / "docs" / "models.md").read_text(encoding="utf-8").splitlines()
+    told = {
+        cells[1]: cells[4:8] for line in lines if len(cells := [cell.strip(" `") for cell in line.split("|")]) == 10
+    }
+    for row in describe_models():
+        numbers = [f"{row['parameters']:,}", f"{row['outside_backbone']:,}", f"{row['multiply_adds'] / 1e9:.2f} G"]
+        assert told[row["name"]][:3] == numbers
+        assert told[row["name"]][3].split()[0] == str(row["image_size"])
 
 
 def test_a_backbone_carries_no_head():
