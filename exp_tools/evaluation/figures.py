@@ -1,12 +1,10 @@
 """Pictures of a result, as PNG files that are the same bytes for the same numbers.
 
-Colours are Okabe and Ito's (Color Universal Design, 2008), told apart by line style as well; shades are cividis.
 `title` names the data set and the split; the functions say what is drawn and of how many images.
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -16,19 +14,19 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
-from exp_tools.data.files import atomic_write
 from exp_tools.evaluation.curves import BAR_METRICS
+from exp_tools.evaluation.drawing import (
+    COLOURS,
+    LINE_STYLES,
+    REFERENCE,
+    STYLE,
+    new_figure,
+    save_figure,
+    set_legend,
+    set_title,
+)
 
-COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#000000", "#D55E00", "#0072B2", "#CC79A7")
-LINE_STYLES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (2, 1)), (0, (6, 2, 1, 2)))
-REFERENCE = {"color": "0.6", "linewidth": 1, "linestyle": (0, (1, 2))}
-DPI = 130
 FEW_IMAGES = 10
-# Every setting, so that a matplotlibrc of the machine does not change the picture.
-STYLE = {key: value for key, value in matplotlib.rcParamsDefault.items() if key != "backend"} | {
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-}
 
 ClassMetrics = Mapping[str, Mapping[str, float]]
 
@@ -39,8 +37,8 @@ def draw_confusion(path: Path, matrix: NDArray, classes: Sequence[str], title: s
     support = matrix.sum(axis=1, keepdims=True)
     shares = np.divide(matrix, support, out=np.full(matrix.shape, np.nan), where=support > 0)
     size = 2.6 + 0.62 * len(classes)
-    figure, axes = _figure(size + 0.9, size)
-    _title(axes, "Confusion matrix", title, int(matrix.sum()))
+    figure, axes = new_figure(size + 0.9, size)
+    set_title(axes, "Confusion matrix", title, int(matrix.sum()))
     image = axes.imshow(shares, cmap="cividis", vmin=0, vmax=1)
     figure.colorbar(image, ax=axes, label="share of the true class", format=PercentFormatter(1), fraction=0.046)
     for row, column in np.ndindex(*matrix.shape):
@@ -55,32 +53,32 @@ def draw_confusion(path: Path, matrix: NDArray, classes: Sequence[str], title: s
     axes.set_xlabel("predicted diagnosis")
     axes.set_ylabel("true diagnosis")
     axes.tick_params(length=0)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 @matplotlib.rc_context(STYLE)
 def draw_roc(path: Path, points: pd.DataFrame, per_class: ClassMetrics, title: str) -> None:
     """ROC curves of `curves.roc_points`, with the AUC and support of `metrics.class_metrics` in the legend."""
-    figure, axes = _figure(6.2, 5.6)
-    _title(axes, "ROC, each diagnosis against the rest", title, _images(per_class))
+    figure, axes = new_figure(6.2, 5.6)
+    set_title(axes, "ROC, each diagnosis against the rest", title, _images(per_class))
     axes.plot([0, 1], [0, 1], **REFERENCE)
     _draw_curves(axes, points, per_class, "auc", "AUC")
     axes.set_xlabel("false positive rate (1 − specificity)")
     axes.set_ylabel("true positive rate (sensitivity)")
-    _legend(axes, loc="lower right")
-    _save(figure, path)
+    set_legend(axes, loc="lower right")
+    save_figure(figure, path)
 
 
 @matplotlib.rc_context(STYLE)
 def draw_precision_recall(path: Path, points: pd.DataFrame, per_class: ClassMetrics, title: str) -> None:
     """Precision-recall curves of `curves.precision_recall_points`, with average precision and support in the legend."""
-    figure, axes = _figure(8.2, 5.6)
-    _title(axes, "Precision and recall, each diagnosis against the rest", title, _images(per_class))
+    figure, axes = new_figure(8.2, 5.6)
+    set_title(axes, "Precision and recall, each diagnosis against the rest", title, _images(per_class))
     _draw_curves(axes, points, per_class, "average_precision", "AP")
     axes.set_xlabel("recall (sensitivity)")
     axes.set_ylabel("precision (positive predictive value)")
-    _legend(axes, loc="center left", bbox_to_anchor=(1.01, 0.5))
-    _save(figure, path)
+    set_legend(axes, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    save_figure(figure, path)
 
 
 @matplotlib.rc_context(STYLE)
@@ -92,7 +90,7 @@ def draw_reliability(path: Path, table: pd.DataFrame, title: str) -> None:
     figure = Figure(figsize=(5.8, 7), layout="constrained")
     axes, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     parts = list(table.groupby("calibration", sort=False))
-    _title(axes, "Reliability, before and after temperature scaling", title, int(parts[0][1]["count"].sum()))
+    set_title(axes, "Reliability, before and after temperature scaling", title, int(parts[0][1]["count"].sum()))
     axes.plot([0, 1], [0, 1], **REFERENCE)
     axes.text(
         0.99,
@@ -119,7 +117,7 @@ def draw_reliability(path: Path, table: pd.DataFrame, title: str) -> None:
     below.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
     handles, names = axes.get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=2, fontsize=9, frameon=False, handlelength=3)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 @matplotlib.rc_context(STYLE)
@@ -131,9 +129,9 @@ def draw_class_distribution(path: Path, counts: pd.DataFrame, title: str) -> Non
     counts : whole numbers, a row a class (index: codes), a column a part of the bar (such as train, val, test, or one
         column for all images)
     """
-    figure, axes = _figure(8, 1.9 + 0.42 * len(counts))
+    figure, axes = new_figure(8, 1.9 + 0.42 * len(counts))
     totals = counts.sum(axis=1)
-    _title(axes, "Images of each diagnosis", title, int(totals.sum()))
+    set_title(axes, "Images of each diagnosis", title, int(totals.sum()))
     left = np.zeros(len(counts))
     for number, part in enumerate(counts.columns):
         colour = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")[number % 4]
@@ -149,15 +147,15 @@ def draw_class_distribution(path: Path, counts: pd.DataFrame, title: str) -> Non
     axes.invert_yaxis()
     axes.set_xlabel("images")
     if counts.shape[1] > 1:
-        _legend(axes, loc="lower right")
-    _save(figure, path)
+        set_legend(axes, loc="lower right")
+    save_figure(figure, path)
 
 
 @matplotlib.rc_context(STYLE)
 def draw_class_bars(path: Path, per_class: ClassMetrics, title: str, metrics: Sequence[str] = BAR_METRICS) -> None:
     """Some of `metrics.class_metrics` side by side for each class; an undefined one is written as –."""
-    figure, axes = _figure(2.2 + 1.25 * len(per_class), 4.8)
-    _title(axes, "Scores of each diagnosis", title, _images(per_class))
+    figure, axes = new_figure(2.2 + 1.25 * len(per_class), 4.8)
+    set_title(axes, "Scores of each diagnosis", title, _images(per_class))
     places, width = np.arange(len(per_class)), 0.84 / len(metrics)
     for number, metric in enumerate(metrics):
         values = np.array([row[metric] for row in per_class.values()], dtype=float)
@@ -170,8 +168,8 @@ def draw_class_bars(path: Path, per_class: ClassMetrics, title: str, metrics: Se
     axes.set_xticks(places, [f"{code}\nn={row['support']:,}" for code, row in per_class.items()])
     axes.set_ylim(0, 1.06)
     axes.tick_params(axis="x", length=0)
-    _legend(axes, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=len(metrics))
-    _save(figure, path)
+    set_legend(axes, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=len(metrics))
+    save_figure(figure, path)
 
 
 def _draw_curves(axes: Axes, points: pd.DataFrame, per_class: ClassMetrics, score: str, label: str) -> None:
@@ -193,23 +191,3 @@ def _draw_curves(axes: Axes, points: pd.DataFrame, per_class: ClassMetrics, scor
 
 def _images(per_class: ClassMetrics) -> int:
     return int(sum(row["support"] for row in per_class.values()))
-
-
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots()
-
-
-def _title(axes: Axes, subject: str, title: str, images: int) -> None:
-    axes.set_title(f"{subject}\n{title}, n = {images:,} images", fontsize=11, loc="left")
-
-
-def _legend(axes: Axes, **place: Any) -> None:
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=9, frameon=False, handlelength=3, **place)
-
-
-def _save(figure: Figure, path: Path) -> None:
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
