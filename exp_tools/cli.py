@@ -60,6 +60,26 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     runs.add_argument("--json", action="store_true", help="as JSON, for programs")
     runs.set_defaults(run=_runs)
 
+    evaluate = commands.add_parser("evaluate", help="score a trained model on another set, outside the pipeline")
+    evaluate.add_argument("--model", type=Path, default=Path("models/model.safetensors"), help="the model file")
+    evaluate.add_argument(
+        "--source", required=True, help="what kind of set it is: ham10000, ph2, folder, table, isic, …"
+    )
+    evaluate.add_argument("--dir", type=Path, required=True, help="the folder with the set")
+    evaluate.add_argument("--table", help="source table: the table's name")
+    evaluate.add_argument("--out", type=Path, default=Path("evaluation"), help="folder for predictions and report")
+    evaluate.set_defaults(run=_evaluate)
+
+    score = commands.add_parser("score", help="score a predictions.csv again, without its model")
+    score.add_argument("predictions", type=Path, help="a prediction table of any experiment")
+    score.add_argument("--labels", type=Path, help="labels.csv, for subgroups (default: the project's, where it fits)")
+    score.add_argument("--split", help="test, val or external:NAME (default: test, or the only one there is)")
+    score.add_argument("--melanoma-threshold", type=float, help="flag melanoma from this probability on")
+    score.add_argument("--abstain", type=float, help="leave to a human what is less certain than this")
+    score.add_argument("--resamples", type=int, default=2000, help="bootstrap resamples (default: 2000)")
+    score.add_argument("--json", action="store_true", help="the whole report as JSON, for programs")
+    score.set_defaults(run=_score)
+
     recipe = commands.add_parser("recipe", help="list the recipes, or print one: dvc exp run $(exp-tools recipe NAME)")
     recipe.add_argument("name", nargs="?", help="a recipe, to print as words for dvc exp run")
     recipe.set_defaults(run=_recipe)
@@ -90,6 +110,62 @@ def _doctor(options: argparse.Namespace) -> int:
     checks = diagnose(find_project(Path.cwd()))
     print(json.dumps([check._asdict() for check in checks], indent=2) if options.json else report(checks))
     return int(any(check.status == "missing" for check in checks))
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from exp_tools.data.facts import Wanted
+    from exp_tools.data.parallel import io_processes
+    from exp_tools.doctor import find_project
+    from exp_tools.evaluation.elsewhere import Known, evaluate_elsewhere
+    from exp_tools.evaluation.summary import summary_text
+    from exp_tools.params import PARAMS_FILE, load_params
+
+    root = find_project(Path.cwd())
+    params = load_params(root / PARAMS_FILE)
+    result = evaluate_elsewhere(
+        options.model,
+        options.source,
+        Wanted(dir=str(options.dir.resolve()), table=options.table),
+        options.out,
+        params,
+        root=root,
+        known=Known(root / "data/raw", root / "data/prepared/labels.csv", params.data.source),
+        processes=io_processes(params.machine),
+    )
+    print(summary_text(result.report))
+    if result.left_out:
+        print("left out, since the model does not know them: " + _counted(result.left_out))
+    if result.removed is None:
+        print("warning: the model's training data are not at hand; whether this set has some of them was not checked")
+    elif sum(result.removed.values()):
+        print("removed, since the model's own set has them too: " + _counted(result.removed))
+    print(f"written: {options.out}/predictions.csv, report.json, problems.csv")
+    return 0
+
+
+def _score(options: argparse.Namespace) -> int:
+    from exp_tools.data.files import plain
+    from exp_tools.doctor import find_project
+    from exp_tools.evaluation.rescoring import score_again
+    from exp_tools.evaluation.summary import summary_text
+
+    labels = options.labels or find_project(Path.cwd()) / "data/prepared/labels.csv"
+    report, notes = score_again(
+        options.predictions,
+        labels,
+        needed=options.labels is not None,
+        split=options.split,
+        thresholds={"melanoma": options.melanoma_threshold, "abstain": options.abstain},
+        resamples=options.resamples,
+    )
+    for note in notes:
+        print(note, file=sys.stderr)
+    print(json.dumps(plain(report), indent=2, sort_keys=True) if options.json else summary_text(report))
+    return 0
+
+
+def _counted(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)
 
 
 def _recipe(options: argparse.Namespace) -> int:

@@ -235,10 +235,23 @@ class TrainParams(Section):
         return self
 
 
+class ThresholdsParams(Section):
+    melanoma_sensitivity: Annotated[Number, Field(gt=0, le=1)]
+    abstain_share: Annotated[Number, Field(ge=0, lt=1)]
+
+
 class EvaluateParams(Section):
     batch_size: Annotated[int, Field(ge=1)]
     precision: Literal["fp32", "bf16"]
+    tta: Literal["none", "flips", "dihedral"]
+    costs: dict[str, dict[str, NotNegative]] | None
     resamples: Annotated[int, Field(ge=100, le=100_000)]
+    seed: Seed
+
+
+class ExplainParams(Section):
+    images: Annotated[int, Field(ge=1, le=200)]
+    method: Literal["auto", "gradcam", "attention"]
     seed: Seed
 
 
@@ -260,7 +273,9 @@ class Params(Section):
     split: SplitParams
     model: ModelParams
     train: TrainParams
+    thresholds: ThresholdsParams
     evaluate: EvaluateParams
+    explain: ExplainParams
     machine: MachineParams
 
 

@@ -50,7 +50,8 @@ OTHER_DIAGNOSES = {
 """Diagnoses of other data sets."""
 
 TASKS = ("diagnosis", "melanoma")
-MELANOMA_CLASSES = ("non_mel", "mel")
+MELANOMA = "mel"
+MELANOMA_CLASSES = ("non_mel", MELANOMA)
 
 
 def task_classes(task: str, codes: Iterable[str]) -> list[str]:

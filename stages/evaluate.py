@@ -1,142 +1,186 @@
 """Predict validation, test and external sets with the trained model, and score test and external sets.
 
 Reads   models/model.safetensors, data/prepared/{labels.csv, images.npy}, data/splits.csv, data/external/
-Writes  data/predictions.csv, metrics/{evaluate, classes, intervals, evaluate_external}.json, plots/{curves, figures}/
+Writes  data/predictions.csv, metrics/{evaluate, report}.json, MODEL_CARD.md, plots/{curves, figures}/
 """
 
-from typing import Any
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
 
-from exp_tools.data.files import write_csv, write_json
+from exp_tools.data.files import atomic_write, write_csv, write_json
 from exp_tools.data.labels import read_labels
 from exp_tools.data.metadata import Vocabulary, encode
 from exp_tools.data.splits import read_splits
 from exp_tools.data.task_view import as_task
-from exp_tools.errors import run_main
-from exp_tools.evaluation import curves, figures
+from exp_tools.errors import UserError, run_main
 from exp_tools.evaluation.baseline import colour_baseline
-from exp_tools.evaluation.calibration import reliability_before_after
-from exp_tools.evaluation.intervals import bootstrap_intervals
-from exp_tools.evaluation.metrics import class_metrics, confusion, headline_metrics
-from exp_tools.evaluation.predict import predict_logits
+from exp_tools.evaluation.card import model_card
+from exp_tools.evaluation.metrics import headline_metrics
+from exp_tools.evaluation.pages import draw_figures, write_curves
+from exp_tools.evaluation.predict import VIEWS, predict_views
 from exp_tools.evaluation.predictions import as_arrays, prediction_table
+from exp_tools.evaluation.scoring import score_set, with_metadata
 from exp_tools.models.artifact import ModelFacts, load_model
 from exp_tools.params import EvaluateParams, load_params
 from exp_tools.taxonomy import task_label
 from exp_tools.training.machine import prepare_machine
+from exp_tools.training.runs import file_digest
 from stages.paths import (
-    CLASS_METRICS,
+    CARD,
     CURVES,
     EVALUATE_METRICS,
     EXTERNAL,
-    EXTERNAL_SCORES,
     FIGURES,
     IMAGES,
-    INTERVALS,
     LABELS,
     MODEL,
     PREDICTIONS,
+    REPORT,
     SPLITS,
 )
+
+
+class TestSet(NamedTuple):
+    """Images to predict: their rows in `images`, the labels of all of that file's rows, and what `split` calls them."""
+
+    images: Path
+    labels: pd.DataFrame
+    rows: np.ndarray
+    split: np.ndarray | str
 
 
 def main() -> None:
     params = load_params()
     device = prepare_machine(params.machine)
     model, facts = load_model(MODEL)
-    model = model.to(device, memory_format=torch.channels_last)
-    vocabulary = None if facts.vocabulary is None else Vocabulary.from_dict(facts.vocabulary)
-    labels = read_labels(LABELS)
-    labels["dx"] = [task_label(facts.task, code) for code in labels["dx"]]
-    split = read_splits(SPLITS)["split"].to_numpy()
-
-    rows = np.concatenate([np.flatnonzero(split == name) for name in ("val", "test")])
-    run = {"batch_size": params.evaluate.batch_size, "device": device, "precision": params.evaluate.precision}
-    metadata = None if vocabulary is None else encode(labels, vocabulary)
-    logits = predict_logits(model, IMAGES, rows, metadata=metadata, **run)
-    table = prediction_table(labels.iloc[rows], split[rows], logits, facts.classes, facts.temperature)
-    external, external_scores = predict_external(model, facts, vocabulary, params.evaluate, run)
-    write_csv(PREDICTIONS, pd.concat([table, *external], ignore_index=True))
-    write_json(EXTERNAL_SCORES, external_scores)
-
+    if facts.task != params.task:
+        raise UserError(
+            f"{MODEL} is a model of the task {facts.task}, params.yaml says {params.task}: `dvc repro train`"
+        )
+    run = {
+        "model": model.to(device, memory_format=torch.channels_last),
+        "batch_size": params.evaluate.batch_size,
+        "device": device,
+        "precision": params.evaluate.precision,
+        "tta": params.evaluate.tta,
+    }
+    own = own_set(facts)
+    table, plain = predict(own, facts, run)
     test = table[table["split"] == "test"]
-    metrics = headline_metrics(*as_arrays(test, facts.classes)[:2], facts.classes)
-    baseline = baseline_metrics(labels["dx"], split, facts.classes)
-    write_json(EVALUATE_METRICS, metrics | {"baseline_balanced_accuracy": baseline["balanced_accuracy"]})
-    score_test(test, facts, params.evaluate)
+    report: dict[str, Any] = {"test": score(test, own.labels, facts, params.evaluate), "external": {}}
+    if params.evaluate.tta != "none":
+        report["test"]["tta"] = {
+            "views": len(VIEWS[params.evaluate.tta]),
+            "metrics_without": headline_metrics(
+                *as_arrays(plain[plain["split"] == "test"], facts.classes)[:2], facts.classes
+            ),
+        }
+    report["test"]["baseline"] = baseline_metrics(own, facts.classes)
+    tables = [table]
+    for name, external, left_out in external_sets(facts):
+        predicted, _ = predict(external, facts, run)
+        tables.append(predicted)
+        report["external"][name] = score(predicted, external.labels, facts, params.evaluate) | {"left_out": left_out}
+        balanced = report["external"][name]["metrics"]["balanced_accuracy"]
+        print(f"{REPORT}: balanced accuracy {balanced:.3f} on {len(predicted):,} images of {name}")
+
+    write_csv(PREDICTIONS, pd.concat(tables, ignore_index=True))
+    write_json(REPORT, report)
+    summary = summary_of(report["test"])
+    write_json(EVALUATE_METRICS, summary)
+    title = f"{facts.source} test split"
+    write_curves(CURVES, test, facts.classes, facts.temperature, report["test"])
+    images = np.load(IMAGES, mmap_mode="r")
+    draw_figures(FIGURES, with_rows(test, own), images, facts.classes, facts.temperature, report["test"], title)
+    write_card(facts, report)
     print(
-        f"{EVALUATE_METRICS}: balanced accuracy {metrics['balanced_accuracy']:.3f} on {len(test):,} {facts.source} "
-        f"test images; colour-statistics baseline {baseline['balanced_accuracy']:.3f}"
+        f"{EVALUATE_METRICS}: balanced accuracy {summary['balanced_accuracy']:.3f} on {len(test):,} {facts.source} "
+        f"test images; colour-statistics baseline {summary['baseline_balanced_accuracy']:.3f}"
     )
 
 
-def baseline_metrics(dx: pd.Series, split: np.ndarray, classes: list[str]) -> dict[str, float]:
-    """Headline scores of logistic regression on nine mean colours, for the same split."""
-    labels = dx.map({name: place for place, name in enumerate(classes)}).to_numpy()
+def own_set(facts: ModelFacts) -> TestSet:
+    """Validation and test of the project's own data, in the model's classes."""
+    labels = read_labels(LABELS)
+    labels["dx"] = [task_label(facts.task, code) for code in labels["dx"]]
+    unknown = sorted(set(labels["dx"]) - set(facts.classes))
+    if unknown:
+        raise UserError(f"{LABELS} has diagnoses that {MODEL} does not know: {', '.join(unknown)}; `dvc repro train`")
+    split = read_splits(SPLITS)["split"].to_numpy()
+    if not (split == "test").any():
+        raise UserError(f"{SPLITS} has no test image: nothing can be said of the model. Change the section `split`")
+    rows = np.concatenate([np.flatnonzero(split == name) for name in ("val", "test")])
+    return TestSet(IMAGES, labels, rows, split[rows])
+
+
+def external_sets(facts: ModelFacts) -> Iterator[tuple[str, TestSet, dict[str, int]]]:
+    """The sets that are only tested on: name, images that the model can know, and what was left out."""
+    for name in pd.read_csv(EXTERNAL / "sets.csv", dtype=str)["name"]:
+        every = read_labels(EXTERNAL / name / "labels.csv")
+        known, left_out = as_task(every, facts.task, facts.classes)
+        rows = known.index.to_numpy()
+        labels = every.assign(dx=known["dx"].reindex(every.index).to_numpy())
+        yield name, TestSet(EXTERNAL / name / "images.npy", labels, rows, f"external:{name}"), left_out
+
+
+def predict(images: TestSet, facts: ModelFacts, run: dict[str, Any]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The prediction table of a set, and that of the images as they are (equal without test-time augmentation)."""
+    vocabulary = None if facts.vocabulary is None else Vocabulary.from_dict(facts.vocabulary)
+    metadata = None if vocabulary is None else encode(images.labels, vocabulary)
+    views = predict_views(images=images.images, index=images.rows, metadata=metadata, **run)
+    labels = images.labels.iloc[images.rows]
+    tables = (
+        prediction_table(labels, images.split, logits, facts.classes, facts.temperature)
+        for logits in (views.mean(axis=0, dtype=np.float64), views[0])
+    )
+    return next(tables), next(tables)
+
+
+def score(table: pd.DataFrame, labels: pd.DataFrame, facts: ModelFacts, params: EvaluateParams) -> dict[str, Any]:
+    """The report of one set."""
+    return score_set(
+        with_metadata(table, labels),
+        facts.classes,
+        temperature=facts.temperature,
+        thresholds=facts.thresholds,
+        costs=params.costs,
+        resamples=params.resamples,
+        seed=params.seed,
+    )
+
+
+def baseline_metrics(own: TestSet, classes: list[str]) -> dict[str, float]:
+    """Headline scores of logistic regression on 27 mean colours, for the same split."""
+    labels = own.labels["dx"].map({name: place for place, name in enumerate(classes)}).to_numpy()
+    split = read_splits(SPLITS)["split"].to_numpy()
     train, test = np.flatnonzero(split == "train"), np.flatnonzero(split == "test")
     guesses = colour_baseline(np.load(IMAGES, mmap_mode="r"), labels, train, test, len(classes))
     return headline_metrics(guesses, labels[test], classes)
 
 
-def predict_external(
-    model: nn.Module, facts: ModelFacts, vocabulary: Vocabulary | None, params: EvaluateParams, run: dict[str, Any]
-) -> tuple[list[pd.DataFrame], dict[str, Any]]:
-    """Predictions and scores of the sets that are only tested on, by name."""
-    tables, scores = [], {}
-    for name in pd.read_csv(EXTERNAL / "sets.csv", dtype=str)["name"]:
-        every = read_labels(EXTERNAL / name / "labels.csv")
-        metadata = None if vocabulary is None else encode(every, vocabulary)
-        labels, left_out = as_task(every, facts.task, facts.classes)
-        images = EXTERNAL / name / "images.npy"
-        logits = predict_logits(model, images, labels.index.to_numpy(), metadata=metadata, **run)
-        table = prediction_table(labels, f"external:{name}", logits, facts.classes, facts.temperature)
-        tables.append(table)
-        probabilities, truth, _ = as_arrays(table, facts.classes)
-        intervals = bootstrap_intervals(
-            probabilities, truth, table["group_id"], facts.classes, resamples=params.resamples, seed=params.seed
-        )
-        scores[name] = {
-            "images": len(table),
-            "left_out": left_out,
-            "metrics": headline_metrics(probabilities, truth, facts.classes),
-            "intervals": {metric: {"low": low, "high": high} for metric, (low, high) in intervals.items()},
-        }
-        balanced = scores[name]["metrics"]["balanced_accuracy"]
-        print(f"{EXTERNAL_SCORES}: balanced accuracy {balanced:.3f} on {len(table):,} images of {name}")
-    return tables, scores
+def summary_of(report: dict[str, Any]) -> dict[str, float]:
+    """The few numbers of `dvc metrics show` and `dvc exp show`."""
+    summary = {name: value for name, value in report["metrics"].items() if name != "top_k"}
+    summary["lesion_balanced_accuracy"] = report["lesion_level"]["metrics"]["balanced_accuracy"]
+    summary["baseline_balanced_accuracy"] = report["baseline"]["balanced_accuracy"]
+    return summary
 
 
-def score_test(test: pd.DataFrame, facts: ModelFacts, params: EvaluateParams) -> None:
-    """Write per-class scores, intervals, curves and pictures of the test split."""
-    classes = facts.classes
-    probabilities, labels, logits = as_arrays(test, classes)
-    predicted = logits.argmax(axis=1)
-    per_class = class_metrics(probabilities, labels, classes)
-    write_json(CLASS_METRICS, {"classes": per_class})
-    intervals = bootstrap_intervals(
-        probabilities, labels, test["group_id"], classes, resamples=params.resamples, seed=params.seed
-    )
-    write_json(INTERVALS, {name: {"low": low, "high": high} for name, (low, high) in intervals.items()})
+def with_rows(test: pd.DataFrame, own: TestSet) -> pd.DataFrame:
+    """Test predictions with metadata and `row`, their place in images.npy."""
+    return with_metadata(test, own.labels).assign(row=own.rows[own.split == "test"])
 
-    roc = curves.roc_points(probabilities, labels, classes)
-    precision_recall = curves.precision_recall_points(probabilities, labels, classes)
-    reliability = reliability_before_after(logits, labels, facts.temperature)
-    write_csv(CURVES / "roc.csv", roc)
-    write_csv(CURVES / "precision_recall.csv", precision_recall)
-    write_csv(CURVES / "reliability.csv", reliability)
-    write_csv(CURVES / "confusion.csv", curves.confusion_pairs(labels, predicted, classes))
-    write_csv(CURVES / "classes.csv", curves.class_bars(per_class))
 
-    title = f"{facts.source} test split"
-    figures.draw_confusion(FIGURES / "confusion.png", confusion(labels, predicted, len(classes)), classes, title)
-    figures.draw_roc(FIGURES / "roc.png", roc, per_class, title)
-    figures.draw_precision_recall(FIGURES / "precision_recall.png", precision_recall, per_class, title)
-    figures.draw_reliability(FIGURES / "reliability.png", reliability, title)
-    figures.draw_class_bars(FIGURES / "classes.png", per_class, title)
+def write_card(facts: ModelFacts, report: dict[str, Any]) -> None:
+    """MODEL_CARD.md, with nothing in it that the same inputs would not give again."""
+    digests = {path.as_posix(): file_digest(path) for path in (LABELS, SPLITS, MODEL)}
+    with atomic_write(CARD) as temporary:
+        temporary.write_text(model_card(facts, report, digests), encoding="utf-8")
 
 
 if __name__ == "__main__":

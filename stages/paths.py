@@ -19,12 +19,13 @@ EXTERNAL_METRICS = Path("metrics/external.json")
 SPLIT_METRICS = Path("metrics/split.json")
 TRAIN_METRICS = Path("metrics/train")
 EVALUATE_METRICS = Path("metrics/evaluate.json")
-CLASS_METRICS = Path("metrics/classes.json")
-EXTERNAL_SCORES = Path("metrics/evaluate_external.json")
-INTERVALS = Path("metrics/intervals.json")
+REPORT = Path("metrics/report.json")
+EXPLAIN_METRICS = Path("metrics/explain.json")
+CARD = Path("MODEL_CARD.md")
 
 CURVES = Path("plots/curves")
 FIGURES = Path("plots/figures")
+EXPLAIN_FIGURES = Path("plots/explain")
 DATA_FIGURES = Path("plots/data")
 
 RUNS = Path(os.environ.get("DVC_ROOT") or ".") / "runs"

@@ -24,11 +24,13 @@ from exp_tools.data.labels import read_labels
 from exp_tools.data.metadata import Vocabulary, encode, fit_vocabulary
 from exp_tools.data.splits import read_splits
 from exp_tools.errors import run_main
+from exp_tools.evaluation.calibration import choose_abstention, fit_temperature, softmax
+from exp_tools.evaluation.melanoma import choose_threshold
 from exp_tools.models.artifact import ModelFacts, save_model
 from exp_tools.models.registry import build_model, metadata_knobs
 from exp_tools.models.weights import load_weights
-from exp_tools.params import Params, load_params
-from exp_tools.taxonomy import task_classes, task_label
+from exp_tools.params import Params, ThresholdsParams, load_params
+from exp_tools.taxonomy import MELANOMA, task_classes, task_label
 from exp_tools.training.data import Setup, TrainingData
 from exp_tools.training.loop import Fitted, fit
 from exp_tools.training.machine import loader_workers, prepare_machine, resolve_precision
@@ -161,6 +163,8 @@ def describe(
     inputs: dict[str, Any],
 ) -> ModelFacts:
     """Everything a user of the model file must know."""
+    labels = data.labels[data.val]
+    temperature = round(fit_temperature(fitted.logits, labels), 6)
     told = ("parameters", "weights", "precision", "device", "threads", "processes", "md5_labels", "md5_splits")
     return ModelFacts(
         architecture=params.model.name,
@@ -176,7 +180,8 @@ def describe(
         },
         pixel_mean=list(model.pixel_mean),
         pixel_std=list(model.pixel_std),
-        temperature=round(fitted.temperature, 6),
+        temperature=temperature,
+        thresholds=choose_thresholds(softmax(fitted.logits, temperature), labels, data.classes, params.thresholds),
         source=params.data.source,
         vocabulary=vocabulary.as_dict() if model.uses_metadata else None,
         training={
@@ -189,6 +194,22 @@ def describe(
         },
         versions=inputs["versions"],
     )
+
+
+def choose_thresholds(
+    probabilities: np.ndarray, labels: np.ndarray, classes: list[str], params: ThresholdsParams
+) -> dict[str, float | None]:
+    """The thresholds of the model file, from calibrated probabilities [N, C] and labels [N] of the validation images."""
+    melanoma = None
+    if MELANOMA in classes and (labels == classes.index(MELANOMA)).any():
+        place = classes.index(MELANOMA)
+        melanoma = choose_threshold(probabilities[:, place], labels == place, params.melanoma_sensitivity)
+    return {
+        "melanoma": melanoma,
+        "melanoma_sensitivity": params.melanoma_sensitivity,
+        "abstain": choose_abstention(probabilities, params.abstain_share),
+        "abstain_share": params.abstain_share,
+    }
 
 
 if __name__ == "__main__":

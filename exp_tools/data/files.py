@@ -27,7 +27,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 def write_json(path: Path, content: Any) -> None:
     """Write JSON with sorted keys, floats rounded to six decimals and NaN as null: small, stable, valid everywhere."""
     with atomic_write(path) as temporary:
-        text = json.dumps(_plain(content), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(plain(content), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
@@ -37,11 +37,12 @@ def write_csv(path: Path, table: pd.DataFrame) -> None:
         table.to_csv(temporary, index=False, lineterminator="\n", encoding="utf-8")
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """What JSON can hold: NumPy's numbers as plain ones, floats rounded to six decimals, NaN and infinity as None."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if hasattr(value, "item"):  # a NumPy scalar
         value = value.item()
     if isinstance(value, float):

@@ -1,5 +1,6 @@
 """Find, decode and resize images; pack them all once into one memory-mapped array."""
 
+import contextlib
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -76,7 +77,7 @@ def find_images(folder: Path) -> dict[str, Path]:
 
 
 def load_image(
-    source: Path | str | bytes, size: int, resize: str = "squash", touched_up: TouchUp = NOTHING
+    source: Path | str | bytes | Image.Image, size: int, resize: str = "squash", touched_up: TouchUp = NOTHING
 ) -> np.ndarray:
     """Decode one image to RGB and bring it to a square, exactly as `prepare` packs it and a predictor must see it.
 
@@ -84,7 +85,7 @@ def load_image(
 
     Parameters
     ----------
-    source : file or its bytes
+    source : file, its bytes, or an image of Pillow's, which is left as it is (its full pixels are resized, no DCT scale)
     size : side of the result in pixels
     resize : "squash" (both sides to `size`), "crop" (centre square first) or "pad" (whole image, black bars)
     touched_up : dermoscopy preprocessing, done on the square
@@ -102,11 +103,11 @@ def load_image(
 
 
 def _decode(
-    source: Path | str | bytes, size: int, resize: str, touched_up: TouchUp
+    source: Path | str | bytes | Image.Image, size: int, resize: str, touched_up: TouchUp
 ) -> tuple[np.ndarray, list[tuple[str, str, str]]]:
     """The square image, and what was put right: (kind, value, rule)."""
     try:
-        with Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=tuple(FORMATS)) as image:
+        with _opened(source) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise _too_large(f"{image.width}x{image.height}")
             short = min(image.size)
@@ -134,16 +135,22 @@ def _decode(
     return touch_up(square, touched_up), notes
 
 
+def _opened(source: Path | str | bytes | Image.Image) -> contextlib.AbstractContextManager[Image.Image]:
+    if isinstance(source, Image.Image):
+        return contextlib.nullcontext(source.copy())
+    return Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=tuple(FORMATS))
+
+
 def _too_large(pixels: str) -> ImageFault:
     return ImageFault("too_many_pixels", f"{pixels} pixels are more than {MAX_PIXELS:,}; scale it down first")
 
 
 def _notes(
-    source: Path | str | bytes, kind: str | None, mode: str, transparent: bool, orientation: int
+    source: Path | str | bytes | Image.Image, kind: str | None, mode: str, transparent: bool, orientation: int
 ) -> list[tuple[str, str, str]]:
     notes = []
     endings = FORMATS.get(str(kind), FORMATS["JPEG"])  # MPO, which telephones write, is a JPEG and more
-    if not isinstance(source, bytes) and not str(source).lower().endswith(endings):
+    if isinstance(source, Path | str) and not str(source).lower().endswith(endings):
         rule = f"the file's content is {kind}, not what its name says; it is read as {kind}"
         notes.append(("wrong_ending", Path(source).name, rule))
     if mode != "RGB" or transparent:

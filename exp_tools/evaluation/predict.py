@@ -1,14 +1,34 @@
-"""Logits of many images, in order."""
+"""Logits of many images, in order, as they are and turned or mirrored."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from exp_tools.data.dataset import FixedOrder, PackedImages
 from exp_tools.models.inputs import network_inputs
+
+
+class View(NamedTuple):
+    """How an image is looked at: mirrored left-right or not, then turned by quarters to the left."""
+
+    mirrored: bool
+    quarters: int
+
+    def of(self, images: Tensor) -> Tensor:
+        """The view of images [B, S, S, 3]."""
+        return torch.rot90(images.flip(2) if self.mirrored else images, self.quarters, dims=(1, 2))
+
+
+VIEWS = {
+    "none": (View(False, 0),),
+    "flips": (View(False, 0), View(True, 0), View(False, 2), View(True, 2)),
+    "dihedral": tuple(View(mirrored, quarters) for mirrored in (False, True) for quarters in range(4)),
+}
+"""The views of `evaluate.tta`; the first is the image as it is."""
 
 
 def predict_logits(
@@ -21,7 +41,23 @@ def predict_logits(
     precision: str = "fp32",
     metadata: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Run a model over packed images.
+    """Logits of packed images, float32 [N, C]: `predict_views` with the image as it is."""
+    run = {"batch_size": batch_size, "device": device, "precision": precision, "metadata": metadata}
+    return predict_views(model, images, index, **run)[0]
+
+
+def predict_views(
+    model: nn.Module,
+    images: Path,
+    index: np.ndarray,
+    *,
+    batch_size: int,
+    device: torch.device,
+    precision: str = "fp32",
+    metadata: np.ndarray | None = None,
+    tta: str = "none",
+) -> np.ndarray:
+    """Run a model over packed images, once a view.
 
     Parameters
     ----------
@@ -30,10 +66,11 @@ def predict_logits(
     index : rows to predict [N]
     batch_size, device, precision : how; "bf16" and "fp16" compute under autocast
     metadata : float32, a row for each image of images.npy, see metadata.encode; needed where the model uses it
+    tta : a key of VIEWS; V views take V times the time of one
 
     Returns
     -------
-    float32 [N, C]
+    float32 [V, N, C]; the first is the image as it is, the mean over V the prediction with test-time augmentation
     """
     model = model.to(device).eval()
     packed = PackedImages(images, np.zeros(int(index.max(initial=-1)) + 1), metadata=metadata)
@@ -42,6 +79,7 @@ def predict_logits(
     with torch.inference_mode(), torch.autocast(device.type, dtype=lower, enabled=lower is not None):
         for keys in tqdm(FixedOrder(index, batch_size), desc="predict", unit="batch", disable=None, leave=False):
             batch = packed.__getitems__(keys)
-            inputs = network_inputs(model, torch.from_numpy(batch.images), torch.from_numpy(batch.metadata), device)
-            logits.append(model(*inputs).float().cpu().numpy())
-    return np.concatenate(logits) if logits else np.empty((0, 0), dtype=np.float32)
+            pixels, numbers = torch.from_numpy(batch.images), torch.from_numpy(batch.metadata)
+            views = [model(*network_inputs(model, view.of(pixels), numbers, device)).float() for view in VIEWS[tta]]
+            logits.append(torch.stack(views).cpu().numpy())
+    return np.concatenate(logits, axis=1) if logits else np.empty((len(VIEWS[tta]), 0, 0), dtype=np.float32)

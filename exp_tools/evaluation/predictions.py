@@ -40,7 +40,10 @@ def prediction_table(
 
 
 def read_predictions(path: Path) -> tuple[pd.DataFrame, list[str]]:
-    """Read predictions.csv; returns the table and its classes in order. Raises UserError when it is no such table."""
+    """Read predictions.csv; returns the table and its classes in order.
+
+    Raises UserError when it is no such table, names an image twice in a split, or holds a diagnosis that is no class.
+    """
     if not path.is_file():
         raise UserError(f"there is no prediction table {path}; make it with `dvc repro` or fetch it with `dvc pull`")
     table = pd.read_csv(path, dtype=dict.fromkeys(ID_COLUMNS, str), keep_default_na=False)
@@ -48,7 +51,42 @@ def read_predictions(path: Path) -> tuple[pd.DataFrame, list[str]]:
     classes = [column.removeprefix("logit_") for column in table if column.startswith("logit_")]
     if missing or not classes:
         raise UserError(f"{path} is no prediction table: it lacks {', '.join(missing) or 'logit_<class> columns'}")
+    without = [name for name in classes if f"p_{name}" not in table]
+    if without:
+        raise UserError(f"{path} has logits but no probabilities (p_<class>) of: {', '.join(without)}")
+    twice = table[table.duplicated(["split", "image_id"], keep="first")]
+    if len(twice):
+        raise UserError(
+            f"{path}: {len(twice)} images stand there twice in a split, the first is {twice['image_id'].iloc[0]} in "
+            f"row {twice.index[0] + 2}; a score would count them twice. Make the file anew with `dvc repro evaluate`"
+        )
+    unknown = table[~table["dx"].isin(classes)]
+    if len(unknown):
+        raise UserError(
+            f"{path}, row {unknown.index[0] + 2}: the diagnosis {unknown['dx'].iloc[0]!r} is none of the file's classes "
+            f"({', '.join(classes)}); {len(unknown)} such rows"
+        )
     return table, classes
+
+
+def temperature_of(table: pd.DataFrame, classes: Sequence[str]) -> float:
+    """The temperature that lies between the logits and the probabilities of a table: 1.0 where nothing tells.
+
+    log p differs between classes by the difference of the logits over the temperature. Rounding to six decimals spoils
+    small probabilities, so only those above 0.001 count, and the answer is good to about four digits.
+    """
+    logits = table[[f"logit_{name}" for name in classes]].to_numpy(dtype=float)
+    probabilities = table[[f"p_{name}" for name in classes]].to_numpy(dtype=float)
+    order = np.argsort(-probabilities, axis=1)[:, :2]
+    if order.shape[1] < 2:
+        return 1.0
+    first, second = (np.take_along_axis(probabilities, order[:, [k]], axis=1)[:, 0] for k in (0, 1))
+    between = np.take_along_axis(logits, order[:, [0]], axis=1) - np.take_along_axis(logits, order[:, [1]], axis=1)
+    told = (second > 1e-3) & (first > second)
+    if not told.any():
+        return 1.0
+    gaps = np.log(first[told] / second[told])
+    return float((gaps @ between[told, 0]) / (gaps @ gaps))
 
 
 def as_arrays(table: pd.DataFrame, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

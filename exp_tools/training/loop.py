@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from exp_tools.data.dataset import PADDING, Batch
 from exp_tools.errors import Stopped, UserError
-from exp_tools.evaluation.calibration import fit_temperature, softmax
+from exp_tools.evaluation.calibration import softmax
 from exp_tools.evaluation.metrics import headline_metrics
 from exp_tools.evaluation.predict import predict_logits
 from exp_tools.models.inputs import network_inputs
@@ -51,14 +51,14 @@ LOOK_EVERY = 50
 
 @dataclass(frozen=True)
 class Fitted:
-    """What training found: the best epoch (from 1), its validation scores, the temperature, epochs run, batch size.
+    """What training found: the best epoch (from 1), its validation scores and logits, epochs run, batch size.
 
-    The model itself holds the best weights.
+    The model itself holds the best weights; `logits` [N, C] are its outputs on the validation images, in their order.
     """
 
     best_epoch: int
     best_scores: Scores
-    temperature: float
+    logits: np.ndarray
     epochs_run: int
     batch_size: int
 
@@ -171,7 +171,7 @@ class Trainer:
         return Fitted(
             best_epoch=self.progress.best_epoch,
             best_scores=validation_scores(logits, self.data),
-            temperature=fit_temperature(logits, self.data.labels[self.data.val]),
+            logits=logits,
             epochs_run=len(self.progress.history),
             batch_size=self.params.batch_size,
         )

@@ -1,0 +1,77 @@
+"""The curves and pictures of one scored set, each file by its name."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from numpy.typing import NDArray
+
+from exp_tools.data.files import write_csv
+from exp_tools.evaluation import curves, figures
+from exp_tools.evaluation.calibration import reliability_before_after
+from exp_tools.evaluation.calibration_figures import draw_reliability, draw_risk_coverage
+from exp_tools.evaluation.coverage import risk_coverage
+from exp_tools.evaluation.errors import draw_missed, draw_mistakes
+from exp_tools.evaluation.metrics import confusion
+from exp_tools.evaluation.predictions import as_arrays
+from exp_tools.evaluation.subgroup_figures import draw_subgroups
+from exp_tools.taxonomy import MELANOMA
+
+
+def write_curves(
+    folder: Path, table: pd.DataFrame, classes: Sequence[str], temperature: float, report: Mapping[str, Any]
+) -> None:
+    """Write the tables that `dvc plots` draws: roc, precision_recall, reliability, confusion, classes, risk_coverage.
+
+    Parameters
+    ----------
+    folder : where to
+    table : predictions of the set
+    classes, temperature : of the model
+    report : of the set, see scoring.score_set
+    """
+    probabilities, labels, logits = as_arrays(table, classes)
+    write_csv(folder / "roc.csv", curves.roc_points(probabilities, labels, classes))
+    write_csv(folder / "precision_recall.csv", curves.precision_recall_points(probabilities, labels, classes))
+    write_csv(folder / "reliability.csv", reliability_before_after(logits, labels, temperature))
+    write_csv(folder / "confusion.csv", curves.confusion_pairs(labels, probabilities.argmax(axis=1), classes))
+    write_csv(folder / "classes.csv", curves.class_bars(report["per_class"]))
+    write_csv(folder / "risk_coverage.csv", risk_coverage(probabilities, labels))
+
+
+def draw_figures(
+    folder: Path,
+    table: pd.DataFrame,
+    images: NDArray,
+    classes: Sequence[str],
+    temperature: float,
+    report: Mapping[str, Any],
+    title: str,
+) -> None:
+    """Draw every picture of a set as PNG.
+
+    Parameters
+    ----------
+    folder : where to
+    table : predictions of the set with metadata and `row`, the place of each image in `images`
+    images : uint8 [N, S, S, 3], RGB; may be memory-mapped
+    classes, temperature : of the model
+    report : of the set, see scoring.score_set
+    title : names the set
+    """
+    probabilities, labels, logits = as_arrays(table, classes)
+    per_class = report["per_class"]
+    counts = confusion(labels, probabilities.argmax(axis=1), len(classes))
+    roc = curves.roc_points(probabilities, labels, classes)
+    precision_recall = curves.precision_recall_points(probabilities, labels, classes)
+    figures.draw_confusion(folder / "confusion.png", counts, classes, title)
+    figures.draw_roc(folder / "roc.png", roc, per_class, title)
+    figures.draw_precision_recall(folder / "precision_recall.png", precision_recall, per_class, title)
+    figures.draw_class_bars(folder / "classes.png", per_class, title)
+    draw_reliability(folder / "reliability.png", reliability_before_after(logits, labels, temperature), title)
+    draw_risk_coverage(folder / "risk_coverage.png", risk_coverage(probabilities, labels), title)
+    draw_subgroups(folder / "subgroups.png", report["subgroups"], title)
+    draw_mistakes(folder / "mistakes.png", images, table, classes, title)
+    if MELANOMA in classes:
+        draw_missed(folder / "missed_melanomas.png", images, table, classes, title)

@@ -1,0 +1,62 @@
+"""A report in a screenful of text."""
+
+from collections.abc import Mapping
+from typing import Any
+
+SHOWN = {
+    "balanced_accuracy": "balanced accuracy",
+    "accuracy": "accuracy",
+    "macro_f1": "macro F1",
+    "macro_auc": "macro AUC",
+    "average_precision": "average precision",
+    "brier": "Brier score",
+    "ece": "calibration error",
+    "log_loss": "log-loss",
+}
+
+
+def summary_text(report: Mapping[str, Any]) -> str:
+    """Headline scores with their intervals, scores by class, melanoma, and what to keep in mind.
+
+    Parameters
+    ----------
+    report : as `scoring.score_set` gives it
+    """
+    lines = [f"{report['images']:,} images of {report['lesions']:,} lesions", ""]
+    lines.append(f"{'':<20}{'score':>8}   95 % interval by lesion")
+    for name, words in SHOWN.items():
+        lines.append(f"{words:<20}{_number(report['metrics'][name]):>8}   {_interval(report['intervals'][name])}")
+    lesions = report["lesion_level"]
+    lines.append(
+        f"{'by lesion':<20}{_number(lesions['metrics']['balanced_accuracy']):>8}   "
+        f"{_interval(lesions['intervals']['balanced_accuracy'])}   balanced accuracy, images of a lesion averaged"
+    )
+    lines += ["", f"{'class':<16}{'images':>7}{'lesions':>8}   sensitivity              precision   AUC"]
+    for code, row in report["per_class"].items():
+        sensitivity = row["intervals"]["sensitivity"]
+        few = "  few lesions" if sensitivity["small"] else ""
+        lines.append(
+            f"{code:<16}{row['support']:>7,}{row['lesions']:>8,}   {_number(row['sensitivity'])} "
+            f"{_interval(sensitivity):<18}   {_number(row['precision'])}   {_number(row['auc'])}{few}"
+        )
+    if report["melanoma"]:
+        lines += ["", _melanoma(report["melanoma"])]
+    lines.append("Research and teaching only: not a medical device.")
+    return "\n".join(lines)
+
+
+def _melanoma(scores: Mapping[str, Any]) -> str:
+    return (
+        f"melanoma against the rest: AUC {_number(scores['auc'])}, sensitivity "
+        f"{_number(scores['sensitivity_at_90_specificity'])} at 90 % specificity, specificity "
+        f"{_number(scores['specificity_at_90_sensitivity'])} at 90 % sensitivity ({scores['melanomas']:,} melanomas)"
+    )
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None or value != value else f"{value:.3f}"
+
+
+def _interval(bounds: Mapping[str, Any]) -> str:
+    low, high = bounds["low"], bounds["high"]
+    return "–" if low is None or low != low else f"[{low:.3f}, {high:.3f}]"

@@ -1,0 +1,42 @@
+"""Maps as heat over the image that they explain."""
+
+import cv2
+import matplotlib
+import numpy as np
+
+COLOURS = "viridis"
+STRENGTH = 0.75
+
+
+def upsample(maps: np.ndarray, size: int) -> np.ndarray:
+    """Maps float [N, H, W] as float32 [N, size, size], bilinear, pixel centres aligned."""
+    shape = (len(maps), size, size)
+    scaled = [cv2.resize(one, (size, size), interpolation=cv2.INTER_LINEAR) for one in np.asarray(maps, np.float32)]
+    return np.stack(scaled) if scaled else np.empty(shape, np.float32)
+
+
+def unit(maps: np.ndarray) -> np.ndarray:
+    """Each of the maps float [N, H, W] stretched from its smallest to its largest value, to 0..1; a flat one is 0."""
+    low = maps.min(axis=(1, 2), keepdims=True)
+    spread = maps.max(axis=(1, 2), keepdims=True) - low
+    return np.divide(maps - low, spread, out=np.zeros_like(maps), where=spread > 0)
+
+
+def overlay(image: np.ndarray, heat: np.ndarray, strength: float = STRENGTH) -> np.ndarray:
+    """Lay a map over its image: where it is weak the skin stays visible, where it is strong it is yellow.
+
+    Parameters
+    ----------
+    image : uint8 [S, S, 3], RGB
+    heat : float [H, W], any range; stretched to its own smallest and largest value, so two overlays do not compare
+        in strength
+    strength : opacity of the strongest place, 0..1
+
+    Returns
+    -------
+    uint8 [S, S, 3]; the image itself for a flat map
+    """
+    share = unit(upsample(heat[None], len(image)))
+    colour = matplotlib.colormaps[COLOURS](share[0])[..., :3] * 255
+    opacity = strength * share[0][..., None]
+    return (image * (1 - opacity) + colour * opacity).round().astype(np.uint8)
