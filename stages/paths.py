@@ -6,6 +6,7 @@ from pathlib import Path
 RAW = Path("data/raw")
 LABELS = Path("data/prepared/labels.csv")
 IMAGES = Path("data/prepared/images.npy")
+MASKS = Path("data/prepared/masks.npy")
 PROBLEMS = Path("data/prepared/problems.csv")
 DUPLICATES = Path("data/prepared/duplicates.csv")
 EXTERNAL_RAW = Path("data/external_raw")

@@ -1,11 +1,12 @@
 """Check labels and images, and decode and resize every image once.
 
 Reads   data/raw/
-Writes  data/prepared/{labels.csv, images.npy, problems.csv, duplicates.csv}, metrics/data.json, plots/data/
+Writes  data/prepared/{labels.csv, images.npy, masks.npy, problems.csv, duplicates.csv}, metrics/data.json, plots/data/
 
 When a problem stops it, the list of problems is all that is written, and the message says where it lies.
 """
 
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -13,17 +14,19 @@ import pandas as pd
 from exp_tools.data.duplicates.contact_sheet import draw_pairs
 from exp_tools.data.duplicates.groups import group_ids, pair_report
 from exp_tools.data.duplicates.pairs import duplicate_pairs, photograph
+from exp_tools.data.facts import Facts
 from exp_tools.data.files import write_csv, write_json
 from exp_tools.data.labels import summarise_labels, typed_labels
+from exp_tools.data.masks import find_masks, pack_masks
 from exp_tools.data.origin import facts_of, project_root, read_source
 from exp_tools.data.parallel import io_processes
-from exp_tools.data.preparing import check_and_pack, packing_of
+from exp_tools.data.preparing import Packing, check_and_pack, packing_of
 from exp_tools.data.problems import stop_on, summarise_problems, write_report
 from exp_tools.errors import run_main
 from exp_tools.evaluation.figures import draw_class_distribution
 from exp_tools.params import load_params
 from exp_tools.taxonomy import task_classes
-from stages.paths import DATA_FIGURES, DATA_METRICS, DUPLICATES, IMAGES, LABELS, PROBLEMS, RAW
+from stages.paths import DATA_FIGURES, DATA_METRICS, DUPLICATES, IMAGES, LABELS, MASKS, PROBLEMS, RAW
 
 
 def main() -> None:
@@ -42,10 +45,12 @@ def main() -> None:
     labels["group_id"] = group_ids(labels["group_id"], labels["image_id"], pairs)
     list_duplicates(labels, files, pairs)
     write_csv(LABELS, labels)
+    masks = pack_lesion_masks(labels["image_id"].to_list(), files, facts_of(params.data.source), packing)
     counted = {
         "rows_read": len(table),
         "rows_left_out": len(table) - len(kept),
         "problems": summarise_problems(problems),
+        "lesion_masks": masks,
     }
     write_json(DATA_METRICS, summarise_labels(labels) | counted)
     counts = labels["dx"].value_counts().loc[task_classes("diagnosis", labels["dx"])]
@@ -54,6 +59,18 @@ def main() -> None:
         f"{IMAGES}: {len(labels):,} images of {labels['lesion_id'].nunique():,} lesions; {LABELS}, {DATA_METRICS}; "
         f"{len(problems):,} problems noted or mended, listed in {PROBLEMS}"
     )
+
+
+def pack_lesion_masks(image_ids: list[str], files: list[str], facts: Facts, packing: Packing) -> int:
+    """Pack the masks that the set came with; says which cannot be used, and returns how many can."""
+    found = find_masks(RAW, facts.lesion_masks)
+    shape = {"size": packing.size, "resize": packing.resize}
+    left_out = pack_masks(MASKS, image_ids, files, found, **shape, processes=packing.processes)
+    for file, reason in left_out[:5]:
+        print(f"warning: the mask {file} is not used: it {reason}", file=sys.stderr)
+    if len(left_out) > 5:
+        print(f"warning: {len(left_out) - 5:,} more masks are not used", file=sys.stderr)
+    return len(found.keys() & set(image_ids)) - len(left_out)
 
 
 def report_path() -> Path:

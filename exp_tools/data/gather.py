@@ -11,6 +11,7 @@ from exp_tools.data.facts import Facts, Wanted, licence_text, write_choice
 from exp_tools.data.files import atomic_write
 from exp_tools.data.images import EXTENSIONS, is_clutter
 from exp_tools.data.links import link_file
+from exp_tools.data.masks import find_masks
 from exp_tools.data.origin import facts_of, load_source, read_source
 from exp_tools.data.subset import subset_of_lesions
 from exp_tools.data.tables import TABLE_ENDINGS
@@ -148,7 +149,8 @@ def _link_tree(origin: Path, raw: Path, store: Path, facts: Facts, seen: dict[st
         if ending == ".zip":
             archives.append((path, place))
         elif ending in EXTENSIONS and path.stem.lower().endswith(facts.masks):
-            continue
+            if path.stem.lower().endswith(facts.lesion_masks) and seen.setdefault(path.name.lower(), path) == path:
+                _link(path, raw / place)
         elif ending in EXTENSIONS:
             first = None if facts.folders_are_labels else seen.setdefault(path.name.lower(), path)
             if first not in (None, path) and filecmp.cmp(first, path, shallow=False):
@@ -209,6 +211,8 @@ def _limit(name: str, wanted: Wanted, raw: Path) -> str:
         return ""
     keep = table[subset_of_lesions(table, wanted.limit, wanted.seed)]
     kept = set(keep["file"])
+    masks = find_masks(raw, facts_of(name).lesion_masks)
+    kept |= {str(masks[Path(file).stem]) for file in kept if Path(file).stem in masks}
     for path in raw.rglob("*"):
         if path.suffix.lower() in EXTENSIONS and str(path) not in kept:
             path.unlink()

@@ -118,7 +118,7 @@ def _decode(
             orientation = image.getexif().get(_ORIENTATION, 1)
             notes = _notes(source, *found, "transparency" in image.info, orientation)
             upright = image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
-            square = np.asarray(_square(_rgb(upright), size, resize))
+            pixels = np.asarray(square(_rgb(upright), size, resize))
     except ImageFault:
         raise
     except FileNotFoundError as error:
@@ -132,7 +132,7 @@ def _decode(
         raise ImageFault("not_an_image", f"the file is no image that can be read ({', '.join(FORMATS)} can)") from error
     except Exception as error:  # Pillow's decoders raise almost anything on damaged files
         raise ImageFault("damaged_image", f"the image is damaged or cut off ({error})") from error
-    return touch_up(square, touched_up), notes
+    return touch_up(pixels, touched_up), notes
 
 
 def _opened(source: Path | str | bytes | Image.Image) -> contextlib.AbstractContextManager[Image.Image]:
@@ -176,12 +176,15 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _square(image: Image.Image, size: int, resize: str) -> Image.Image:
+def square(
+    image: Image.Image, size: int, resize: str, resample: Image.Resampling = Image.Resampling.BICUBIC
+) -> Image.Image:
+    """Bring an image to a square of side `size`; `resize` as in load_image."""
     if resize == "squash":
-        return image.resize((size, size), Image.Resampling.BICUBIC)
+        return image.resize((size, size), resample)
     if resize == "crop":
-        return ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
-    return ImageOps.pad(image, (size, size), Image.Resampling.BICUBIC, color="black")
+        return ImageOps.fit(image, (size, size), resample)
+    return ImageOps.pad(image, (size, size), resample, color="black")
 
 
 def pack_images(

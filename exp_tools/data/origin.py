@@ -21,7 +21,12 @@ from exp_tools.data.facts import Facts, read_choice
 from exp_tools.data.validation import complete
 from exp_tools.taxonomy import DIAGNOSES
 
-DRAWN = Facts("Drawn pictures, no medical data", classes=tuple(DIAGNOSES))
+DRAWN = Facts(
+    "Drawn pictures, no medical data",
+    classes=tuple(DIAGNOSES),
+    masks=("_segmentation",),
+    lesion_masks=("_segmentation",),
+)
 """The facts of a source that declares none: the embedded sample set."""
 
 

@@ -60,7 +60,7 @@ def check_and_pack(
         No row is left, or the disk has no room.
     """
     tidy = table.assign(**tidied(table, facts.classes))
-    found = check_labels(table, facts.classes) + unlisted_images(table, raw)
+    found = check_labels(table, facts.classes) + unlisted_images(table, raw, facts.masks)
     problems = decide(found + check_counts(tidy, facts.counts, facts.title), packing.policy)
     kept = apply_actions(table, problems)
     if kept.empty:
@@ -92,8 +92,8 @@ def check_and_pack(
     return kept, problems + of_images
 
 
-def unlisted_images(table: pd.DataFrame, raw: Path) -> list[Problem]:
-    """Images below a folder that no row of its table names."""
+def unlisted_images(table: pd.DataFrame, raw: Path, masks: tuple[str, ...] = ()) -> list[Problem]:
+    """Images below a folder that no row of its table names; `masks` are endings of names that belong to others."""
     named = {Path(file) for file in table["file"] if file}
     stems = {path.stem for path in named}
     return [
@@ -107,5 +107,5 @@ def unlisted_images(table: pd.DataFrame, raw: Path) -> list[Problem]:
         )
         for name, paths in sorted(index_images(raw).items())
         for path in paths
-        if path not in named and name not in stems
+        if path not in named and name not in stems and not name.lower().endswith(masks)
     ]

@@ -26,6 +26,7 @@ from exp_tools.errors import UserError
 
 METADATA = "HAM10000_metadata.csv"
 PARTS = ("HAM10000_images_part_1", "HAM10000_images_part_2")
+MASKS = "HAM10000_segmentations_lesion_tschandl"
 COLUMNS = ("lesion_id", "image_id", "dx", "dx_type", "age", "sex", "localization")
 JPEG_QUALITY = 90
 
@@ -159,7 +160,8 @@ def draw_sample_image(lesion_id: str, image_id: str, dx: str, seed: int) -> tupl
 
 
 def write_sample(folder: Path, *, images: int, seed: int, processes: int = 1) -> None:
-    """Draw a sample into `folder`, in HAM10000's official layout: two folders of JPEGs and a table.
+    """Draw a sample into `folder`, in HAM10000's official layout: two folders of JPEGs, one of the lesions' masks and
+    a table.
 
     The same bytes for the same `images` and `seed`, whatever `processes`. The table is written last: a folder without
     it is incomplete. A sample that was in the folder before is replaced.
@@ -171,9 +173,9 @@ def write_sample(folder: Path, *, images: int, seed: int, processes: int = 1) ->
     table = sample_table(images, seed)
     folder = Path(folder)
     (folder / METADATA).unlink(missing_ok=True)
-    for part in PARTS:
+    for part in (*PARTS, MASKS):
         (folder / part).mkdir(parents=True, exist_ok=True)
-        for stale in (folder / part).glob("SYN_*.jpg"):
+        for stale in (folder / part).glob("SYN_*"):
             stale.unlink()
     draw = functools.partial(_write_image, folder=folder, images=images, seed=seed)
     rows = list(table[["lesion_id", "image_id", "dx"]].itertuples(index=False, name=None))
@@ -197,10 +199,12 @@ def _map(draw: functools.partial, rows: list[tuple[str, str, str]], processes: i
 
 def _write_image(row: tuple[str, str, str], *, folder: Path, images: int, seed: int) -> None:
     lesion_id, image_id, dx = row
-    picture, _ = draw_sample_image(lesion_id, image_id, dx, seed)
+    picture, mask = draw_sample_image(lesion_id, image_id, dx, seed)
     part = PARTS[int(image_id[4:]) > images // 2]
     _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     (folder / part / f"{image_id}.jpg").write_bytes(jpeg.tobytes())
+    _, png = cv2.imencode(".png", mask.astype(np.uint8) * 255, [cv2.IMWRITE_PNG_BILEVEL, 1])
+    (folder / MASKS / f"{image_id}_segmentation.png").write_bytes(png.tobytes())
 
 
 def _class_sizes(images: int) -> dict[str, int]:

@@ -16,6 +16,8 @@ FACTS = Facts(
     citation=f"{ham10000.FACTS.citation}; {ph2.FACTS.citation}",
     where=f"{ham10000.FACTS.where} and {ph2.FACTS.where}",
     classes=tuple(DIAGNOSES),
+    masks=ham10000.FACTS.masks + ph2.FACTS.masks,
+    lesion_masks=ham10000.FACTS.lesion_masks + ph2.FACTS.lesion_masks,
     counts={
         "images": 10_215,
         "lesions": 7_670,

@@ -45,6 +45,7 @@ FACTS = Facts(
         ),
     ),
     masks=("_segmentation",),
+    lesion_masks=("_segmentation",),
     counts={
         "images": 10_015,
         "lesions": 7_470,

@@ -25,6 +25,7 @@ FACTS = Facts(
     ),
     where="https://challenge.isic-archive.com/data/",
     masks=("_superpixels", "_segmentation"),
+    lesion_masks=("_segmentation",),
     classes=(*DIAGNOSES, *(code for code in OTHER_DIAGNOSES if code in ("ak", "scc", "unk", "benign"))),
 )
 

@@ -19,6 +19,8 @@ FACTS = Facts(
     citation=isic2018_test.FACTS.citation,
     where=ham10000.FACTS.where,
     classes=tuple(DIAGNOSES),
+    masks=ham10000.FACTS.masks,
+    lesion_masks=ham10000.FACTS.lesion_masks,
     counts={"images": (11_526, 11_527)},
 )
 

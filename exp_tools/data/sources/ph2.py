@@ -24,6 +24,7 @@ FACTS = Facts(
     classes=("common_nevus", "atypical_nevus", "mel"),
     folders_are_labels=True,
     masks=("_lesion", "_roi"),
+    lesion_masks=("_lesion",),
     counts={"images": 200, "dx": {"common_nevus": 80, "atypical_nevus": 80, "mel": 40}},
 )
 CLASSES = dict(zip(("Common Nevus", "Atypical Nevus", "Melanoma"), FACTS.classes or (), strict=True))
@@ -89,6 +90,7 @@ def _from_folders(raw: Path) -> pd.DataFrame:
     rows = [
         (name, FOLDERS.get(path.parent.name.lower(), path.parent.name), str(path), path.relative_to(raw).as_posix())
         for name, paths in index_images(raw).items()
+        if not name.lower().endswith(FACTS.masks)
         for path in paths
     ]
     if not any(code in CLASSES.values() for _, code, _, _ in rows):
