@@ -19,6 +19,7 @@ from exp_tools.errors import UserError
 from exp_tools.evaluation.calibration import expected_calibration_error
 
 SUM_TOLERANCE = 1e-3  # wide enough for probabilities stored as float16, or as text with four decimals
+TOP = (2, 3, 5)
 
 
 def headline_metrics(probabilities: ArrayLike, labels: ArrayLike, classes: Sequence[str]) -> dict[str, float]:
@@ -77,6 +78,27 @@ def class_metrics(
         row = {name: float(values[c]) for name, values in rates.items()}
         table[code] = row | {"auc": auc, "average_precision": average_precision, "support": int((labels == c).sum())}
     return table
+
+
+def top_k_accuracy(probabilities: ArrayLike, labels: ArrayLike, classes: Sequence[str]) -> dict[str, float]:
+    """Share of images whose class is among the k most probable, for k = 2, 3 and 5 where there are more classes.
+
+    Of equally probable classes the first comes first, as for the predicted class. (scikit-learn's
+    `top_k_accuracy_score` takes the last; without ties the two agree.)
+
+    Returns
+    -------
+    dict "2", "3", "5" -> share, those with k < C
+
+    Raises
+    ------
+    UserError : as `headline_metrics`
+    """
+    probabilities, labels = check_predictions(probabilities, labels, classes)
+    own = probabilities[np.arange(labels.size), labels][:, None]
+    earlier = np.arange(len(classes)) < labels[:, None]
+    ahead = ((probabilities > own) | ((probabilities == own) & earlier)).sum(axis=1)
+    return {str(k): float((ahead < k).mean()) for k in TOP if k < len(classes)}
 
 
 def confusion(labels: ArrayLike, predicted: ArrayLike, num_classes: int) -> NDArray[np.int64]:
