@@ -4,10 +4,13 @@ import math
 
 import numpy as np
 import pytest
+from sklearn.calibration import calibration_curve
 from sklearn.metrics import log_loss
 
 from exp_tools.errors import UserError
 from exp_tools.evaluation.calibration import (
+    calibration_report,
+    choose_abstention,
     expected_calibration_error,
     fit_temperature,
     reliability_before_after,
@@ -85,15 +88,65 @@ def test_bins_of_equal_mass_keep_equal_confidences_together():
     assert ties["count"].tolist() == [50, 5]
 
 
-def test_reliability_table_sums_to_the_error():
+def test_bins_of_both_schemes_are_those_of_scikit_learn():
+    rng = np.random.default_rng(1)
+    probabilities, labels = two_class(rng.uniform(0.5, 1, 400)), rng.integers(2, size=400)
+    for scheme, strategy in (("width", "uniform"), ("mass", "quantile")):
+        table = reliability_bins(probabilities, labels, scheme=scheme)
+        accuracy, confidence = calibration_curve(labels == 0, probabilities[:, 0], n_bins=15, strategy=strategy)
+        assert table["accuracy"].to_numpy() == pytest.approx(accuracy, abs=1e-9)
+        assert table["confidence"].to_numpy() == pytest.approx(confidence, abs=1e-9)
+
+
+def test_reliability_table_sums_to_the_error_of_each_scheme():
     logits, labels = overconfident(images=300)
     table = reliability_before_after(logits, labels, 2.5)
-    assert table["calibration"].unique().tolist() == ["before", "after"]
-    for name, temperature in (("before", 1.0), ("after", 2.5)):
-        part = table[table["calibration"] == name]
+    parts = dict(list(table.groupby(["scheme", "calibration"], sort=False)))
+    assert list(parts) == [("width", "before"), ("width", "after"), ("mass", "before"), ("mass", "after")]
+    for (scheme, calibration), part in parts.items():
+        probabilities = softmax(logits, 1.0 if calibration == "before" else 2.5)
         error = ((part["accuracy"] - part["confidence"]).abs() * part["count"]).sum() / part["count"].sum()
         assert part["count"].sum() == 300
-        assert error == pytest.approx(expected_calibration_error(softmax(logits, temperature), labels), abs=1e-5)
+        assert error == pytest.approx(expected_calibration_error(probabilities, labels, scheme=scheme), abs=1e-5)
+
+
+def test_report_is_before_and_after_the_temperature():
+    logits, labels = overconfident(images=600)
+    report = calibration_report(logits, labels, 2.5)
+    assert report["temperature"] == 2.5
+    for calibration, temperature in (("before", 1.0), ("after", 2.5)):
+        probabilities, scores = softmax(logits, temperature), report[calibration]
+        assert scores["log_loss"] == pytest.approx(log_loss(labels, probabilities), abs=1e-9)
+        assert scores["brier"] == pytest.approx(((np.eye(4)[labels] - probabilities) ** 2).sum(axis=1).mean())
+        assert scores["ece_width"] == expected_calibration_error(probabilities, labels)
+        assert scores["ece_mass"] == expected_calibration_error(probabilities, labels, scheme="mass")
+    assert all(report["after"][name] < value for name, value in report["before"].items())
+
+
+def test_report_knows_losses_that_probabilities_round_away_and_empty_sets():
+    assert calibration_report([[1000.0, 0.0]], [1], 2.0)["before"]["log_loss"] == 1000
+    assert calibration_report([[1000.0, 0.0]], [1], 2.0)["after"]["log_loss"] == 500
+    empty = calibration_report(np.zeros((0, 7)), np.zeros(0, int), 1.5)
+    assert empty["temperature"] == 1.5
+    assert all(math.isnan(value) for value in empty["after"].values())
+
+
+def test_abstention_leaves_the_least_certain_share_and_never_more():
+    confidence = np.arange(60, 100) / 100
+    probabilities = two_class(np.random.default_rng(0).permutation(confidence))
+    assert choose_abstention(probabilities, 0.25) == 0.7  # 0.60 to 0.69 are ten of forty
+    assert choose_abstention(probabilities, 0.26) == 0.7  # eleven would be more than the share
+    assert choose_abstention(probabilities, 0) == 0.6
+    assert choose_abstention(two_class([0.6] * 29 + [0.9] * 71), 0.29) == 0.9  # 0.29 * 100 < 29 in floating point
+    assert choose_abstention(two_class([0.7] * 8 + [0.9] * 2), 0.5) == 0.7  # ties stay with the model: none below
+    assert choose_abstention(np.zeros((0, 7)), 0.1) == 0.0
+
+
+def test_abstention_is_rounded_down():
+    assert choose_abstention([[2 / 3, 1 / 3]], 0) == 0.666666
+    assert choose_abstention([[0.57, 0.43]], 0) == 0.57
+    just_below = np.nextafter(0.75, 0)
+    assert choose_abstention([[just_below, 0.25]], 0) == 0.749999
 
 
 def test_empty_set_has_no_error_and_no_bins():
@@ -110,3 +163,5 @@ def test_bad_input_is_named():
         softmax([[0.0, 1.0]], temperature=0)
     with pytest.raises(UserError, match="choose width or mass"):
         expected_calibration_error([[0.5, 0.5]], [0], scheme="quantile")
+    with pytest.raises(UserError, match=r"share .* is 1"):
+        choose_abstention([[0.5, 0.5]], 1)

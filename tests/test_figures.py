@@ -13,6 +13,7 @@ from PIL import Image
 
 from exp_tools.evaluation import figures
 from exp_tools.evaluation.calibration import reliability_before_after, softmax
+from exp_tools.evaluation.calibration_figures import draw_reliability
 from exp_tools.evaluation.curves import class_bars, confusion_pairs, precision_recall_points, roc_points
 from exp_tools.evaluation.metrics import class_metrics, confusion
 
@@ -39,7 +40,7 @@ def draw_all(folder):
     figures.draw_precision_recall(
         folder / "precision_recall.png", precision_recall_points(probabilities, labels, CLASSES), per_class, title
     )
-    figures.draw_reliability(folder / "reliability.png", reliability_before_after(logits, labels, 2.0), title)
+    draw_reliability(folder / "reliability.png", reliability_before_after(logits, labels, 2.0), title)
     figures.draw_class_distribution(folder / "classes.png", counts, title)
     figures.draw_class_distribution(folder / "one.png", counts[["train"]], title)
     figures.draw_class_bars(folder / "bars.png", per_class, title)

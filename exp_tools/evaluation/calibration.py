@@ -3,7 +3,8 @@
 Confidence is the probability of the predicted class. Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
 """
 
-from typing import Literal
+from decimal import ROUND_FLOOR, Decimal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from exp_tools.errors import UserError
 
 Scheme = Literal["width", "mass"]
+SCHEMES: tuple[Scheme, ...] = ("width", "mass")
 TEMPERATURE_BOUNDS = (0.05, 20.0)
 
 
@@ -45,20 +47,85 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
     Guo et al. 2017, section 4.2 (temperature scaling).
     """
     from scipy.optimize import minimize_scalar
-    from scipy.special import logsumexp
 
     labels = np.asarray(labels)
     if labels.size == 0:
         return 1.0
-    logits = _check_logits(logits)
-    shifted = logits - logits[np.arange(labels.size), labels][:, None]
-
-    def log_loss(log_temperature: float) -> float:
-        return float(logsumexp(shifted / np.exp(log_temperature), axis=1).mean())
-
+    behind = _behind(_check_logits(logits), labels)
     low, high = np.log(TEMPERATURE_BOUNDS)
-    best = minimize_scalar(log_loss, bounds=(low, high), method="bounded", options={"xatol": 1e-6})
+    best = minimize_scalar(
+        lambda log_temperature: _log_loss(behind, np.exp(log_temperature)),
+        bounds=(low, high),
+        method="bounded",
+        options={"xatol": 1e-6},
+    )
     return float(np.exp(best.x))
+
+
+def choose_abstention(probabilities: ArrayLike, share: float) -> float:
+    """The confidence below which the least certain `share` of the validation images lies.
+
+    A model that leaves to a human what is less certain than this (confidence < threshold) leaves `share` of images like
+    those of validation, never more: images whose confidence equals the threshold stay with the model.
+
+    Parameters
+    ----------
+    probabilities : float [N, C] of the validation images, as the model gives them out (after the temperature)
+    share : in [0, 1)
+
+    Returns
+    -------
+    float in 0..1, rounded down to six decimals, so that a copy of it in a text file leaves no image more; 0.0, which
+    leaves none, for an empty set
+
+    Raises
+    ------
+    UserError : a share outside [0, 1)
+    """
+    if not 0 <= share < 1:
+        raise UserError(f"The share of images to leave to a human is {share}; expected 0 or more and less than 1.")
+    confidence = np.sort(np.asarray(probabilities, dtype=np.float64).max(axis=1))
+    if not confidence.size:
+        return 0.0
+    left = int(share * confidence.size + 1e-9)  # 0.29 * 100 is 28.999999999999996
+    return float(Decimal(repr(float(confidence[left]))).quantize(Decimal("1e-6"), ROUND_FLOOR))
+
+
+def calibration_report(logits: ArrayLike, labels: ArrayLike, temperature: float) -> dict[str, Any]:
+    """How well probabilities are calibrated without the temperature and with it.
+
+    Parameters
+    ----------
+    logits : float [N, C]
+    labels : int [N], values in 0..C-1
+    temperature : by which the model divides its logits
+
+    Returns
+    -------
+    dict with `temperature`, and `before` and `after`, each a dict of
+        ece_width, ece_mass : expected calibration error over 15 bins of equal width, or of about equally many images
+        log_loss : mean negative log-likelihood in nats, exact where a probability would round to 0
+        brier : mean squared distance between the probabilities and the one-hot label, 0 to 2
+    All NaN for N = 0.
+
+    Raises
+    ------
+    UserError : as `softmax`
+    """
+    logits, labels = _check_logits(logits), np.asarray(labels)
+    report: dict[str, Any] = {"temperature": float(temperature)}
+    for calibration, divisor in (("before", 1.0), ("after", temperature)):
+        if not labels.size:
+            report[calibration] = dict.fromkeys(("ece_width", "ece_mass", "log_loss", "brier"), float("nan"))
+            continue
+        probabilities = softmax(logits, divisor)
+        report[calibration] = {
+            f"ece_{scheme}": expected_calibration_error(probabilities, labels, scheme=scheme) for scheme in SCHEMES
+        }
+        report[calibration]["log_loss"] = _log_loss(_behind(logits, labels), divisor)
+        distances = ((probabilities - np.eye(logits.shape[1])[labels]) ** 2).sum(axis=1)
+        report[calibration]["brier"] = float(distances.mean())
+    return report
 
 
 def confidence_bins(
@@ -69,7 +136,7 @@ def confidence_bins(
     A bin reaches from above its lower edge to its upper edge inclusive. "width": equal steps from 0 to 1. "mass": edges
     at the quantiles of the confidences, so that bins hold about as many images; equal confidences share a bin.
     """
-    if scheme not in ("width", "mass"):
+    if scheme not in SCHEMES:
         raise UserError(f"The binning scheme is {scheme!r}; choose width or mass.")
     confidence = probabilities.max(axis=1)
     steps = np.linspace(0.0, 1.0, bins + 1)
@@ -132,16 +199,32 @@ def reliability_bins(
 
 
 def reliability_before_after(logits: ArrayLike, labels: ArrayLike, temperature: float) -> pd.DataFrame:
-    """Reliability points without and with the temperature: `reliability_bins` with a first column `calibration`.
+    """Reliability points without and with the temperature, over bins of both schemes.
 
-    Its values are "before" and "after"; floats are rounded to six decimals.
+    Returns
+    -------
+    DataFrame [scheme (width, mass), calibration (before, after), then the columns of `reliability_bins`]; floats are
+    rounded to six decimals
     """
     parts = []
-    for calibration, divisor in (("before", 1.0), ("after", temperature)):
-        table = reliability_bins(softmax(logits, divisor), labels)
-        table.insert(0, "calibration", calibration)
-        parts.append(table)
+    for scheme in SCHEMES:
+        for calibration, divisor in (("before", 1.0), ("after", temperature)):
+            table = reliability_bins(softmax(logits, divisor), labels, scheme=scheme)
+            table.insert(0, "scheme", scheme)
+            table.insert(1, "calibration", calibration)
+            parts.append(table)
     return pd.concat(parts, ignore_index=True).round(6)
+
+
+def _behind(logits: NDArray[np.float64], labels: NDArray) -> NDArray[np.float64]:
+    """How far each logit [N, C] lies above that of the true class."""
+    return logits - logits[np.arange(labels.size), labels][:, None]
+
+
+def _log_loss(behind: NDArray[np.float64], temperature: float) -> float:
+    from scipy.special import logsumexp
+
+    return float(logsumexp(behind / temperature, axis=1).mean())
 
 
 def _check_logits(logits: ArrayLike) -> NDArray[np.float64]:

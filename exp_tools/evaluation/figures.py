@@ -10,7 +10,6 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
@@ -25,8 +24,6 @@ from exp_tools.evaluation.drawing import (
     set_legend,
     set_title,
 )
-
-FEW_IMAGES = 10
 
 ClassMetrics = Mapping[str, Mapping[str, float]]
 
@@ -78,45 +75,6 @@ def draw_precision_recall(path: Path, points: pd.DataFrame, per_class: ClassMetr
     axes.set_xlabel("recall (sensitivity)")
     axes.set_ylabel("precision (positive predictive value)")
     set_legend(axes, loc="center left", bbox_to_anchor=(1.01, 0.5))
-    save_figure(figure, path)
-
-
-@matplotlib.rc_context(STYLE)
-def draw_reliability(path: Path, table: pd.DataFrame, title: str) -> None:
-    """Reliability diagram of `calibration.reliability_before_after`, over a histogram of the confidences.
-
-    Bins of fewer than 10 images are hollow and not joined by the line: their accuracy is mostly chance.
-    """
-    figure = Figure(figsize=(5.8, 7), layout="constrained")
-    axes, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    parts = list(table.groupby("calibration", sort=False))
-    set_title(axes, "Reliability, before and after temperature scaling", title, int(parts[0][1]["count"].sum()))
-    axes.plot([0, 1], [0, 1], **REFERENCE)
-    axes.text(
-        0.99,
-        0.04,
-        f"below the diagonal: over-confident\nhollow: under {FEW_IMAGES} images",
-        fontsize=8,
-        color="0.4",
-        ha="right",
-    )
-    for (name, part), colour, style, marker in zip(parts, ("#D55E00", "#0072B2"), LINE_STYLES, "os", strict=False):
-        error = ((part["accuracy"] - part["confidence"]).abs() * part["count"]).sum() / part["count"].sum()
-        full, few = part[part["count"] >= FEW_IMAGES], part[part["count"] < FEW_IMAGES]
-        line = {"color": colour, "linestyle": style, "marker": marker, "markersize": 5.5}
-        axes.plot(full["confidence"], full["accuracy"], label=f"{name} (ECE {error:.3f})", **line)
-        axes.plot(few["confidence"], few["accuracy"], **line | {"linestyle": "none", "markerfacecolor": "none"})
-        edges = np.union1d(part["bin_low"], part["bin_high"])
-        counts = part.set_index("bin_low")["count"].reindex(edges[:-1], fill_value=0)
-        below.stairs(counts, edges, color=colour, linestyle=style, linewidth=1.5)
-    axes.set_ylabel("accuracy")
-    axes.set_ylim(-0.02, 1.02)
-    below.set_xlim(-0.02, 1.02)
-    below.set_xlabel("confidence (probability of the predicted diagnosis)")
-    below.set_ylabel("images")
-    below.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
-    handles, names = axes.get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=2, fontsize=9, frameon=False, handlelength=3)
     save_figure(figure, path)
 
 
