@@ -4,6 +4,7 @@ Reads   models/model.safetensors, data/predictions.csv, data/prepared/{labels.cs
 Writes  metrics/explain.json, plots/explain/{cases.png, sanity.png}
 """
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,8 @@ from stages.paths import EXPLAIN_FIGURES, EXPLAIN_METRICS, IMAGES, LABELS, MASKS
 OF_EACH_CLASS = 40
 """Images of a diagnosis, at most, over which the share of the map on the lesion is taken."""
 SANITY_IMAGES = 32
+COARSE = 5
+"""A map with fewer places a side says little of where."""
 DRAWS = 3
 """Sets of random weights of the sanity check."""
 
@@ -47,7 +50,6 @@ def main() -> None:
     packed = PackedImages(IMAGES, np.zeros(len(labels)), metadata=metadata)
     methods = methods_of(model, params.explain.method)
     masks, pixels = PackedMasks(MASKS), np.load(IMAGES, mmap_mode="r")
-    title = f"{facts.source} test split"
 
     def maps_of(network: torch.nn.Module, table: pd.DataFrame) -> dict[str, np.ndarray]:
         return explain_rows(network, packed, table["row"].to_numpy(), table["target"].to_numpy(), methods, device)
@@ -55,6 +57,8 @@ def main() -> None:
     cases = choose_cases(test, params.explain.images, facts.classes, params.explain.seed)
     maps = maps_of(model, cases)
     drawn = [as_case(row, place, maps, masks, pixels) for place, row in enumerate(cases.to_dict("records"))]
+    size = {method: list(made.shape[1:]) for method, made in maps.items()}
+    title = f"{facts.source} test split, maps of {' and '.join(sorted({f'{h}x{w}' for h, w in size.values()}))} places"
     draw_cases(EXPLAIN_FIGURES / "cases.png", drawn, title)
 
     many = choose_of_each(test, OF_EACH_CLASS, params.explain.seed)
@@ -72,8 +76,10 @@ def main() -> None:
 
     sanity = {"images": len(few), "draws": DRAWS, "by_step": by_step, "other_image": chance}
     chosen = cases["image_id"].to_list()
-    write_json(EXPLAIN_METRICS, {"methods": methods, "cases": chosen, "sanity": sanity, "focus": focus})
+    write_json(EXPLAIN_METRICS, {"map_size": size, "cases": chosen, "sanity": sanity, "focus": focus})
     print(f"{EXPLAIN_METRICS}, {EXPLAIN_FIGURES}/: {summary(by_step, focus)}")
+    if min(side for sides in size.values() for side in sides) < COARSE:
+        print(f"warning: {title}: too coarse to say where; raise prepare.image_size for a finer one", file=sys.stderr)
 
 
 def test_predictions(labels: pd.DataFrame, facts: ModelFacts) -> pd.DataFrame:

@@ -115,7 +115,9 @@ def test_official_layout(sample):
     parts = [{path.stem for path in (sample / f"HAM10000_images_part_{part}").glob("*.jpg")} for part in (1, 2)]
     assert [len(part) for part in parts] == [10, 11]
     assert parts[0] | parts[1] == set(table["image_id"])
-    assert len(files(sample)) == 22  # no temporary file is left
+    masks = {path.stem for path in (sample / "HAM10000_segmentations_lesion_tschandl").glob("*.png")}
+    assert masks == {f"{image_id}_segmentation" for image_id in table["image_id"]}
+    assert len(files(sample)) == 43  # no temporary file is left
     pd.testing.assert_frame_equal(table, sample_table(21, seed=5), check_dtype=False)
 
 
@@ -135,7 +137,7 @@ def test_another_seed_draws_other_pictures_and_replaces_the_old_ones(tmp_path):
     before = files(tmp_path)
     write_sample(tmp_path, images=3, seed=2)
     after = files(tmp_path)
-    assert len(after) == 4
+    assert len(after) == 7
     assert not set(before.values()) & set(after.values())
 
 

@@ -176,5 +176,7 @@ def _draw_similarity(
         axes.plot(places, values, label=NAMES[method], **style)
         level = REFERENCE | {"color": colour}
         axes.axhline(chance[method][metric], **level, label=f"{NAMES[method]}, maps of two different images")
-    axes.set_xticks(places, ["nothing", *STEP_TICKS])
+    blank = [step["blank"] for step in next(iter(by_step.values()))]
+    ticks = [f"{tick}\n{share:.0%} blank" if share else tick for tick, share in zip(STEP_TICKS, blank, strict=True)]
+    axes.set_xticks(places, ["nothing", *ticks], fontsize=8)
     axes.set_xlabel("random: head, then so much of the backbone")

@@ -89,7 +89,7 @@ def similarity(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
     Returns
     -------
     dict with rank_correlation (-1 to 1, of the values as computed), ssim (up to 1, of the maps stretched to 0..1 at 64
-    pixels), and undefined, the number of pairs of which one is flat and has no ranks
+    pixels), and blank, the share of pairs of which one is flat and has no ranks: they count in ssim alone
     """
     ranks = np.array([rank_correlation(one, other) for one, other in zip(first, second, strict=True)])
     defined = ~np.isnan(ranks)
@@ -100,7 +100,7 @@ def similarity(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
     return {
         "rank_correlation": float(ranks[defined].mean()) if defined.any() else float("nan"),
         "ssim": float(np.mean(like)),
-        "undefined": int((~defined).sum()),
+        "blank": float((~defined).mean()),
     }
 
 
