@@ -4,10 +4,19 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import t
 
+from benchmarks.interval_coverage import SHARES, SKILLS, coverage
 from exp_tools.errors import UserError
-from exp_tools.evaluation.intervals import bootstrap_intervals, bootstrap_metric_samples, group_weights
-from exp_tools.evaluation.metrics import headline_metrics
+from exp_tools.evaluation.intervals import (
+    bootstrap_intervals,
+    bootstrap_metric_samples,
+    class_intervals,
+    group_weights,
+    weighted_intervals,
+)
+from exp_tools.evaluation.metrics import class_metrics, headline_metrics
+from exp_tools.evaluation.weighted import class_scorer
 
 
 def draw(rng, images=120, num_classes=4, ties=False):
@@ -15,6 +24,11 @@ def draw(rng, images=120, num_classes=4, ties=False):
     logits = rng.normal(size=(images, num_classes)) + 1.2 * np.eye(num_classes)[labels]
     probabilities = np.exp(np.round(logits, 0 if ties else 12))
     return probabilities / probabilities.sum(axis=1, keepdims=True), labels
+
+
+def mean_of(values):
+    """Scorer of the weighted mean of one value an image."""
+    return lambda weights: {"mean": values @ weights / weights.sum(axis=0)}
 
 
 def plain_loop(probabilities, labels, groups, classes, resamples, seed):
@@ -93,27 +107,108 @@ def test_interval_of_an_accuracy_is_the_binomial_one():
     assert narrow["accuracy"][1] - narrow["accuracy"][0] == pytest.approx(2 * 0.6745 / 1.96 * half, abs=0.006)
 
 
-def test_intervals_cover_the_truth():
-    """Lesions of one to three like images; the truth comes from a set a hundred times as large."""
-    rng = np.random.default_rng(8)
+@pytest.mark.parametrize("skill", ["good", "near perfect"])
+def test_intervals_cover_the_truth(skill):
+    """Fifty lesions in the rarer class: as often as they say, where percentiles of the same resamples fall short."""
+    rows = coverage(SHARES["two classes"], 50, SKILLS[skill], sets=150, resamples=150)
+    for name in ("accuracy", "balanced_accuracy", "macro_auc", "auc of rarest"):
+        assert 0.92 <= rows[name][1] <= 0.98, name  # 93-97 %, give or take the chance of 150 sets
+    if skill == "near perfect":
+        assert rows["macro_auc"][2] < 0.86
 
-    def sample(lesions):
-        views = rng.integers(1, 4, lesions)
-        labels = rng.integers(2, size=lesions)
-        centre = rng.normal(size=lesions) + labels
-        lesion = np.repeat(np.arange(lesions), views)
-        score = 1 / (1 + np.exp(-(centre[lesion] + 0.3 * rng.normal(size=lesion.size) - 0.5)))
-        return np.column_stack([1 - score, score]), labels[lesion], lesion
 
-    truth = headline_metrics(*sample(30_000)[:2], ["nv", "mel"])
-    covered = dict.fromkeys(("accuracy", "balanced_accuracy", "macro_auc"), 0)
-    for seed in range(200):
-        intervals = bootstrap_intervals(*sample(150), ["nv", "mel"], resamples=300, seed=seed)
-        for name in covered:
-            low, high = intervals[name]
-            covered[name] += low <= truth[name] <= high
-    for name, count in covered.items():
-        assert 0.90 <= count / 200 <= 0.985, name  # 95 % give or take three standard errors, and 300 resamples
+def test_a_share_by_hand():
+    """Nine right of ten: log-odds of 9, standard error 1 / sqrt(10 · 0.9 · 0.1), t with twice the mistakes or 8."""
+    right = np.arange(10) > 0
+    low, high = weighted_intervals(mean_of(right), np.arange(10), 10, resamples=20_000)["mean"]
+    half = t.ppf(0.975, 8) / math.sqrt(10 * 0.9 * 0.1)
+    assert (low, high) == pytest.approx((1 / (1 + math.exp(half) / 9), 1 / (1 + math.exp(-half) / 9)), abs=0.01)
+
+
+def test_a_difference_and_a_loss_by_hand():
+    values = np.random.default_rng(0).normal(0.3, 1, 1000)
+    scorer, half = mean_of(values), 1.96 * values.std() / math.sqrt(1000)
+    bounds = weighted_intervals(scorer, np.arange(1000), 1000, resamples=4000, scales={"mean": "difference"})["mean"]
+    assert bounds == pytest.approx((values.mean() - half, values.mean() + half), abs=0.05 * half)
+    losses = values**2
+    factor = math.exp(1.96 * losses.std() / math.sqrt(1000) / losses.mean())
+    bounds = weighted_intervals(mean_of(losses), np.arange(1000), 1000, resamples=4000, scales={"mean": "loss"})["mean"]
+    assert bounds == pytest.approx((losses.mean() / factor, losses.mean() * factor), rel=0.01)
+
+
+@pytest.mark.parametrize(("heavy", "freedom"), [(0, 2000 * 2 / 3), (2, 8), (6, 12), (30, 60)])
+def test_the_fewer_lesions_make_up_the_spread_the_larger_is_t(heavy, freedom):
+    """`heavy` of 2,000 values are ±1, the others nearly 0: fourth powers add up to 1 / heavy; 3 / 2000 if normal."""
+    values = np.random.default_rng(0).normal(0, 1e-3, 2000)
+    values[:heavy] = np.tile([1, -1], heavy // 2)
+    arguments = {"resamples": 3000, "seed": 1, "scales": {"mean": "difference"}}
+    low, high = weighted_intervals(mean_of(values), np.arange(2000), 2000, **arguments)["mean"]
+    parts = [(values @ weights) / 2000 for weights in group_weights(np.arange(2000), 2000, 3000, 1)]
+    quantile = (high - low) / 2 / np.concatenate(parts).std()
+    assert quantile == pytest.approx(t.ppf(0.975, freedom), rel=0.005)
+
+
+def test_all_right_of_n_lesions_is_the_exact_interval():
+    """Clopper and Pearson: even 69 % right would show ten of ten in 2.5 of 100 cases."""
+    exact = 0.025 ** (1 / 10)
+    assert weighted_intervals(mean_of(np.ones(10)), np.arange(10), 10, resamples=5)["mean"] == pytest.approx((exact, 1))
+    none = weighted_intervals(mean_of(np.zeros(10)), np.arange(10), 10, resamples=5)["mean"]
+    assert none == pytest.approx((0, 1 - exact))
+    four = weighted_intervals(mean_of(np.ones(10)), np.arange(10), 10, resamples=5, units={"mean": 4})["mean"]
+    assert four == pytest.approx((0.025 ** (1 / 4), 1))
+
+
+def test_intervals_hold_the_estimate_and_stay_in_range():
+    rng = np.random.default_rng(3)
+    for images in (8, 40, 200):
+        probabilities, labels = draw(rng, images)
+        scores = headline_metrics(probabilities, labels, list("abcd"))
+        intervals = bootstrap_intervals(probabilities, labels, np.arange(images) // 2, list("abcd"), resamples=60)
+        for name, (low, high) in intervals.items():
+            assert 0 <= low <= scores[name] <= high, name
+            assert high <= 1 or name in ("brier", "log_loss"), name
+
+
+def test_class_scores_equal_resampling_and_scoring_again():
+    probabilities, labels = draw(np.random.default_rng(5), 40, ties=True)
+    groups = np.random.default_rng(6).integers(25, size=40)
+    score = class_scorer(probabilities, labels)
+    for weights in group_weights(groups, 40, 70, 0):
+        fast = score(weights)
+        for r, column in enumerate(weights.T.astype(int)):
+            again = np.repeat(np.arange(40), column)
+            plain = class_metrics(probabilities[again], labels[again], list("abcd"))
+            for c, code in enumerate("abcd"):
+                for name, values in fast.items():
+                    assert values[r, c] == pytest.approx(plain[code][name], abs=1e-9, nan_ok=True), (code, name)
+
+
+def test_class_intervals_hold_the_class_scores_and_mark_the_small():
+    probabilities, labels = draw(np.random.default_rng(7), 300)
+    groups = np.arange(300) // 2
+    table = class_intervals(probabilities, labels, groups, list("abcd"), resamples=100, seed=1)
+    scores = class_metrics(probabilities, labels, list("abcd"))
+    predicted = probabilities.argmax(axis=1)
+    for c, code in enumerate("abcd"):
+        assert table[code].keys() == scores[code].keys() - {"support"}
+        for name, bounds in table[code].items():
+            assert bounds["low"] <= scores[code][name] <= bounds["high"], (code, name)
+        lesions = len(set(groups[labels == c]))
+        assert table[code]["sensitivity"]["small"] is table[code]["auc"]["small"] is (lesions < 10)
+        assert table[code]["precision"]["small"] is (len(set(groups[predicted == c])) < 10)
+        assert table[code]["specificity"]["small"] is False
+    headline = bootstrap_intervals(np.eye(2)[[0, 1, 1, 0] * 9], [0, 1, 0, 0] * 9, np.arange(36), ["mel", "nv"], seed=2)
+    only = class_intervals(np.eye(2)[[0, 1, 1, 0] * 9], [0, 1, 0, 0] * 9, np.arange(36), ["mel", "nv"], seed=2)["nv"]
+    assert only["sensitivity"] == {"low": pytest.approx(0.025 ** (1 / 9)), "high": 1, "small": True}
+    assert headline["accuracy"][0] < 0.75 < headline["accuracy"][1]
+
+
+def test_an_absent_class_has_no_interval_of_its_sensitivity():
+    table = class_intervals(np.eye(3)[[0, 1, 1, 0]], [0, 1, 0, 0], np.arange(4), list("abc"), resamples=20)
+    for name in ("sensitivity", "precision", "f1", "auc", "average_precision"):
+        assert math.isnan(table["c"][name]["low"]), name
+        assert table["c"][name]["small"] is True
+    assert table["c"]["specificity"]["high"] == 1
 
 
 def test_a_single_group_has_no_interval():

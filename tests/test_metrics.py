@@ -8,7 +8,7 @@ import pytest
 from sklearn import metrics as sk
 
 from exp_tools.errors import UserError
-from exp_tools.evaluation.metrics import class_metrics, confusion, headline_metrics
+from exp_tools.evaluation.metrics import class_metrics, confusion, headline_metrics, top_k_accuracy
 
 CLASSES = ["bcc", "mel", "nv"]
 # Six images: truth bcc, bcc, mel, nv, nv, nv; predicted bcc, nv, mel, nv, nv, mel.
@@ -137,6 +137,24 @@ def test_one_image():
     assert scores == pytest.approx(exact | dict.fromkeys(ones, 1.0))
 
 
+def test_top_k_by_hand():
+    probabilities = [[0.4, 0.3, 0.2, 0.1], [0.1, 0.2, 0.3, 0.4], [0.4, 0.4, 0.2, 0.0], [0.25, 0.25, 0.25, 0.25]]
+    # Places of the labels: third, first, second (of equals the first comes first), fourth.
+    assert top_k_accuracy(probabilities, [2, 3, 1, 3], list("abcd")) == {"2": 0.5, "3": 0.75}
+    assert top_k_accuracy(PROBABILITIES, LABELS, CLASSES) == {"2": 1.0}
+    assert top_k_accuracy([[0.5, 0.5]], [1], ["mel", "nv"]) == {}
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("present", [None, [0, 2, 5], [1]])
+def test_top_k_agrees_with_scikit_learn(present, ties):
+    probabilities, labels = draw(4, present=present, ties=ties)
+    # Of equals scikit-learn takes the last class and we the first: turn the columns round.
+    turned = {"y_true": 6 - labels, "y_score": probabilities[:, ::-1], "labels": range(7)}
+    expected = {str(k): sk.top_k_accuracy_score(**turned, k=k) for k in (2, 3, 5)}
+    assert top_k_accuracy(probabilities, labels, list("abcdefg")) == pytest.approx(expected, abs=1e-9)
+
+
 def test_confusion_has_truth_in_rows():
     matrix = confusion([0, 0, 1, 2], [0, 2, 1, 2], 4)
     assert matrix.tolist() == [[1, 0, 1, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
@@ -165,6 +183,8 @@ def test_bad_input_is_named(probabilities, labels, classes, message):
         headline_metrics(probabilities, labels, classes)
     with pytest.raises(UserError, match=message):
         class_metrics(probabilities, labels, classes)
+    with pytest.raises(UserError, match=message):
+        top_k_accuracy(probabilities, labels, classes)
 
 
 def test_confusion_refuses_what_does_not_fit():

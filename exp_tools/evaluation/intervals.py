@@ -27,7 +27,8 @@ from exp_tools.evaluation.weighted import Scorer, class_scorer, headline_scorer
 
 CHUNK = 64  # resamples at a time: the tables of a chunk stay in the processor's cache
 SMALL_GROUPS = 10  # an interval from fewer lesions is marked: it is no more than a hint
-FEWEST_DEGREES = 4  # of one or two mistakes; fewer lengthen the interval by half and hold the truth no more often
+# With one or two mistakes there are fewer degrees, but they lengthen intervals more than they help coverage.
+FEWEST_DEGREES = 8
 Scale = Literal["share", "loss", "difference"]
 OVER_ALL = ("accuracy", "weighted_f1", "brier", "ece", "log_loss")  # the others are means over classes
 
@@ -186,7 +187,7 @@ def weighted_intervals(
 
 
 def _degrees_of_freedom(influences: NDArray, spread: float, resamples: int) -> float:
-    """Satterthwaite's: twice one over the sum of the fourth powers of each group's part in the spread."""
+    """Satterthwaite's: 2 over the sum of the fourth powers of the groups' parts in the spread; no fewer than 8."""
     if spread == 0:
         return np.inf
     shares = influences / spread
