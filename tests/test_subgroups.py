@@ -1,0 +1,257 @@
+"""Subgroups: equal to filtering and scoring, small ones marked, gaps that are sure told from gaps that are noise."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+from sklearn.metrics import balanced_accuracy_score, recall_score, roc_auc_score
+
+from exp_tools.errors import UserError
+from exp_tools.evaluation.intervals import bootstrap_intervals, class_intervals
+from exp_tools.evaluation.predictions import as_arrays, prediction_table
+from exp_tools.evaluation.subgroup_figures import draw_subgroups
+from exp_tools.evaluation.subgroups import subgroup_gaps, subgroup_points, subgroup_report
+
+CLASSES = ["bkl", "mel", "nv"]
+DRAWS = {"resamples": 100, "seed": 3}
+
+
+def predictions(images=400, seed=0, classes=CLASSES, skill=1.5, **columns):
+    """A table with metadata, two images a lesion; `columns` replace those that are drawn."""
+    rng = np.random.default_rng(seed)
+    lesion = np.arange(images) // 2
+    labels = rng.choice(len(classes), images // 2 + 1)[lesion]
+    logits = rng.normal(size=(images, len(classes))) + skill * np.eye(len(classes))[labels]
+    ids = [f"L_{number}" for number in lesion]
+    table = pd.DataFrame({"image_id": [f"I_{n}" for n in range(images)], "lesion_id": ids, "group_id": ids})
+    table = table.assign(dx=np.array(classes)[labels], source="ham10000")
+    table = prediction_table(table, "test", logits, classes, 1.0)
+    drawn = {
+        "sex": rng.choice(["male", "female", "unknown"], images, p=[0.6, 0.35, 0.05]),
+        "age": rng.choice([5.0, 35, 55, 75, 85, np.nan], images),
+        "localization": rng.choice(["back", "ear"], images, p=[0.97, 0.03]),
+        "dx_type": "histo",
+    }
+    return table.assign(**drawn | columns)
+
+
+def perfect(labels, right, **columns):
+    """One image a lesion, classes bkl and nv, predicted right or wrong with certainty."""
+    labels, right = np.asarray(labels), np.asarray(right)
+    ids = [f"L_{number}" for number in range(labels.size)]
+    table = pd.DataFrame({"image_id": ids, "lesion_id": ids, "group_id": ids, "source": "synthetic"})
+    table = table.assign(dx=np.array(["bkl", "nv"])[labels])
+    logits = 9.0 * np.eye(2)[np.where(right, labels, 1 - labels)]
+    table = prediction_table(table, "test", logits, ["bkl", "nv"], 1.0)
+    rest = {"sex": "male", "age": 50.0, "localization": "back", "dx_type": "histo"}
+    return table.assign(**rest | columns)
+
+
+def test_each_row_is_the_score_of_the_filtered_table():
+    table = predictions()
+    report = subgroup_report(table, CLASSES, melanoma_threshold=0.3, **DRAWS)
+    values = {(row["attribute"], row["value"]): row for row in report}
+    assert len(values) == len(report)
+    for attribute in ("sex", "localization", "source", "dx_type"):
+        for value, part in table.groupby(attribute):
+            row = values.pop((attribute, value))
+            assert (row["images"], row["lesions"]) == (len(part), part["lesion_id"].nunique())
+            probabilities, labels, _ = as_arrays(part, CLASSES)
+            predicted = probabilities.argmax(axis=1)
+            assert row["accuracy"] == pytest.approx((part["dx"] == part["predicted"]).mean(), abs=1e-12)
+            assert row["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(labels, predicted), abs=1e-12)
+            auc = roc_auc_score(labels, probabilities, multi_class="ovr", labels=range(3))
+            assert row["macro_auc"] == pytest.approx(auc, abs=1e-9)
+            melanoma, positive = row["melanoma"], labels == 1
+            flagged = probabilities[:, 1] >= 0.3
+            assert (melanoma["images"], melanoma["lesions"]) == (
+                positive.sum(),
+                part.loc[positive, "lesion_id"].nunique(),
+            )
+            assert melanoma["sensitivity"] == pytest.approx(recall_score(positive, predicted == 1))
+            assert melanoma["specificity"] == pytest.approx(recall_score(~positive, predicted != 1))
+            assert melanoma["sensitivity_at_threshold"] == pytest.approx(recall_score(positive, flagged))
+            assert melanoma["specificity_at_threshold"] == pytest.approx(recall_score(~positive, ~flagged))
+            assert melanoma["auc"] == pytest.approx(roc_auc_score(positive, probabilities[:, 1]), abs=1e-9)
+    assert {attribute for attribute, _ in values} == {"all", "age"}
+
+
+def test_intervals_are_those_of_the_filtered_table():
+    table = predictions()
+    row = next(row for row in subgroup_report(table, CLASSES, **DRAWS) if row["value"] == "female")
+    part = table[table["sex"] == "female"]
+    probabilities, labels, _ = as_arrays(part, CLASSES)
+    expected = bootstrap_intervals(probabilities, labels, part["group_id"], CLASSES, **DRAWS)
+    of_class = class_intervals(probabilities, labels, part["group_id"], CLASSES, **DRAWS)["mel"]
+    for metric in ("accuracy", "balanced_accuracy", "macro_auc"):
+        interval = row["intervals"][metric]
+        assert (interval["low"], interval["high"]) == pytest.approx(expected[metric], abs=1e-9)
+    for metric in ("sensitivity", "specificity", "auc"):
+        assert row["melanoma"]["intervals"][metric] == pytest.approx(of_class[metric], abs=1e-9)
+
+
+def test_order_age_bands_and_what_is_unknown():
+    ages = [19.9, 20, 39, 40, 59.5, 60, 79, 80, 120, 0, np.nan, 20]
+    sexes = ["male"] * 3 + ["female"] * 4 + ["unknown", "", None, " ", np.nan]
+    table = predictions(12, age=ages, sex=sexes, localization=["b", "a"] * 6)
+    report = subgroup_report(table, CLASSES, **DRAWS)
+    counts = [(row["attribute"], row["value"], row["images"]) for row in report]
+    assert counts == [
+        ("all", "all", 12),
+        ("sex", "female", 4),
+        ("sex", "male", 3),
+        ("sex", "unknown", 5),
+        ("age", "0-19", 2),
+        ("age", "20-39", 3),
+        ("age", "40-59", 2),
+        ("age", "60-79", 2),
+        ("age", "80+", 2),
+        ("age", "unknown", 1),
+        ("localization", "a", 6),
+        ("localization", "b", 6),
+        ("source", "ham10000", 12),
+        ("dx_type", "histo", 12),
+    ]
+
+
+def test_small_means_few_lesions_of_what_the_metric_needs():
+    sex = np.repeat(["male", "female"], [380, 20])  # 20 images of women are 10 lesions, of three classes
+    rows = {row["value"]: row for row in subgroup_report(predictions(sex=sex), CLASSES, **DRAWS)}
+    male, female = rows["male"], rows["female"]
+    assert (male["small"], female["small"]) == (False, False)
+    assert not any(interval["small"] for interval in male["intervals"].values())
+    small = {metric: interval["small"] for metric, interval in female["intervals"].items()}
+    assert small == {"accuracy": False, "balanced_accuracy": True, "macro_auc": True}
+    assert female["melanoma"]["intervals"]["sensitivity"]["small"]
+    few = subgroup_report(predictions(18), CLASSES, **DRAWS)
+    assert few[0]["small"]
+
+
+def test_undefined_scores_are_nan_and_have_no_interval():
+    table = perfect([1, 1, 1], [True, True, False])
+    everyone = subgroup_report(table, ["bkl", "nv"], **DRAWS)[0]
+    assert everyone["melanoma"] is None
+    assert everyone["balanced_accuracy"] == pytest.approx(2 / 3)
+    assert math.isnan(everyone["macro_auc"])
+    assert math.isnan(everyone["intervals"]["macro_auc"]["low"])
+    benign = predictions(40, seed=1)
+    benign = benign[benign["dx"] != "mel"]
+    melanoma = subgroup_report(benign, CLASSES, **DRAWS)[0]["melanoma"]
+    assert (melanoma["images"], melanoma["lesions"]) == (0, 0)
+    assert math.isnan(melanoma["sensitivity"])
+    assert 0 < melanoma["specificity"] <= 1
+    alone = subgroup_report(table.iloc[:1], ["bkl", "nv"], **DRAWS)[0]
+    assert alone["accuracy"] == 1
+    assert math.isnan(alone["intervals"]["accuracy"]["low"])
+
+
+def test_gap_by_hand_without_a_mistake_on_either_side():
+    # 20 women all right, 20 men all wrong: each interval reaches 1 - 0.025^(1/20) in (Clopper and Pearson).
+    table = perfect([1] * 40, [True] * 20 + [False] * 20, sex=["female"] * 20 + ["male"] * 20)
+    gaps = subgroup_gaps(table, ["bkl", "nv"], **DRAWS)
+    reach = 1 - 0.025 ** (1 / 20)
+    assert [(gap["attribute"], gap["metric"]) for gap in gaps] == [("sex", "accuracy"), ("sex", "balanced_accuracy")]
+    assert gaps[0] == {
+        "attribute": "sex",
+        "metric": "accuracy",
+        "best": "female",
+        "worst": "male",
+        "gap": 1.0,
+        "interval": {"low": pytest.approx(1 - math.hypot(reach, reach)), "high": pytest.approx(1.0)},
+        "clear": True,
+        "compared": 2,
+    }
+
+
+def test_a_sure_gap_is_not_drowned_by_a_larger_one_of_few():
+    # 200 of back: 90 %; 200 of face: 75 %; 10 of scalp: 70 %. Back against scalp is wider, but no surer.
+    sites = ["back"] * 200 + ["face"] * 200 + ["scalp"] * 10 + ["ear"] * 9 + ["unknown"] * 50
+    right = [True] * 180 + [False] * 20 + [True] * 150 + [False] * 50 + [True] * 7 + [False] * 3
+    right += [False] * 9 + [True] * 50
+    gaps = subgroup_gaps(perfect([1] * 469, right, localization=sites), ["bkl", "nv"], resamples=500, seed=0)
+    gap = next(gap for gap in gaps if (gap["attribute"], gap["metric"]) == ("localization", "accuracy"))
+    assert (gap["best"], gap["worst"], gap["compared"]) == ("back", "face", 3)  # neither nine ears nor the unknown
+    assert gap["clear"]
+    assert gap["gap"] == pytest.approx(0.15)
+    # Tukey's value for three groups is 3.314 / sqrt(2) standard errors, of 0.0373 here; a little for unequal tails.
+    assert gap["interval"]["low"] == pytest.approx(0.15 - 2.344 * 0.0373, abs=0.01)
+    assert gap["interval"]["high"] == pytest.approx(0.15 + 2.344 * 0.0373, abs=0.01)
+
+
+def test_chance_is_seldom_called_a_clear_gap():
+    """Five sites that are alike: at most one time in twenty (give or take) may any pair of them look different."""
+    found = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        table = perfect(rng.integers(2, size=200), rng.random(200) < 0.8, localization=rng.choice(list("abcde"), 200))
+        found += any(gap["clear"] for gap in subgroup_gaps(table, ["bkl", "nv"], resamples=200, seed=seed))
+    assert found <= 7
+
+
+def test_same_seed_same_report():
+    table = predictions(60)
+    assert repr(subgroup_report(table, CLASSES, **DRAWS)) == repr(subgroup_report(table, CLASSES, **DRAWS))
+    other = subgroup_report(table, CLASSES, resamples=100, seed=4)
+    assert other[0]["intervals"] != subgroup_report(table, CLASSES, **DRAWS)[0]["intervals"]
+
+
+def test_long_table_for_plots():
+    report = subgroup_report(predictions(60, sex="male"), CLASSES, melanoma_threshold=0.3, **DRAWS)
+    points = subgroup_points(report)
+    assert list(points) == ["attribute", "value", "metric", "score", "low", "high", "images", "small"]
+    male = points[points["value"] == "male"].set_index("metric")
+    assert len(male) == 8
+    row = report[1]
+    assert male.loc["accuracy", "score"] == pytest.approx(row["accuracy"], abs=1e-6)
+    assert male.loc["melanoma_auc", "low"] == pytest.approx(row["melanoma"]["intervals"]["auc"]["low"], abs=1e-6)
+    assert (male["images"] == 60).all()
+    binary = subgroup_points(subgroup_report(perfect([1, 1], [True, True]), ["bkl", "nv"], **DRAWS))
+    assert "macro_auc" not in set(binary["metric"])  # undefined: no row
+
+
+def test_bad_input_is_named():
+    table = predictions(20)
+    with pytest.raises(UserError, match="set is empty"):
+        subgroup_report(table.iloc[:0], CLASSES, **DRAWS)
+    with pytest.raises(UserError, match="does not know: mel"):
+        subgroup_gaps(table, ["bkl", "nv"], **DRAWS)
+
+
+@pytest.mark.parametrize(
+    ("threshold", "labels"),
+    [
+        (0.3, ["melanoma sensitivity\nat the model's threshold", "melanoma specificity\nat the model's threshold"]),
+        (None, ["melanoma sensitivity", "melanoma specificity"]),
+    ],
+)
+def test_picture(tmp_path, monkeypatch, threshold, labels):
+    kept = []
+    savefig = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda *given, **named: (kept.append(given[0]), savefig(*given, **named)))
+    report = subgroup_report(predictions(120), CLASSES, melanoma_threshold=threshold, **DRAWS)
+    for name in ("a.png", "b.png"):
+        draw_subgroups(tmp_path / name, report, "sample data, test split")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    panels = kept[0].axes
+    assert [axes.get_xlabel() for axes in panels] == ["accuracy", *labels, "melanoma AUC"]
+    names = [text.get_text() for text in panels[0].get_yticklabels()]
+    assert names[0] == "all images  (n=120)"
+    assert len(names) == len(report)
+    with Image.open(tmp_path / "a.png") as image:
+        pixels = np.asarray(image.convert("L"))
+    assert all((edge == 255).all() for edge in (pixels[:3], pixels[-3:], pixels[:, :3], pixels[:, -3:]))
+
+
+def test_picture_without_melanoma_shows_what_is_small_hollow(tmp_path, monkeypatch):
+    kept = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: (kept.append(figure), path.touch()))
+    table = perfect([0, 1] * 15, [True] * 29 + [False], sex=["male"] * 25 + ["female"] * 5)
+    draw_subgroups(tmp_path / "a.png", subgroup_report(table, ["bkl", "nv"], **DRAWS), "t")
+    accuracy, *others = kept[0].axes
+    assert [axes.get_xlabel() for axes in others] == ["balanced accuracy", "macro AUC"]
+    points = [line for line in accuracy.get_lines() if line.get_marker() == "o"]
+    assert [line.get_markerfacecolor() == "white" for line in points[:3]] == [False, False, True]  # all, male, female
+    assert points[2].get_xdata() == pytest.approx([0.8])
