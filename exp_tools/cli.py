@@ -80,6 +80,13 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     score.add_argument("--json", action="store_true", help="the whole report as JSON, for programs")
     score.set_defaults(run=_score)
 
+    app = commands.add_parser("app", help="the web app: predict, look at experiments, evaluate, on this machine only")
+    app.add_argument("--model", type=Path, help="a model file to show (default: those of the project's experiments)")
+    app.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)")
+    app.add_argument("--port", type=int, default=8501, help="port to listen on (default: 8501)")
+    app.add_argument("--allow-training", action="store_true", help="let the page queue and run experiments")
+    app.set_defaults(run=_app)
+
     recipe = commands.add_parser("recipe", help="list the recipes, or print one: dvc exp run $(exp-tools recipe NAME)")
     recipe.add_argument("name", nargs="?", help="a recipe, to print as words for dvc exp run")
     recipe.set_defaults(run=_recipe)
@@ -161,6 +168,31 @@ def _score(options: argparse.Namespace) -> int:
     for note in notes:
         print(note, file=sys.stderr)
     print(json.dumps(plain(report), indent=2, sort_keys=True) if options.json else summary_text(report))
+    return 0
+
+
+def _app(options: argparse.Namespace) -> int:
+    from exp_tools.app.launch import start
+    from exp_tools.app.settings import Outs, Settings
+    from exp_tools.doctor import find_project
+
+    outs = Outs(
+        model="models/model.safetensors",
+        summary="metrics/evaluate.json",
+        report="metrics/report.json",
+        card="MODEL_CARD.md",
+        curves="plots/curves",
+        figures="plots/figures",
+        training="metrics/train",
+        data="metrics/data.json",
+    )
+    settings = Settings(
+        root=str(find_project(Path.cwd())),
+        outs=outs,
+        model=None if options.model is None else str(options.model.resolve()),
+        allow_training=options.allow_training,
+    )
+    start(settings, host=options.host, port=options.port)
     return 0
 
 

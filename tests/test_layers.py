@@ -16,7 +16,7 @@ LAYERS = (
     {"exp_tools.data"},
     {"exp_tools.models"},
     {"exp_tools.evaluation", "exp_tools.explain", "exp_tools.training"},
-    {"exp_tools.cli", "exp_tools.doctor", "exp_tools.recipes", "exp_tools.serving", "stages"},
+    {"exp_tools.app", "exp_tools.cli", "exp_tools.doctor", "exp_tools.recipes", "exp_tools.serving", "stages"},
     {"benchmarks"},
 )
 

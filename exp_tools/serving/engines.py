@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from exp_tools.explain.attention import attention_map
-from exp_tools.explain.gradcam import grad_cam, upsample
+from exp_tools.explain.gradcam import grad_cam
+from exp_tools.explain.overlay import upsample
 from exp_tools.models.artifact import ModelFacts, load_model
 from exp_tools.models.inputs import network_inputs
 
@@ -69,5 +70,8 @@ class TorchEngine:
 
     def _inputs(self, pixels: NDArray[np.uint8], metadata: NDArray[np.float32]) -> tuple[torch.Tensor, ...]:
         return network_inputs(
-            self.network, torch.from_numpy(np.ascontiguousarray(pixels)), torch.from_numpy(metadata), self.device
+            self.network,
+            torch.from_numpy(np.require(pixels, requirements=["C", "W"])),
+            torch.from_numpy(metadata),
+            self.device,
         )

@@ -1,0 +1,46 @@
+"""The web app's script: Streamlit runs it from top to bottom at each click."""
+
+import functools
+import sys
+
+import streamlit as st
+from PIL import Image, ImageDraw
+
+from exp_tools.app import about_page, evaluate_page, experiments_page, predict_page
+from exp_tools.app.settings import Settings
+from exp_tools.serving.predictor import DISCLAIMER
+
+PAGES = {
+    "Predict": (predict_page.show, ":material/image_search:"),
+    "Experiments": (experiments_page.show, ":material/science:"),
+    "Evaluate": (evaluate_page.show, ":material/monitoring:"),
+    "About": (about_page.show, ":material/info:"),
+}
+
+
+def run(settings: Settings) -> None:
+    """Draw the page that was asked for, under the disclaimer."""
+    st.set_page_config(page_title="Skin lesion experiments", page_icon=_icon(), layout="wide")
+    pages = [
+        st.Page(functools.partial(show, settings), title=title, icon=icon, url_path=title.lower())
+        for title, (show, icon) in PAGES.items()
+    ]
+    page = st.navigation(pages, position="hidden")
+    with st.container(horizontal=True, gap="small"):  # Streamlit's own menu hides the pages from phones
+        for one in pages:
+            st.page_link(one)
+    st.warning(DISCLAIMER, icon=":material/medical_information:")
+    page.run()
+
+
+def _icon() -> Image.Image:
+    """A spot on skin, for the browser's tab; one of Streamlit's own would be fetched from the internet."""
+    picture = Image.new("RGBA", (64, 64))
+    draw = ImageDraw.Draw(picture)
+    draw.ellipse((2, 2, 62, 62), fill="#E8B89A")
+    draw.ellipse((17, 20, 46, 47), fill="#6B3F2A")
+    return picture
+
+
+if __name__ == "__main__":
+    run(Settings.from_text(sys.argv[1]))

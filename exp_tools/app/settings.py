@@ -1,0 +1,53 @@
+"""What the web app is told when it starts: where the project is, and where in it the results lie."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+MAX_UPLOAD_MB = 20
+CACHE = Path(".dvc/tmp/exp-tools-app")
+"""Models of experiments, by their hash. In `.dvc/tmp`, which DVC keeps out of Git and which may be deleted any time."""
+
+
+@dataclass(frozen=True)
+class Outs:
+    """Paths of the pipeline's results, relative to the project, the same in every experiment."""
+
+    model: str
+    summary: str
+    report: str
+    card: str
+    curves: str
+    figures: str
+    training: str
+    data: str
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where everything is.
+
+    root : the project's folder
+    outs : where its results lie
+    model : a model file to use in place of the project's own; None: the project's
+    allow_training : whether the page may queue and run experiments
+    """
+
+    root: str
+    outs: Outs
+    model: str | None = None
+    allow_training: bool = False
+
+    def to_text(self) -> str:
+        """As one argument of a command; `from_text` takes it back."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_text(cls, text: str) -> "Settings":
+        content = json.loads(text)
+        return cls(**{**content, "outs": Outs(**content["outs"])})
+
+    @property
+    def folder(self) -> Path:
+        """The project's folder."""
+        return Path(self.root)

@@ -1,0 +1,164 @@
+"""Queue experiments with DVC, run them, and see how far they are."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from exp_tools.errors import UserError
+from exp_tools.params import PARAMS_FILE, load_params, parse_params
+from exp_tools.recipes import Recipe, find_recipe, merged, words
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_TASK = re.compile(r"(?P<id>[0-9a-f]{7})\s+(?:(?P<name>\S+)\s+)?\S.*?\s{2,}(?P<state>Queued|Running|Success|Failed)\s*")
+_STAGE = re.compile(r"^(?:Running stage|Stage) '(.+?)'", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Task:
+    """An experiment in DVC's queue: its name (or the start of its hash) and Queued, Running, Success or Failed."""
+
+    name: str
+    state: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a running experiment is: its stage, the epochs done and asked for (0: not training), the log's end."""
+
+    stage: str
+    epoch: int
+    epochs: int
+    log: str
+
+
+def chosen_words(root: Path, recipe: str | None, changes: Mapping[str, Any]) -> list[str]:
+    """Arguments for `dvc exp run` that make a choice of parameters, checked before anything runs.
+
+    Parameters
+    ----------
+    root : the project's folder
+    recipe : name of one of its recipes, or None
+    changes : values by dotted key, which win over the recipe's
+
+    Raises
+    ------
+    UserError : a key or value that parameters cannot have, or that no word of the command can hold
+    """
+    params = load_params(root / PARAMS_FILE)
+    found = find_recipe(root, recipe) if recipe else Recipe("none", "", {})
+    content = merged(found, params).model_dump()
+    combined = deepcopy(found.changes)
+    for key, value in changes.items():
+        _put(content, key, value)
+        _put(combined, key, value)
+    parse_params(content, "your choice")
+    return [part for word in words(Recipe("your choice", "", combined), root) for part in word.split(" ", 1)]
+
+
+def parse_changes(text: str) -> dict[str, Any]:
+    """Lines `section.key=value` as values by dotted key, read as YAML. Raises UserError for a line that is none."""
+    changes = {}
+    for line in filter(None, (line.strip() for line in text.splitlines())):
+        key, equals, value = line.partition("=")
+        if not equals or not re.fullmatch(r"[a-z_0-9]+(\.[A-Za-z_0-9-]+)*", key.strip()):
+            raise UserError(f"{line!r} is no line of the form section.key=value, such as train.seed=1")
+        try:
+            changes[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UserError(f"the value in {line!r} cannot be read: {error}") from error
+    return changes
+
+
+def queue(root: Path, name: str, arguments: list[str]) -> str:
+    """Queue an experiment and see to a worker that runs it; DVC's answer.
+
+    Raises UserError for a bad name, or with DVC's words where it refuses.
+    """
+    if name and not NAME.fullmatch(name):
+        raise UserError(f"the name {name!r} will not do: letters, digits, - and _, at most 64, a letter or digit first")
+    answer = _dvc(root, "exp", "run", "--queue", *(["--name", name] if name else []), *arguments)
+    _dvc(root, "queue", "start", "--jobs", "1")
+    return answer.strip().splitlines()[-1]
+
+
+def tasks(root: Path) -> list[Task]:
+    """What is in DVC's queue, in its order. Raises UserError where DVC cannot tell."""
+    found = (_TASK.fullmatch(line) for line in _dvc(root, "queue", "status").splitlines())
+    return [Task(match["name"] or match["id"], match["state"]) for match in found if match]
+
+
+def progress(root: Path, task: Task, training: str) -> Progress:
+    """How far a task is.
+
+    Parameters
+    ----------
+    root : the project's folder
+    task : running or done
+    training : folder of the training curves, relative to a project
+
+    Raises
+    ------
+    UserError : DVC has no log of the task
+    """
+    log = _dvc(root, "queue", "logs", task.name)
+    stages = _STAGE.findall(log)
+    folder = _work_folder(root, task.name)
+    epoch = epochs = 0
+    if folder and stages and stages[-1] == "train":
+        epochs = load_params(folder / PARAMS_FILE).train.epochs
+        epoch = _last_epoch(folder / training)
+    return Progress(stages[-1] if stages else "", min(epoch, epochs), epochs, "\n".join(log.splitlines()[-15:]))
+
+
+def _last_epoch(folder: Path) -> int:
+    try:
+        return int(pd.read_csv(folder / "plots/metrics/val/loss.tsv", sep="\t")["step"].max())
+    except (OSError, ValueError, KeyError, pd.errors.EmptyDataError):  # not written yet, or this very moment
+        return 0
+
+
+def _work_folder(root: Path, name: str) -> Path | None:
+    """The folder in which DVC runs the experiment; None where its notes say nothing."""
+    for note in (root / ".dvc/tmp/exps/run").glob("*/*.run"):
+        try:
+            content = json.loads(note.read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # removed or written this very moment
+            continue
+        if content.get("name") == name and (Path(content["root_dir"]) / PARAMS_FILE).is_file():
+            return Path(content["root_dir"])
+    return None
+
+
+def _put(content: dict[str, Any], key: str, value: Any) -> None:
+    *sections, last = key.split(".")
+    for section in sections:
+        content = content.setdefault(section, {})
+        if not isinstance(content, dict):
+            raise UserError(f"{key}: {section} is no section of the parameters")
+    content[last] = value
+
+
+def _dvc(root: Path, *command: str) -> str:
+    """What a DVC command prints; it and the stages it runs find this environment's Python first."""
+    environment = os.environ | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])}
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", *command],
+        cwd=root,
+        env=environment,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
+    if done.returncode:
+        raise UserError("DVC: " + (done.stderr.strip() or done.stdout.strip() or f"ended with {done.returncode}"))
+    return done.stdout
