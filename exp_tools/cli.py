@@ -87,6 +87,15 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     app.add_argument("--allow-training", action="store_true", help="let the page queue and run experiments")
     app.set_defaults(run=_app)
 
+    api = commands.add_parser(
+        "api", help="serve a trained model as a JSON API, on this machine alone unless told otherwise"
+    )
+    api.add_argument("--model", type=Path, default=Path("models/model.safetensors"), help="the model file")
+    api.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    api.add_argument("--port", type=int, default=8000, help="port to listen on, 0: a free one (default: 8000)")
+    api.add_argument("--at-once", type=int, help="requests computed at the same time (default: one for each core)")
+    api.set_defaults(run=_api)
+
     recipe = commands.add_parser("recipe", help="list the recipes, or print one: dvc exp run $(exp-tools recipe NAME)")
     recipe.add_argument("name", nargs="?", help="a recipe, to print as words for dvc exp run")
     recipe.set_defaults(run=_recipe)
@@ -193,6 +202,20 @@ def _app(options: argparse.Namespace) -> int:
         allow_training=options.allow_training,
     )
     start(settings, host=options.host, port=options.port)
+    return 0
+
+
+def _api(options: argparse.Namespace) -> int:
+    try:
+        from exp_tools.serving.server import serve
+    except ModuleNotFoundError as error:
+        if error.name not in ("fastapi", "uvicorn", "python_multipart"):
+            raise
+        raise UserError(f"the API needs {error.name}, which is not installed: pip install '.[app]'") from error
+
+    if options.at_once is not None and options.at_once < 1:
+        raise UserError(f"--at-once is {options.at_once}; it must be 1 or more")
+    serve(options.model, host=options.host, port=options.port, at_once=options.at_once)
     return 0
 
 

@@ -1,0 +1,140 @@
+"""The shapes of the API's answers, for OpenAPI: with meanings, ranges and an example each."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from exp_tools.serving.predictor import DISCLAIMER
+
+Share = Field(ge=0, le=1)
+
+
+class Answer(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class Served(Answer):
+    """Which model answered, and what its answer is worth."""
+
+    architecture: str = Field(examples=["soft_attention"])
+    sha256: str = Field(description="of the model file", examples=["0" * 64])
+    trained_on: str = Field(description="name of the training data", examples=["ham10000"])
+    warning: str | None = Field(description="set where the training data were drawn, not photographed")
+
+
+class Guess(Answer):
+    code: str = Field(examples=["nv"])
+    name: str = Field(examples=["Melanocytic nevus"])
+    probability: float = Share
+
+
+class PredictionFields(Answer):
+    diagnosis: str = Field(description="code of the most probable class", examples=["nv"])
+    name: str = Field(examples=["Melanocytic nevus"])
+    description: str
+    malignant: bool | None = Field(description="malignant or pre-malignant; null: not said")
+    probability: float = Field(ge=0, le=1, description="of the diagnosis, calibrated")
+    probabilities: dict[str, float] = Field(description="of every class; they add up to 1")
+    top: list[Guess] = Field(description="the most probable classes, best first")
+    entropy: float = Field(ge=0, le=1.000001, description="0: certain; 1: knows nothing")
+    abstain: bool | None = Field(description="too uncertain: leave it to a human; null: the model has no threshold")
+    melanoma: bool | None = Field(description="flagged by the model's melanoma threshold; null: it has none")
+    melanoma_probability: float | None = Field(ge=0, le=1)
+    notes: list[str] = Field(description="what to know of this input")
+    disclaimer: str = Field(examples=[DISCLAIMER])
+    overlays: dict[str, str] = Field(
+        description="by method: the square the model saw under its heat map, a PNG in base64; only where asked for"
+    )
+
+
+class PredictionAnswer(PredictionFields):
+    """A prediction for one image."""
+
+    model: Served
+
+
+class ProblemFields(Answer):
+    type: str
+    kind: str
+    status: int
+    title: str
+    detail: str
+
+
+class BatchEntry(Answer):
+    """One image of a batch: a prediction or a problem."""
+
+    index: int = Field(ge=0, description="place among the images of the request")
+    prediction: PredictionFields | None
+    problem: ProblemFields | None
+
+
+class BatchAnswer(Answer):
+    """The images of a batch, in their order."""
+
+    results: list[BatchEntry]
+    predicted: int
+    refused: int
+    model: Served
+    disclaimer: str
+
+
+class HealthAnswer(Answer):
+    status: str = Field(examples=["ok"])
+    inside: int = Field(description="requests being worked on or waiting")
+    places: int = Field(description="how many there may be before the next is answered with 429")
+
+
+class ClassFacts(Answer):
+    code: str
+    name: str
+    description: str
+    malignant: bool | None
+
+
+class ModelAnswer(Served):
+    """What the model file says of its model, and what the API takes."""
+
+    task: str
+    classes: list[ClassFacts]
+    image_size: int
+    resize: str
+    temperature: float
+    thresholds: dict[str, float | None]
+    uses_metadata: bool
+    vocabulary: dict[str, list[str]] | None = Field(description="values of sex and localization the model has seen")
+    explanations: list[str]
+    validation: dict[str, float] = Field(description="scores on the validation set, as training found them")
+    versions: dict[str, str]
+    limits: dict[str, Any]
+    disclaimer: str
+
+
+class KindAnswer(Answer):
+    kind: str
+    status: int
+    title: str
+
+
+def prediction_example() -> dict[str, Any]:
+    """A made-up answer that fits PredictionAnswer."""
+    return {
+        "diagnosis": "nv",
+        "name": "Melanocytic nevus",
+        "description": "a common mole",
+        "malignant": False,
+        "probability": 0.81,
+        "probabilities": {"mel": 0.19, "nv": 0.81},
+        "top": [
+            {"code": "nv", "name": "Melanocytic nevus", "probability": 0.81},
+            {"code": "mel", "name": "Melanoma", "probability": 0.19},
+        ],
+        "entropy": 0.7,
+        "abstain": False,
+        "melanoma": True,
+        "melanoma_probability": 0.19,
+        "notes": [],
+        "disclaimer": DISCLAIMER,
+        "overlays": {},
+        "model": {"architecture": "timm", "sha256": "0" * 64, "trained_on": "ham10000", "warning": None},
+    }
