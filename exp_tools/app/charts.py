@@ -12,8 +12,11 @@ SHARE = {"domain": [0, 1]}
 HEIGHT = 420
 
 
-def confusion(classes: Sequence[str]) -> dict[str, Any]:
-    """Of rows [actual, predicted], one an image: the share of each true class, with the number of images written in."""
+def confusion(classes: Sequence[str], ink: str) -> dict[str, Any]:
+    """Of rows [actual, predicted], one an image: the share of each true class, with the number of images written in.
+
+    `ink` is a colour that is read on the page; the fuller cells take white.
+    """
     axes = {
         "x": {"field": "predicted", "type": "nominal", "sort": list(classes), "axis": {"labelAngle": 0}},
         "y": {"field": "actual", "type": "nominal", "sort": list(classes)},
@@ -28,13 +31,13 @@ def confusion(classes: Sequence[str]) -> dict[str, Any]:
         "encoding": axes,
         "layer": [
             {
-                "mark": {"type": "rect", "tooltip": True},
+                "mark": {"type": "rect", "color": "#0072B2", "tooltip": True},
                 "encoding": {
-                    "color": {
+                    "opacity": {
                         "field": "share",
                         "type": "quantitative",
                         "title": "share of the true class",
-                        "scale": {"scheme": "blues", "domain": [0, 1]},
+                        "scale": {"domain": [0, 1], "range": [0.12, 1]},
                         "legend": None,
                     }
                 },
@@ -43,7 +46,7 @@ def confusion(classes: Sequence[str]) -> dict[str, Any]:
                 "mark": {"type": "text"},
                 "encoding": {
                     "text": {"field": "images"},
-                    "color": {"condition": {"test": "datum.share > 0.5", "value": "white"}, "value": "#10171D"},
+                    "color": {"condition": {"test": "datum.share > 0.5", "value": "white"}, "value": ink},
                 },
             },
         ],

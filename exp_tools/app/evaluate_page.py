@@ -60,10 +60,18 @@ def _headline(report: Mapping[str, Any]) -> None:
         f"{report['images']:,} images of {report['lesions']:,} lesions. Intervals of 95 %, resampled by lesion: "
         "how much chance is in the scores."
     )
-    columns = st.columns(4)
-    for place, (name, words) in enumerate(list(SHOWN.items())[:4]):
-        columns[place].metric(words[:1].upper() + words[1:], number(metrics[name]), border=True)
-        columns[place].caption(f"95 %: {interval(intervals[name])}")
+    with st.container(horizontal=True):
+        for name, words in list(SHOWN.items())[:4]:
+            bounds = interval(intervals[name])
+            st.metric(
+                words[:1].upper() + words[1:],
+                number(metrics[name]),
+                bounds,
+                delta_color="off",
+                delta_arrow="off",
+                border=True,
+                width=166,
+            )
     rows = [
         {"score": words, "value": number(metrics[name]), "95 % interval": interval(intervals[name])}
         for name, words in SHOWN.items()
@@ -149,7 +157,8 @@ def _curves(settings: Settings, version: Version, classes: list[str]) -> None:
 
 def _draw(name: str, table: pd.DataFrame, classes: list[str]) -> None:
     if name == "confusion":
-        st.vega_lite_chart(table, charts.confusion(classes), alt="Confusion matrix: true class by predicted class")
+        ink = "#E8EEF2" if st.context.theme.type == "dark" else "#17242D"
+        st.vega_lite_chart(table, charts.confusion(classes, ink), alt="Confusion matrix: true class by predicted class")
         st.caption("A row is a true class; the number counts images, the colour is their share of the row.")
     elif name == "roc":
         spec = charts.curves(

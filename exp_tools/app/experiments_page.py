@@ -54,11 +54,11 @@ def _table(settings: Settings, versions: list[Version]) -> None:
         rows.append(
             {
                 "experiment": version.name,
-                "kind": version.kind,
-                "model": values.get("model", {}).get("name"),
-                "data": values.get("data", {}).get("source"),
                 **{words: found.get(name) for name, words in list(SHOWN.items())[:4]},
                 "changed": changes(yaml.safe_load(base), values) if version.base and base else "",
+                "model": values.get("model", {}).get("name"),
+                "data": values.get("data", {}).get("source"),
+                "kind": version.kind,
                 "made": version.created,
             }
         )

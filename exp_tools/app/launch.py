@@ -16,12 +16,12 @@ THEME = {
     "light.backgroundColor": "#FFFFFF",
     "light.secondaryBackgroundColor": "#F1F5F8",
     "light.textColor": "#17242D",
-    "dark.primaryColor": "#4DB6E2",
+    "dark.primaryColor": "#1A82B5",
     "dark.backgroundColor": "#10171D",
     "dark.secondaryBackgroundColor": "#1C262E",
     "dark.textColor": "#E8EEF2",
     "showWidgetBorder": "true",
-    "paddingTop": "3.5rem",
+    "paddingTop": "2rem",
     "chartCategoricalColors": f"[{', '.join(repr(colour) for colour in COLOURS)}]".replace("'", '"'),
 }
 

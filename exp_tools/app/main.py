@@ -11,10 +11,10 @@ from exp_tools.app.settings import Settings
 from exp_tools.serving.predictor import DISCLAIMER
 
 PAGES = {
-    "Predict": (predict_page.show, ":material/image_search:"),
-    "Experiments": (experiments_page.show, ":material/science:"),
-    "Evaluate": (evaluate_page.show, ":material/monitoring:"),
-    "About": (about_page.show, ":material/info:"),
+    "Predict": predict_page.show,
+    "Experiments": experiments_page.show,
+    "Evaluate": evaluate_page.show,
+    "About": about_page.show,
 }
 
 
@@ -22,8 +22,7 @@ def run(settings: Settings) -> None:
     """Draw the page that was asked for, under the disclaimer."""
     st.set_page_config(page_title="Skin lesion experiments", page_icon=_icon(), layout="wide")
     pages = [
-        st.Page(functools.partial(show, settings), title=title, icon=icon, url_path=title.lower())
-        for title, (show, icon) in PAGES.items()
+        st.Page(functools.partial(show, settings), title=title, url_path=title.lower()) for title, show in PAGES.items()
     ]
     page = st.navigation(pages, position="hidden")
     with st.container(horizontal=True, gap="small"):  # Streamlit's own menu hides the pages from phones

@@ -147,7 +147,7 @@ def _row(name: str, result: Prediction | str) -> dict:
 
 
 def _details(predictor: Predictor, picture: Picture, patient: Patient, result: Prediction, label: str) -> None:
-    left, right = st.columns([5, 6], gap="large")
+    left, right = st.columns([5, 6], gap="medium")
     with right:
         st.subheader(f"{result.name}: {percent(result.probability)}")
         st.markdown(result.description[:1].upper() + result.description[1:] + ".")

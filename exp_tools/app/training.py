@@ -19,7 +19,7 @@ from exp_tools.params import PARAMS_FILE, load_params, parse_params
 from exp_tools.recipes import Recipe, find_recipe, merged, words
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-_TASK = re.compile(r"(?P<id>[0-9a-f]{7})\s+(?:(?P<name>\S+)\s+)?\S.*?\s{2,}(?P<state>Queued|Running|Success|Failed)\s*")
+_TASK = re.compile(r"(?P<id>[0-9a-f]{7})\s+(?:(?P<name>\S+)\s{2,})?\S.*?\s{2,}(?P<state>Queued|Running|Success|Failed)\s*")
 _STAGE = re.compile(r"^(?:Running stage|Stage) '(.+?)'", re.MULTILINE)
 
 
