@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from exp_tools.serving.predictor import DISCLAIMER
 
+DRAWN = "this model was trained on drawn pictures: what it says of real skin means nothing"
 Share = Field(ge=0, le=1)
 
 
@@ -136,5 +137,5 @@ def prediction_example() -> dict[str, Any]:
         "notes": [],
         "disclaimer": DISCLAIMER,
         "overlays": {},
-        "model": {"architecture": "timm", "sha256": "0" * 64, "trained_on": "ham10000", "warning": None},
+        "model": {"architecture": "timm", "sha256": "0" * 64, "trained_on": "synthetic", "warning": DRAWN},
     }

@@ -17,6 +17,7 @@ from exp_tools.serving.problems import Problem
 LOG = logging.getLogger("exp_tools.api")
 METHODS = ("GET", "POST", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE")
 DRAIN_SECONDS = 10.0
+SILENCE_SECONDS = 1.0
 GONE = 499
 """What the log says of a client that went away before its answer."""
 
@@ -102,11 +103,11 @@ class _Exchange:
     async def _drain(self) -> None:
         """Throw away what is still to come, for a while: a client that is cut off while it sends misses the answer.
 
-        One that asked first (Expect: 100-continue) has sent nothing yet.
+        One that asked first (Expect: 100-continue) has sent nothing yet, and one that falls silent is not waited for.
         """
         if self.waits:
             return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_SECONDS):
                 while not self.complete:
-                    await self.receive()
+                    await asyncio.wait_for(self.receive(), SILENCE_SECONDS)

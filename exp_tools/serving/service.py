@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import math
 from collections.abc import Callable
 from dataclasses import asdict
 from io import BytesIO
@@ -13,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from exp_tools.data.images import ImageFault
-from exp_tools.errors import UserError
 from exp_tools.explain.overlay import overlay
+from exp_tools.serving.answers import DRAWN
 from exp_tools.serving.limits import Gate, Limits, check_image
 from exp_tools.serving.predictor import (
     DISCLAIMER,
@@ -28,7 +27,6 @@ from exp_tools.serving.predictor import (
 from exp_tools.serving.problems import Problem, shown
 
 SYNTHETIC = "synthetic"
-DRAWN = "this model was trained on drawn pictures: what it says of real skin means nothing"
 
 
 class Service:
@@ -48,10 +46,10 @@ class Service:
         }
 
     def try_out(self) -> None:
-        """Predict a grey square. Raises UserError when the result is not finite."""
+        """Predict a grey square. Raises UserError where the model gives no finite numbers."""
         size = self.predictor.facts.image_size
         grey = np.full((1, size, size, 3), 128, np.uint8)
-        _finite(self.predictor.predict_pixels(grey, [Patient()])[0])
+        self.predictor.predict_pixels(grey, [Patient()])
 
     async def run(self, work: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
         """Do work in one of the threads, when one is free."""
@@ -133,13 +131,7 @@ class Service:
 
 
 def _told(prediction: Prediction, overlays: dict[str, str]) -> dict[str, Any]:
-    _finite(prediction)
     return prediction.as_dict() | {"overlays": overlays}
-
-
-def _finite(prediction: Prediction) -> None:
-    if not all(map(math.isfinite, prediction.probabilities.values())):
-        raise UserError("the model gives no finite probabilities: it is damaged or its training failed")
 
 
 def _png(image: np.ndarray) -> str:
