@@ -199,7 +199,7 @@ def describe(
 def choose_thresholds(
     probabilities: np.ndarray, labels: np.ndarray, classes: list[str], params: ThresholdsParams
 ) -> dict[str, float | None]:
-    """The thresholds of the model file, from calibrated probabilities [N, C] and labels [N] of the validation images."""
+    """The thresholds of the model file, from calibrated probabilities [N, C] and labels [N] of validation."""
     melanoma = None
     if MELANOMA in classes and (labels == classes.index(MELANOMA)).any():
         place = classes.index(MELANOMA)

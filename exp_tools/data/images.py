@@ -85,7 +85,7 @@ def load_image(
 
     Parameters
     ----------
-    source : file, its bytes, or an image of Pillow's, which is left as it is (its full pixels are resized, no DCT scale)
+    source : file, its bytes, or an image of Pillow's, which stays as it is (all its pixels are resized, no DCT scale)
     size : side of the result in pixels
     resize : "squash" (both sides to `size`), "crop" (centre square first) or "pad" (whole image, black bars)
     touched_up : dermoscopy preprocessing, done on the square

@@ -16,13 +16,15 @@ from exp_tools.evaluation.errors import draw_missed, draw_mistakes
 from exp_tools.evaluation.metrics import confusion
 from exp_tools.evaluation.predictions import as_arrays
 from exp_tools.evaluation.subgroup_figures import draw_subgroups
+from exp_tools.evaluation.subgroups import subgroup_points
 from exp_tools.taxonomy import MELANOMA
 
 
 def write_curves(
     folder: Path, table: pd.DataFrame, classes: Sequence[str], temperature: float, report: Mapping[str, Any]
 ) -> None:
-    """Write the tables that `dvc plots` draws: roc, precision_recall, reliability, confusion, classes, risk_coverage.
+    """Write the tables that `dvc plots` draws: roc, precision_recall, reliability, confusion, classes, risk_coverage,
+    subgroups.
 
     Parameters
     ----------
@@ -38,6 +40,7 @@ def write_curves(
     write_csv(folder / "confusion.csv", curves.confusion_pairs(labels, probabilities.argmax(axis=1), classes))
     write_csv(folder / "classes.csv", curves.class_bars(report["per_class"]))
     write_csv(folder / "risk_coverage.csv", risk_coverage(probabilities, labels))
+    write_csv(folder / "subgroups.csv", subgroup_points(report["subgroups"]))
 
 
 def draw_figures(
@@ -70,7 +73,8 @@ def draw_figures(
     figures.draw_precision_recall(folder / "precision_recall.png", precision_recall, per_class, title)
     figures.draw_class_bars(folder / "classes.png", per_class, title)
     draw_reliability(folder / "reliability.png", reliability_before_after(logits, labels, temperature), title)
-    draw_risk_coverage(folder / "risk_coverage.png", risk_coverage(probabilities, labels), title)
+    at_threshold = report["coverage"]["at_threshold"]
+    draw_risk_coverage(folder / "risk_coverage.png", risk_coverage(probabilities, labels), title, at_threshold)
     draw_subgroups(folder / "subgroups.png", report["subgroups"], title)
     draw_mistakes(folder / "mistakes.png", images, table, classes, title)
     if MELANOMA in classes:

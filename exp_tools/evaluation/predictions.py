@@ -63,8 +63,8 @@ def read_predictions(path: Path) -> tuple[pd.DataFrame, list[str]]:
     unknown = table[~table["dx"].isin(classes)]
     if len(unknown):
         raise UserError(
-            f"{path}, row {unknown.index[0] + 2}: the diagnosis {unknown['dx'].iloc[0]!r} is none of the file's classes "
-            f"({', '.join(classes)}); {len(unknown)} such rows"
+            f"{path}, row {unknown.index[0] + 2}: the diagnosis {unknown['dx'].iloc[0]!r} is no class of the "
+            f"file ({', '.join(classes)}); {len(unknown)} such rows"
         )
     return table, classes
 

@@ -15,7 +15,7 @@ from exp_tools.evaluation.lesions import lesion_view
 from exp_tools.evaluation.melanoma import melanoma_report
 from exp_tools.evaluation.metrics import class_metrics, headline_metrics, top_k_accuracy
 from exp_tools.evaluation.predictions import as_arrays
-from exp_tools.evaluation.subgroups import subgroup_report
+from exp_tools.evaluation.subgroups import subgroup_gaps, subgroup_report
 from exp_tools.taxonomy import MELANOMA
 
 METADATA = ["dx_type", "age", "sex", "localization"]
@@ -45,7 +45,7 @@ def score_set(
     Returns
     -------
     dict with images, lesions, counts, metrics, intervals, lesion_level, per_class, melanoma (None without the class),
-    calibration, coverage, subgroups and costs (None where not asked for); see docs/evaluation.md
+    calibration, coverage, subgroups, gaps and costs (None where not asked for); see docs/evaluation.md
 
     Raises
     ------
@@ -75,6 +75,7 @@ def score_set(
         "calibration": calibration_report(logits, labels, temperature),
         "coverage": coverage_report(probabilities, labels, threshold=thresholds.get("abstain")),
         "subgroups": subgroup_report(table, classes, melanoma_threshold=thresholds.get("melanoma"), **draws),
+        "gaps": subgroup_gaps(table, classes, melanoma_threshold=thresholds.get("melanoma"), **draws),
         "costs": None if costs is None else cost_report(probabilities, labels, groups, classes, costs, **draws),
     }
 

@@ -32,8 +32,8 @@ class ModelFacts:
     pixel_mean, pixel_std : how normalise makes it a tensor
     temperature : what logits are divided by before softmax
     vocabulary : how metadata become numbers (metadata.Vocabulary as a dict), fitted on train; None: image only
-    thresholds : chosen on validation, of calibrated probabilities: `melanoma` (flag from this on; None: no melanoma there)
-        for `melanoma_sensitivity`, `abstain` (leave to a human what is less certain) for `abstain_share`
+    thresholds : chosen on validation, of calibrated probabilities: `melanoma` (flag from this on; None: no melanoma
+        there) for `melanoma_sensitivity`, `abstain` (leave to a human what is less certain) for `abstain_share`
     source : name of the data the model was trained on; `synthetic` is no medical data
     training : how it came about (best epoch, scores on validation, precision, threads, seed, checksums of the data)
     versions : of the libraries that made it
