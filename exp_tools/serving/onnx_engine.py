@@ -1,0 +1,71 @@
+"""A model that was exported to ONNX, run by ONNX Runtime on the processor."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from exp_tools.errors import UserError
+from exp_tools.models.artifact import FORMAT, HEADER_KEY, ModelFacts
+
+ORT_MISSING = "ONNX Runtime is not installed: pip install 'skin-lesion-experiments[onnx]'"
+
+
+class OnnxEngine:
+    """Bytes in, logits out, as `engines.Engine` says. It has no maps: an export holds no gradients.
+
+    One session serves many threads; it computes on as many cores as torch does.
+
+    Raises
+    ------
+    UserError : the file is missing, damaged or no export of this project, or ONNX Runtime is not installed
+    """
+
+    def __init__(self, model: Path) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise UserError(ORT_MISSING) from error
+        if not model.is_file():
+            raise UserError(f"there is no model file {model}; make one with `exp-tools export`")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3  # its warnings are about the graph, which nobody can mend here
+        try:
+            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # one class a kind of damage, of which only the binding's own module knows
+            raise UserError(f"{model} is damaged or no ONNX file: {_first_line(error)}") from error
+        self.facts = facts_of(self._session.get_modelmeta().custom_metadata_map, model)
+        self.explanations: list[str] = []
+        self._inputs = {entry.name for entry in self._session.get_inputs()}
+
+    def logits(self, pixels: NDArray[np.uint8], metadata: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Logits [N, C] of squares [N, S, S, 3] and metadata [N, 3], which an image model does not look at."""
+        given = {"images": np.ascontiguousarray(pixels), "metadata": metadata}
+        return self._session.run(["logits"], {name: given[name] for name in self._inputs})[0]
+
+    def maps(
+        self, pixels: NDArray[np.uint8], metadata: NDArray[np.float32], target: int, kinds: Sequence[str]
+    ) -> dict[str, NDArray[np.float32]]:
+        """Raises UserError: for maps take the model.safetensors that the export was made of."""
+        raise UserError("an ONNX export gives no maps; use the model.safetensors that it was made of")
+
+
+def facts_of(metadata: Mapping[str, str], path: Path) -> ModelFacts:
+    """The facts in the metadata of an ONNX file. Raises UserError when there are none, or none that can be read."""
+    if HEADER_KEY not in metadata:
+        raise UserError(f"{path} is no export of this project: its metadata have no {HEADER_KEY!r} entry")
+    content = json.loads(metadata[HEADER_KEY])
+    if content.get("format") != FORMAT or set(content) - {entry.name for entry in fields(ModelFacts)}:
+        raise UserError(
+            f"{path} is of format {content.get('format')}, this version reads format {FORMAT}: export it anew"
+        )
+    return ModelFacts(**content)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
