@@ -115,7 +115,10 @@ def _limits(facts: ModelFacts, report: Mapping[str, Any]) -> list[str]:
         lines.append("- Trained and tested on drawn images: it has never seen skin.")
     rare = [code for code, row in test["per_class"].items() if row["lesions"] < SMALL_GROUPS]
     if rare:
-        lines.append(f"- Fewer than {SMALL_GROUPS} lesions to test of: {', '.join(rare)}. Little is known of these.")
+        lines.append(
+            f"- Fewer than {SMALL_GROUPS} lesions to test of: {', '.join(rare)}. Little is known of these, "
+            "and balanced accuracy and the other means over classes are as unsure as they are."
+        )
     if not report["external"]:
         lines.append(
             "- Tested on the set it was trained on only (other lesions of it). With other cameras, clinics, skin types "
