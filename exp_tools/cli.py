@@ -96,6 +96,32 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     api.add_argument("--at-once", type=int, help="requests computed at the same time (default: one for each core)")
     api.set_defaults(run=_api)
 
+    predict = commands.add_parser("predict", help="what a trained model says of one image")
+    predict.add_argument("image", type=Path, help="an image file")
+    predict.add_argument("--model", type=Path, default=Path("models/model.safetensors"), help="the model, or its .onnx")
+    predict.add_argument("--age", type=float, help="of the patient, in years")
+    predict.add_argument("--sex", choices=("female", "male"), help="of the patient")
+    predict.add_argument("--localization", help="where on the body, in the words of the training data: back, face, …")
+    predict.add_argument("--explain", type=Path, metavar="PNG", help="write where the model looked, over the image")
+    predict.add_argument("--method", choices=("gradcam", "attention"), default="gradcam", help="the map for --explain")
+    predict.add_argument("--json", action="store_true", help="as JSON, for programs")
+    predict.set_defaults(run=_predict)
+
+    batch = commands.add_parser("batch", help="predict the images of a folder or a table; goes on where it was stopped")
+    batch.add_argument("source", type=Path, help="a folder, or a table with image_id and, if known, dx, age, sex, …")
+    batch.add_argument("--images", type=Path, help="the folder with the table's images (default: where the table is)")
+    batch.add_argument("--model", type=Path, default=Path("models/model.safetensors"), help="the model, or its .onnx")
+    batch.add_argument("--out", type=Path, default=Path("predictions.csv"), help="the table to write")
+    batch.add_argument("--batch-size", type=int, default=32, help="images a forward pass (default: 32)")
+    batch.set_defaults(run=_batch)
+
+    export = commands.add_parser("export", help="write a trained model as ONNX, checked on real images")
+    export.add_argument("--format", choices=("onnx", "onnx-int8"), default="onnx", help="32 bits (default) or 8")
+    export.add_argument("--model", type=Path, default=Path("models/model.safetensors"), help="the model file")
+    export.add_argument("--out", type=Path, help="the file to write (default: beside the model)")
+    export.add_argument("--images", type=Path, help="images to check on (default: the project's test images)")
+    export.set_defaults(run=_export)
+
     recipe = commands.add_parser("recipe", help="list the recipes, or print one: dvc exp run $(exp-tools recipe NAME)")
     recipe.add_argument("name", nargs="?", help="a recipe, to print as words for dvc exp run")
     recipe.set_defaults(run=_recipe)
@@ -216,6 +242,75 @@ def _api(options: argparse.Namespace) -> int:
     if options.at_once is not None and options.at_once < 1:
         raise UserError(f"--at-once is {options.at_once}; it must be 1 or more")
     serve(options.model, host=options.host, port=options.port, at_once=options.at_once)
+    return 0
+
+
+def _predict(options: argparse.Namespace) -> int:
+    import torch
+    from PIL import Image
+
+    from exp_tools.data.images import ImageFault
+    from exp_tools.data.parallel import cores
+    from exp_tools.explain.overlay import overlay
+    from exp_tools.serving.predictor import Patient, Predictor
+    from exp_tools.serving.telling import model_line, prediction_text
+
+    torch.set_num_threads(cores())
+    predictor = Predictor(options.model)
+    patient = Patient(options.age, options.sex, options.localization)
+    try:
+        prediction = predictor.predict(options.image, patient, explain=[options.method] if options.explain else [])
+    except ImageFault as fault:
+        raise UserError(f"{options.image}: {fault}") from fault
+    if options.explain:
+        picture = overlay(predictor.prepare(options.image), prediction.maps[options.method])
+        try:
+            Image.fromarray(picture).save(options.explain, format="PNG")
+        except OSError as error:
+            raise UserError(f"{options.explain} cannot be written: {error.strerror}") from error
+    if options.json:
+        told = {"path": str(options.model), "trained_on": predictor.facts.source}
+        print(json.dumps(prediction.as_dict() | {"model": told}, indent=2, ensure_ascii=False, allow_nan=False))
+        return 0
+    print(prediction_text(prediction, predictor.facts))
+    print(model_line(options.model, predictor.facts))
+    return 0
+
+
+def _batch(options: argparse.Namespace) -> int:
+    from exp_tools.data.parallel import cores
+    from exp_tools.evaluation.summary import summary_text
+    from exp_tools.params import MachineParams
+    from exp_tools.serving.batch import predict_batch
+    from exp_tools.serving.predictor import Predictor
+    from exp_tools.serving.telling import model_line, outcome_text
+    from exp_tools.serving.worklist import worklist
+    from exp_tools.training.machine import prepare_machine
+
+    if options.batch_size < 1:
+        raise UserError(f"--batch-size is {options.batch_size}; it must be 1 or more")
+    automatic = dict.fromkeys(("workers", "threads", "decoders", "device"), "auto")
+    device = prepare_machine(MachineParams(**automatic, processes=1, checkpoint_steps=None))
+    work = worklist(options.source, options.images)
+    predictor = Predictor(options.model, device=device)
+    outcome = predict_batch(predictor, work, options.out, batch_size=options.batch_size, threads=cores())
+    if outcome.report:
+        print(summary_text(outcome.report))
+    print(model_line(options.model, predictor.facts))
+    print(outcome_text(outcome, options.out))
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from exp_tools.doctor import find_project
+    from exp_tools.serving.examples import PreparedData
+    from exp_tools.serving.exporting import export_model
+
+    root = find_project(Path.cwd())
+    data = PreparedData(root / "data/prepared/labels.csv", root / "data/splits.csv", root / "data/prepared/images.npy")
+    int8 = options.format == "onnx-int8"
+    out = options.out or options.model.with_suffix(".int8.onnx" if int8 else ".onnx")
+    print(export_model(options.model, out, data, images=options.images, int8=int8))
     return 0
 
 

@@ -30,7 +30,7 @@ from exp_tools.serving.onnx_engine import OnnxEngine
 
 TOLERANCE = 1e-4
 """How far a probability of the export may lie from that of the model."""
-ONNX_MISSING = "the packages for ONNX are not installed: pip install 'skin-lesion-experiments[onnx]'"
+ONNX_MISSING = "the packages for ONNX are not installed: pip install '.[onnx]'"
 
 
 class Parity(NamedTuple):

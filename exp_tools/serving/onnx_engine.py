@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from exp_tools.errors import UserError
 from exp_tools.models.artifact import FORMAT, HEADER_KEY, ModelFacts
 
-ORT_MISSING = "ONNX Runtime is not installed: pip install 'skin-lesion-experiments[onnx]'"
+ORT_MISSING = "ONNX Runtime is not installed: pip install '.[onnx]'"
 
 
 class OnnxEngine:
