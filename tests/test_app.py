@@ -13,6 +13,7 @@ import torch
 import yaml
 from PIL import Image
 from tiny import ROOT, picture
+from trained import CLASSES, write_model
 
 pytest.importorskip("streamlit")
 
@@ -22,8 +23,6 @@ from exp_tools import cli
 from exp_tools.app import bars, experiments_page, launch, main, pictures, training, versions
 from exp_tools.app.settings import Outs, Settings
 from exp_tools.errors import UserError
-from exp_tools.models.artifact import ModelFacts, save_model
-from exp_tools.models.registry import build_model
 from exp_tools.params import load_params
 from exp_tools.serving.predictor import DISCLAIMER, Patient, Predictor
 
@@ -38,41 +37,6 @@ OUTS = Outs(
     training="metrics/train",
     data="metrics/data.json",
 )
-CLASSES = ["bcc", "mel", "nv"]
-VOCABULARY = {
-    "age_mean": 50.0,
-    "age_std": 15.0,
-    "age_median": 50.0,
-    "sex": ["female", "male"],
-    "localization": ["back"],
-}
-
-
-def write_model(path: Path, *, metadata: bool = False, trained: bool = True, source: str = "synthetic") -> None:
-    """A tiny network with random weights, said to be trained or not."""
-    torch.manual_seed(0)
-    knobs = {"backbone": "test_resnet", "dropout": 0.0}
-    if metadata:
-        knobs |= {"enabled": True, "metadata_dropout": 0.0}
-    name = "multimodal" if metadata else "timm"
-    facts = ModelFacts(
-        architecture=name,
-        knobs=knobs,
-        task="diagnosis",
-        classes=CLASSES,
-        image_size=32,
-        resize="squash",
-        touch_up={"hair_removal": False, "colour_constancy": False, "clahe": False},
-        pixel_mean=[0.485, 0.456, 0.406],
-        pixel_std=[0.229, 0.224, 0.225],
-        temperature=1.0,
-        source=source,
-        thresholds={"melanoma": 0.0, "melanoma_sensitivity": 0.9, "abstain": 1.0, "abstain_share": 0.1},
-        vocabulary=VOCABULARY if metadata else None,
-        training={"best_epoch": 2} if trained else {},
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_model(path, build_model(name, knobs, len(CLASSES)), facts)
 
 
 def image_file(number: int = 0, form: str = "PNG") -> bytes:
@@ -354,7 +318,7 @@ def test_of_many_files_a_broken_one_is_said_and_the_others_are_predicted(setting
 
 def test_metadata_are_asked_for_by_a_model_that_uses_them_and_only_then(settings, monkeypatch):
     assert len(page(settings, "Predict", monkeypatch).number_input) == 0
-    write_model(settings.folder / OUTS.model, metadata=True)
+    write_model(settings.folder / OUTS.model, "multimodal")
     app = page(settings, "Predict", monkeypatch)
     app.file_uploader[0].set_value(("mole.png", image_file(3), "image/png")).run()
     predictor = Predictor(settings.folder / OUTS.model)
@@ -551,7 +515,7 @@ def test_progress_is_the_stage_of_the_log_and_the_epochs_of_its_folder(settings,
 def test_the_form_queues_what_was_chosen_and_starts_one_worker(repository, monkeypatch):
     commands = []
 
-    def dvc(root, *command):
+    def dvc(root, *command, heard=True):
         commands.append(command)
         return {"exp": "Queueing …\nQueued experiment 'mine' for future execution.", "queue": STATUS}[command[0]]
 

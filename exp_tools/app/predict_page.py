@@ -199,7 +199,9 @@ def _show_picture(predictor: Predictor, picture: Picture, patient: Patient) -> b
     drawn = pictures.png(pictures.shown(picture.data, resize, heat, strength / 100))
     seen = f"{picture.name}, with {NAMES[kind]} laid over it" if kind else picture.name
     place.image(drawn, caption=picture.name, width="stretch", alt=seen)
-    if kind:
+    if heat is not None and not heat.any():
+        st.caption(f"The map is empty: {NAMES[kind]} finds nothing that speaks for the diagnosis.")
+    elif kind:
         st.caption(MAP_NOTES[kind])
     return drawn
 

@@ -19,7 +19,9 @@ from exp_tools.params import PARAMS_FILE, load_params, parse_params
 from exp_tools.recipes import Recipe, find_recipe, merged, words
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-_TASK = re.compile(r"(?P<id>[0-9a-f]{7})\s+(?:(?P<name>\S+)\s{2,})?\S.*?\s{2,}(?P<state>Queued|Running|Success|Failed)\s*")
+_TASK = re.compile(
+    r"(?P<id>[0-9a-f]{7})\s+(?:(?P<name>\S+)\s{2,})?\S.*?\s{2,}(?P<state>Queued|Running|Success|Failed)\s*"
+)
 _STAGE = re.compile(r"^(?:Running stage|Stage) '(.+?)'", re.MULTILINE)
 
 
@@ -87,7 +89,7 @@ def queue(root: Path, name: str, arguments: list[str]) -> str:
     if name and not NAME.fullmatch(name):
         raise UserError(f"the name {name!r} will not do: letters, digits, - and _, at most 64, a letter or digit first")
     answer = _dvc(root, "exp", "run", "--queue", *(["--name", name] if name else []), *arguments)
-    _dvc(root, "queue", "start", "--jobs", "1")
+    _dvc(root, "queue", "start", "--jobs", "1", heard=False)  # the worker would keep a pipe open as long as it lives
     return answer.strip().splitlines()[-1]
 
 
@@ -148,17 +150,23 @@ def _put(content: dict[str, Any], key: str, value: Any) -> None:
     content[last] = value
 
 
-def _dvc(root: Path, *command: str) -> str:
-    """What a DVC command prints; it and the stages it runs find this environment's Python first."""
+def _dvc(root: Path, *command: str, heard: bool = True) -> str:
+    """What a DVC command prints, "" if not `heard`; it and the stages it runs find this environment's Python first.
+
+    Raises UserError, with DVC's words, where the command fails.
+    """
+    output = subprocess.PIPE if heard else subprocess.DEVNULL
     environment = os.environ | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])}
     done = subprocess.run(
         [sys.executable, "-m", "dvc", *command],
         cwd=root,
         env=environment,
-        capture_output=True,
+        stdout=output,
+        stderr=output,
         text=True,
         stdin=subprocess.DEVNULL,
     )
     if done.returncode:
-        raise UserError("DVC: " + (done.stderr.strip() or done.stdout.strip() or f"ended with {done.returncode}"))
-    return done.stdout
+        said = (done.stderr or "").strip() or (done.stdout or "").strip()
+        raise UserError(said or f"dvc {' '.join(command)} ended with status {done.returncode}")
+    return done.stdout or ""
