@@ -96,7 +96,7 @@ def create_app(predictor: Predictor, limits: Limits | None = None) -> FastAPI:
         kinds = service.known(explain)
         with service.gate.place():
             parts = await read_form(request, limits, files=1, total=limits.image_bytes, text=limits.text_bytes)
-            files, texts = sort_parts(parts, "image", PATIENT_FIELDS)
+            files, texts = sort_parts(parts, "image", PATIENT_FIELDS, files=1)
             patient = patient_of(texts, limits.text_bytes)
             content = await service.run(service.predict, files[0], patient, kinds)
         return JSONResponse(content)
@@ -114,7 +114,7 @@ def create_app(predictor: Predictor, limits: Limits | None = None) -> FastAPI:
             parts = await read_form(
                 request, limits, files=limits.batch_images, total=limits.batch_bytes, text=limits.metadata_bytes
             )
-            files, texts = sort_parts(parts, "images", ("metadata",))
+            files, texts = sort_parts(parts, "images", ("metadata",), files=limits.batch_images)
             patients = patients_of(texts.get("metadata"), len(files), limits.text_bytes)
             content = await service.run(service.predict_batch, files, patients)
         return JSONResponse(content)

@@ -20,7 +20,7 @@ from exp_tools.serving.problems import Problem, shown
 
 PATIENT_FIELDS = ("age", "sex", "localization")
 FEW = 16
-"""Text fields a form may have; more is an attack."""
+"""Parts a form may have beside its images; one with more is not read to its end."""
 
 
 @dataclass
@@ -37,7 +37,7 @@ async def read_form(request: Request, limits: Limits, *, files: int, total: int,
 
     Parameters
     ----------
-    files : how many files the form may have
+    files : how many images are expected at most
     total : bytes of the files together
     text : bytes of a text field
 
@@ -125,11 +125,8 @@ class _Reader:
         if b"name" not in options:
             raise Problem("malformed_form", "a part of the form has no name")
         self.parts.append(Part(_text(options[b"name"], "a field's name"), b"filename" in options))
-        files = sum(part.is_file for part in self.parts)
-        if files > self.files:
-            raise Problem("too_many_parts", f"the form has more than {self.files} images")
-        if len(self.parts) - files > FEW:
-            raise Problem("too_many_parts", f"the form has more than {FEW} text fields")
+        if len(self.parts) > self.files + FEW:
+            raise Problem("too_many_parts", f"the form has more than {self.files + FEW} fields and images")
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
         part = self.parts[-1]
@@ -141,18 +138,22 @@ class _Reader:
         self.ended = True
 
 
-def sort_parts(parts: list[Part], file_field: str, text_fields: tuple[str, ...]) -> tuple[list[bytes], dict[str, str]]:
-    """The files of a form and its texts by name; a text field that is empty is left out.
+def sort_parts(
+    parts: list[Part], file_field: str, text_fields: tuple[str, ...], *, files: int
+) -> tuple[list[bytes], dict[str, str]]:
+    """The files of a form, at most so many, and its texts by name; a text field that is empty is left out.
 
     Raises
     ------
-    Problem : wrong_field (missing, unknown, twice, a file for a text or a text for a file), wrong_value (no UTF-8)
+    Problem
+        too_many_parts; wrong_field (missing, unknown, twice, a file for a text or a text for a file);
+        wrong_value (no UTF-8)
     """
-    files: list[bytes] = []
+    contents: list[bytes] = []
     texts: dict[str, str] = {}
     for part in parts:
         if part.name == file_field and part.is_file:
-            files.append(bytes(part.content))
+            contents.append(bytes(part.content))
         elif part.name == file_field:
             raise Problem("wrong_field", f"{file_field!r} is text; it must be sent as a file, with a file name")
         elif part.name not in text_fields:
@@ -164,9 +165,11 @@ def sort_parts(parts: list[Part], file_field: str, text_fields: tuple[str, ...])
             raise Problem("wrong_field", f"{part.name!r} is given twice")
         else:
             texts[part.name] = _text(part.content, part.name)
-    if not files:
+    if len(contents) > files:
+        raise Problem("too_many_parts", f"the form has {len(contents)} images; at most {files} are taken")
+    if not contents:
         raise Problem("wrong_field", f"there is no image; send it as a file in the field {file_field!r}")
-    return files, {name: text for name, text in texts.items() if text.strip()}
+    return contents, {name: text for name, text in texts.items() if text.strip()}
 
 
 def patient_of(values: dict[str, Any], most: int, where: str = "") -> Patient:

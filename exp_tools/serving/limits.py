@@ -25,7 +25,7 @@ class Limits:
     image_bytes, batch_bytes : of one image file; of all images of a batch together
     batch_images : images of a batch
     pixels : width times height of an image, compared before it is decoded
-    scans : of a JPEG; a progressive one has about 10, and thousands of tiny ones keep a processor busy for hours
+    scans : of a JPEG; a progressive one has about 10, and 10 MB of tiny ones keep a processor busy for over an hour
     text_bytes, metadata_bytes : of a text field; of a batch's metadata
     upload_seconds : in which a request must have arrived
     """
@@ -36,7 +36,7 @@ class Limits:
     batch_bytes: int = 30 * MEGABYTE
     batch_images: int = 32
     pixels: int = 50_000_000
-    scans: int = 200
+    scans: int = 100
     text_bytes: int = 200
     metadata_bytes: int = 20_000
     upload_seconds: float = 30.0

@@ -1,11 +1,13 @@
 """Run the JSON API as a server of its own."""
 
+import contextlib
 import ipaddress
 import logging
 import logging.config
 import signal
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -44,21 +46,30 @@ def serve(model: Path, *, host: str = "127.0.0.1", port: int = 8000, at_once: in
     ------
     UserError : no model of ours, or the address is taken or not this machine's
     """
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: sys.exit(0))  # uvicorn raises the signal again when it has stopped in order
     at_once = at_once or cores()
-    torch.set_num_threads(max(1, cores() // at_once))
-    app = create_app(Predictor(model), Limits(at_once=at_once))
-    listening = _listen(host, port)
-    address = f"[{host}]" if ":" in host else host
-    logging.config.dictConfig(LOGGING)
-    print(f"listening on http://{address}:{listening.getsockname()[1]} (Ctrl-C stops); model {model}", flush=True)
-    if not _is_local(host):
-        print("warning: others can reach this server; it has neither passwords nor encryption", file=sys.stderr)
-    config = uvicorn.Config(
-        app, access_log=False, log_config=None, server_header=False, timeout_graceful_shutdown=STOP_SECONDS
-    )
-    uvicorn.Server(config).run(sockets=[listening])
+    with _listen(host, port) as listening, _ending_well():
+        app = create_app(Predictor(model), Limits(at_once=at_once))
+        torch.set_num_threads(max(1, cores() // at_once))
+        logging.config.dictConfig(LOGGING)
+        address = f"[{host}]" if ":" in host else host
+        print(f"listening on http://{address}:{listening.getsockname()[1]} (Ctrl-C stops); model {model}", flush=True)
+        if not _is_local(host):
+            print("warning: others can reach this server; it has neither passwords nor encryption", file=sys.stderr)
+        config = uvicorn.Config(
+            app, access_log=False, log_config=None, server_header=False, timeout_graceful_shutdown=STOP_SECONDS
+        )
+        uvicorn.Server(config).run(sockets=[listening])
+
+
+@contextlib.contextmanager
+def _ending_well() -> Iterator[None]:
+    """SIGTERM and Ctrl-C end the process with status 0; uvicorn raises the signal again once it has stopped in order."""
+    before = {number: signal.signal(number, lambda *_: sys.exit(0)) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _listen(host: str, port: int) -> socket.socket:
