@@ -80,6 +80,29 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     score.add_argument("--json", action="store_true", help="the whole report as JSON, for programs")
     score.set_defaults(run=_score)
 
+    compare = commands.add_parser(
+        "compare",
+        help="scores of experiments side by side, with intervals, and whether they differ by more than chance",
+    )
+    compare.add_argument(
+        "experiments",
+        nargs="+",
+        metavar="EXP",
+        help="experiment, branch, tag, commit, `workspace`, predictions.csv, or GROUP=EXP,EXP (seeds, folds)",
+    )
+    compare.add_argument("--baseline", metavar="EXP", help="what the others are compared with (default: the first)")
+    compare.add_argument("--metric", nargs="+", action="extend", help="like balanced_accuracy or sensitivity:mel")
+    compare.add_argument("--split", default="test", help="test, val or external:NAME (default: test)")
+    compare.add_argument("--ensemble", action="store_true", help="score averaged probabilities too")
+    compare.add_argument("--resamples", type=int, default=2000, help="bootstrap resamples (default: 2000)")
+    compare.add_argument("--out", metavar="PREFIX", help="write PREFIX.md, PREFIX.csv and the forest plot PREFIX.png")
+    compare.add_argument("--format", choices=("text", "markdown", "csv"), default="text", help="of what is printed")
+    compare.set_defaults(run=_compare)
+
+    card = commands.add_parser("card", help="print the model card")
+    card.add_argument("--commit", action="store_true", help="with the commit that it belongs to, and its date")
+    card.set_defaults(run=_card)
+
     app = commands.add_parser("app", help="the web app: predict, look at experiments, evaluate, on this machine only")
     app.add_argument("--model", type=Path, help="a model file to show (default: those of the project's experiments)")
     app.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)")
@@ -203,6 +226,46 @@ def _score(options: argparse.Namespace) -> int:
     for note in notes:
         print(note, file=sys.stderr)
     print(json.dumps(plain(report), indent=2, sort_keys=True) if options.json else summary_text(report))
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from exp_tools.data.files import atomic_write, write_csv
+    from exp_tools.doctor import find_project
+    from exp_tools.evaluation.compare import compare_groups
+    from exp_tools.evaluation.compare_request import gather
+    from exp_tools.evaluation.compare_scores import check_metrics
+    from exp_tools.evaluation.compare_text import as_markdown, as_table, as_text
+    from exp_tools.evaluation.forest import draw_forest
+
+    groups, baseline = gather(
+        options.experiments,
+        options.baseline,
+        root=find_project(Path.cwd()),
+        predictions="data/predictions.csv",
+        split=options.split,
+        averaged=options.ensemble,
+    )
+    metrics = check_metrics(options.metric, groups)
+    found = compare_groups(groups, baseline, metrics, split=options.split, resamples=options.resamples)
+    if options.format == "csv":
+        print(as_table(found).to_csv(index=False, lineterminator="\n"), end="")
+    else:
+        print(as_text(found) if options.format == "text" else as_markdown(found).rstrip())
+    if options.out:
+        with atomic_write(Path(f"{options.out}.md")) as temporary:
+            temporary.write_text(as_markdown(found), encoding="utf-8")
+        write_csv(Path(f"{options.out}.csv"), as_table(found))
+        draw_forest(Path(f"{options.out}.png"), found)
+        print(f"written: {options.out}.md, .csv and .png", file=sys.stderr)
+    return 0
+
+
+def _card(options: argparse.Namespace) -> int:
+    from exp_tools.doctor import find_project
+    from exp_tools.evaluation.card_commit import signed_card
+
+    print(signed_card(find_project(Path.cwd()), "MODEL_CARD.md", commit=options.commit), end="")
     return 0
 
 

@@ -42,7 +42,7 @@ def compare_groups(
     Returns
     -------
     dict with
-        split, baseline, metrics, comparisons (groups paired with the baseline), drawn (some images are synthetic)
+        split, baseline, metrics, comparisons (groups paired with the baseline), drawn (groups with synthetic images)
         level : of each interval of a difference: those of all comparisons in a metric hold at once with 95 %
         groups : a dict each, with
             name, makeup, runs (their names), images, lesions
@@ -87,7 +87,7 @@ def compare_groups(
                 row["differences"] = _differences(scored, every[baseline.name], spreads, level, **draws)
                 row["mcnemar"] = _mcnemar(group, baseline, comparisons)
         rows.append(row)
-    drawn = any((group.repeats[0]["source"] == "synthetic").any() for group in groups)
+    drawn = [group.name for group in groups if (group.repeats[0]["source"] == "synthetic").any()]
     known = all(spread.freedom >= FEWEST_DEGREES for spread in _spreads(alike, metrics).values())
     return {
         "split": split,
@@ -139,7 +139,14 @@ def _differences(
 ) -> dict[str, dict[str, Any]]:
     units = {name: min(own.units[name], baseline.units[name]) for name in own.metrics}
     found = paired_differences(
-        own.scorer, baseline.scorer, own.lesions, len(own.lesions), level=level, units=units, **draws
+        own.scorer,
+        baseline.scorer,
+        own.lesions,
+        len(own.lesions),
+        level=level,
+        units=units,
+        identical=_identical(own.group, baseline.group),
+        **draws,
     )
     table = {}
     for name, row in found.items():
@@ -149,6 +156,14 @@ def _differences(
             low, high = max(low, -1.0), min(high, 1.0)
         table[name] = {"difference": row["difference"], "low": low, "high": high, "clear": low > 0 or high < 0}
     return table
+
+
+def _identical(group: Group, baseline: Group) -> bool:
+    columns = ["image_id", "dx", *(f"p_{code}" for code in group.classes)]
+    if len(group.repeats) != len(baseline.repeats):
+        return False
+    pairs = zip(group.repeats, baseline.repeats, strict=True)
+    return all(one[columns].equals(other[columns]) for one, other in pairs)
 
 
 def _mcnemar(group: Group, baseline: Group, comparisons: int) -> dict[str, Any] | None:
@@ -168,10 +183,13 @@ def _changed(baseline: Run, own: Run) -> dict[str, list[Any]]:
     if not (baseline.params and own.params):
         return {}
     before, after = baseline.settings, own.settings
+    other_model = before.get("model.name") != after.get("model.name")
     return {
         key: [before.get(key), after.get(key)]
         for key in dict.fromkeys([*before, *after])
         if before.get(key, ...) != after.get(key, ...)
+        # Of another architecture every knob differs: its name says it all.
+        and not (other_model and key.startswith("model.") and not (key in before and key in after))
     }
 
 
@@ -184,9 +202,11 @@ def _notes(
             notes.append(f"{group.name} is {', '.join(row['runs'])}")
         if row["unpaired"]:
             notes.append(f"{group.name} is not compared with {baseline.name}: {row['unpaired']}")
+        elif group is not baseline and _identical(group, baseline):
+            notes.append(f"{group.name} predicts exactly what {baseline.name} does")
         elif _same_recipe(group, baseline):
             notes.append(
-                f"{group.name} has the parameters of {baseline.name}: what differs is the code, the data or the seed"
+                f"{group.name} has the parameters of {baseline.name}: any difference is of seed, fold, code or data"
             )
     comparisons = sum(row["differences"] is not None for row in rows)
     if spread_known:
@@ -198,6 +218,10 @@ def _notes(
         notes.append(
             "intervals cover other lesions, not other seeds of training, of which there are too few: queue more with "
             "`dvc exp run --queue -S 'train.seed=range(0,3)'`"
+        )
+    if any(row["mcnemar"] for row in rows):
+        notes.append(
+            "images of one lesion are not independent: of the two McNemar tests that of lesions is the sound one"
         )
     if comparisons > 1:
         notes.append(

@@ -26,6 +26,7 @@ def paired_differences(
     resamples: int,
     seed: int,
     units: Mapping[str, int],
+    identical: bool = False,
 ) -> dict[str, dict[str, float]]:
     """The difference of every score from that of the baseline, by a paired bootstrap over lesions.
 
@@ -37,6 +38,7 @@ def paired_differences(
     level : share of such intervals that hold the true difference
     resamples, seed : of the bootstrap
     units : on how many lesion groups each name rests
+    identical : the predictions are the same, so that there is no difference to be unsure of
 
     Returns
     -------
@@ -62,7 +64,7 @@ def paired_differences(
     table = {}
     for name, difference in estimates.items():
         low, high = intervals[name]
-        if low == high:
+        if low == high and not identical:
             reach = 1 - ((1 - level) / 2) ** (1 / units[name])
             low, high = difference - reach, difference + reach
         table[name] = {"difference": difference, "low": low, "high": high}
