@@ -118,7 +118,8 @@ def test_bad_files_are_listed_and_the_rest_is_predicted(folder, predictor, tmp_p
 
 
 def test_faults_of_a_table_are_put_right_or_left_out_and_said(folder, predictor, tmp_path):
-    lines = rows(6) + [
+    lines = [
+        *rows(6),
         "image_6.jpg ,lesion_3,mel,old,male,back",
         "nowhere,lesion_7,nv,40,male,back",
         "image_0,lesion_0,bcc,30,male,back",

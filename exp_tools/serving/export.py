@@ -6,6 +6,7 @@ model stands as JSON in the metadata, under the key that the model file has it u
 """
 
 import contextlib
+import importlib
 import io
 import json
 import logging
@@ -83,6 +84,11 @@ def export_onnx(model: Path, out: Path, pixels: NDArray[np.uint8], metadata: NDA
         raise UserError("there is no image to compare the export with the model on")
     if out.suffix != ".onnx":
         raise UserError(f"an export is called something.onnx, not {out.name}: the ending says how a model is read")
+    try:
+        for package in ("onnx", "onnxruntime", "onnxscript"):
+            importlib.import_module(package)
+    except ImportError as error:
+        raise UserError(ONNX_MISSING) from error
     network, facts = load_model(model)
     with torch.inference_mode():
         eager = _eager(network, pixels, metadata)
@@ -129,18 +135,15 @@ def _write(network: nn.Module, size: int, path: Path) -> None:
     if network.uses_metadata:
         given["metadata"] = torch.zeros(2, 3)
     with _quiet():
-        try:
-            program = torch.onnx.export(
-                Graph(network).eval(),
-                tuple(given.values()),
-                dynamo=True,
-                input_names=list(given),
-                output_names=["logits"],
-                dynamic_shapes=tuple({0: "batch"} for _ in given),
-                verbose=False,
-            )
-        except ImportError as error:
-            raise UserError(ONNX_MISSING) from error
+        program = torch.onnx.export(
+            Graph(network).eval(),
+            tuple(given.values()),
+            dynamo=True,
+            input_names=list(given),
+            output_names=["logits"],
+            dynamic_shapes=tuple({0: "batch"} for _ in given),
+            verbose=False,
+        )
         program.save(path)
 
 
