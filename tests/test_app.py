@@ -67,6 +67,15 @@ def write_summary(folder: Path, score: float) -> None:
     (folder / OUTS.summary).write_text(json.dumps(dict.fromkeys(names, score)))
 
 
+@pytest.fixture(autouse=True)
+def nothing_kept():
+    """What the app keeps for all visitors is of one test only."""
+    import streamlit
+
+    streamlit.cache_data.clear()
+    streamlit.cache_resource.clear()
+
+
 def page(settings: Settings, title: str, monkeypatch) -> AppTest:
     """The app as somebody sees it who opens this page."""
     monkeypatch.setattr(main, "PAGES", {title: main.PAGES[title], **main.PAGES})
@@ -490,26 +499,28 @@ Worker status: 1 active, 0 idle
 def test_the_queue_is_read_from_dvcs_table(settings, monkeypatch):
     monkeypatch.setattr(training, "_dvc", lambda root, *command: STATUS)
     assert training.tasks(settings.folder) == [
-        training.Task("one", "Running"),
-        training.Task("5d412aa", "Queued"),
-        training.Task("my-three", "Failed"),
+        training.Task("84e0397", "one", "Running"),
+        training.Task("5d412aa", "", "Queued"),
+        training.Task("1a2b3c4", "my-three", "Failed"),
     ]
 
 
-def test_progress_is_the_stage_of_the_log_and_the_epochs_of_its_folder(settings, monkeypatch, tmp_path):
-    log = "Running stage 'split':\n> python -m stages.split\nRunning stage 'train':\ntraining timm\n"
-    monkeypatch.setattr(training, "_dvc", lambda root, *command: log)
-    one = training.Task("one", "Running")
-    assert training.progress(settings.folder, one, OUTS.training) == training.Progress("train", 0, 0, log.strip())
-    note = settings.folder / ".dvc/tmp/exps/run/84e/84e.run"
-    note.parent.mkdir(parents=True)
-    note.write_text(json.dumps({"name": "one", "root_dir": str(settings.folder)}))
+def test_progress_is_the_stage_of_the_log_and_the_epochs_of_its_folder(settings):
+    one = training.Task("84e0397", "one", "Running")
+    assert training.progress(settings.folder, one, OUTS.training) == training.Progress("", 0, 0, "")
+    work = settings.folder / ".dvc/tmp/exps/run/84e03974b5"
+    work.mkdir(parents=True)
+    (work.parent / "5d412aa826").mkdir()
+    (work.parent / "5d412aa826/5d412aa826.out").write_text("Running stage 'evaluate':\n")
+    log = "Stage 'split' is cached\nRunning stage 'train':\ntraining timm"
+    (work / "84e03974b5.out").write_text(log)
+    assert training.progress(settings.folder, one, OUTS.training) == training.Progress("train", 0, 0, log)
+    (work / "84e03974b5.run").write_text(json.dumps({"name": "one", "root_dir": str(settings.folder)}))
     curve = settings.folder / OUTS.training / "plots/metrics/val/loss.tsv"
     curve.parent.mkdir(parents=True)
     curve.write_text("step\tloss\n1\t0.9\n2\t0.7\n")
     epochs = load_params(settings.folder / "params.yaml").train.epochs
-    found = training.progress(settings.folder, one, OUTS.training)
-    assert (found.stage, found.epoch, found.epochs) == ("train", 2, epochs)
+    assert training.progress(settings.folder, one, OUTS.training) == training.Progress("train", 2, epochs, log)
 
 
 def test_the_form_queues_what_was_chosen_and_starts_one_worker(repository, monkeypatch):

@@ -5,6 +5,7 @@ Runs wherever Chromium and Playwright are.
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -42,8 +43,9 @@ WAIT = 30_000
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    """A clone with the tiny configuration and a model, but without any result."""
+    """A clone with the tiny configuration, its data and a model, but without any result."""
     project = clone(tmp_path_factory.mktemp("app") / "project", TINY)
+    project.run("dvc", "repro", "split")
     write_model(project.folder / "models/model.safetensors", "soft_attention")
     return project
 
@@ -249,9 +251,10 @@ def test_an_experiment_is_queued_on_the_page_runs_and_can_be_used(visit):
     page.get_by_label("Epochs").fill("1")
     page.get_by_role("button", name="Queue experiment").click()
     expect(page.get_by_text("Queued experiment 'mine'")).to_be_visible(timeout=WAIT)
-    expect(page.get_by_text("mine — running")).to_be_visible(timeout=60_000)
-    expect(page.get_by_text("stage train")).to_be_visible(timeout=240_000)
-    expect(page.get_by_text("mine — success")).to_be_visible(timeout=240_000)
+    expect(page.get_by_text("mine — running")).to_be_visible(timeout=120_000)
+    expect(page.get_by_text(re.compile("stage train|— failed")).first).to_be_visible(timeout=300_000)
+    expect(page.get_by_text(re.compile("mine — (success|failed)"))).to_be_visible(timeout=600_000)
+    assert page.get_by_text("mine — success").is_visible(), page.get_by_test_id("stCode").inner_text()
     page.get_by_role("link", name="Evaluate", exact=True).click()
     choose(page, "Model of", "mine (experiment)")
     expect(page.get_by_test_id("stMetric")).to_have_count(4, timeout=WAIT)

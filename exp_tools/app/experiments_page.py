@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from io import StringIO
+from pathlib import Path
 from typing import Any, get_args
 
 import pandas as pd
@@ -26,7 +27,7 @@ CURVES = {
     "train/loss": "loss, training",
 }
 SHOWN_FIRST = 6
-REFRESH_SECONDS = 4
+REFRESH_SECONDS = 5
 
 
 def show(settings: Settings) -> None:
@@ -39,8 +40,11 @@ def show(settings: Settings) -> None:
     if not settings.allow_training:
         st.info("The app was started without `--allow-training`: it shows experiments, and runs none.")
         return
-    _form(settings)
-    _watch(settings)
+    try:
+        _form(settings)
+        _watch(settings)
+    except UserError as error:  # parameters or recipes that cannot be read, DVC that cannot tell
+        st.error(str(error), icon=":material/error:")
 
 
 def _table(settings: Settings, versions: list[Version]) -> None:
@@ -132,25 +136,22 @@ def _form(settings: Settings) -> None:
         arguments = training.chosen_words(settings.folder, recipe, changed | training.parse_changes(other))
         with st.spinner("Queueing …"):
             st.success(training.queue(settings.folder, name, arguments), icon=":material/check:")
+        _tasks.clear()
     except UserError as error:
         st.error(str(error), icon=":material/error:")
 
 
 def _watch(settings: Settings) -> None:
     st.subheader("Queue")
+    busy = any(task.state in ("Queued", "Running") for task in _tasks(settings.root))
 
-    @st.fragment(run_every=REFRESH_SECONDS)
+    @st.fragment(run_every=REFRESH_SECONDS if busy else None)
     def queue() -> None:
-        try:
-            tasks = training.tasks(settings.folder)
-        except UserError as error:
-            st.error(str(error))
-            return
+        tasks = _tasks(settings.root)
         if not tasks:
             st.caption("Nothing is queued.")
             return
-        before = st.session_state.get("states")
-        states = {task.name: task.state for task in tasks}
+        before, states = st.session_state.get("states"), {task.id: task.state for task in tasks}
         st.session_state["states"] = states
         if before is not None and before != states:
             st.rerun(scope="app")  # the table above has a new row, or a new state
@@ -160,15 +161,17 @@ def _watch(settings: Settings) -> None:
     queue()
 
 
+@st.cache_data(ttl=REFRESH_SECONDS - 1, show_spinner=False)
+def _tasks(root: str) -> list[training.Task]:
+    """DVC's queue, asked once for all visitors: asking takes a second of a processor's time."""
+    return training.tasks(Path(root))
+
+
 def _show_task(settings: Settings, task: training.Task) -> None:
-    st.markdown(f"**{task.name}** — {task.state.lower()}")
+    st.markdown(f"**{task.name or task.id}** — {task.state.lower()}")
     if task.state not in ("Running", "Failed"):
         return
-    try:
-        progress = training.progress(settings.folder, task, settings.outs.training)
-    except UserError as error:
-        st.caption(str(error))
-        return
+    progress = training.progress(settings.folder, task, settings.outs.training)
     if task.state == "Running":
         share = progress.epoch / progress.epochs if progress.epochs else 0.0
         epochs = f", epoch {progress.epoch} of {progress.epochs}" if progress.epochs else ""

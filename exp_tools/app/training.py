@@ -27,8 +27,12 @@ _STAGE = re.compile(r"^(?:Running stage|Stage) '(.+?)'", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Task:
-    """An experiment in DVC's queue: its name (or the start of its hash) and Queued, Running, Success or Failed."""
+    """An experiment in DVC's queue: the start of its hash, its name ("": not named yet), and what became of it.
 
+    `state` is Queued, Running, Success or Failed.
+    """
+
+    id: str
     name: str
     state: str
 
@@ -96,49 +100,56 @@ def queue(root: Path, name: str, arguments: list[str]) -> str:
 def tasks(root: Path) -> list[Task]:
     """What is in DVC's queue, in its order. Raises UserError where DVC cannot tell."""
     found = (_TASK.fullmatch(line) for line in _dvc(root, "queue", "status").splitlines())
-    return [Task(match["name"] or match["id"], match["state"]) for match in found if match]
+    return [Task(match["id"], match["name"] or "", match["state"]) for match in found if match]
 
 
 def progress(root: Path, task: Task, training: str) -> Progress:
-    """How far a task is.
+    """How far a task is, from the files that DVC keeps of its work: cheap enough to ask again and again.
 
     Parameters
     ----------
     root : the project's folder
     task : running or done
     training : folder of the training curves, relative to a project
-
-    Raises
-    ------
-    UserError : DVC has no log of the task
     """
-    log = _dvc(root, "queue", "logs", task.name)
+    log = "".join(_read(path) for path in _work_files(root, task, "out"))
     stages = _STAGE.findall(log)
-    folder = _work_folder(root, task.name)
-    epoch = epochs = 0
-    if folder and stages and stages[-1] == "train":
-        epochs = load_params(folder / PARAMS_FILE).train.epochs
-        epoch = _last_epoch(folder / training)
-    return Progress(stages[-1] if stages else "", min(epoch, epochs), epochs, "\n".join(log.splitlines()[-15:]))
+    stage = stages[-1] if stages else ""
+    done = asked = 0
+    if stage == "train" and (folder := _work_folder(root, task)):
+        asked = load_params(folder / PARAMS_FILE).train.epochs
+        done = min(asked, _last_epoch(folder / training))
+    return Progress(stage, done, asked, "\n".join(log.splitlines()[-15:]))
 
 
 def _last_epoch(folder: Path) -> int:
     try:
         return int(pd.read_csv(folder / "plots/metrics/val/loss.tsv", sep="\t")["step"].max())
-    except (OSError, ValueError, KeyError, pd.errors.EmptyDataError):  # not written yet, or this very moment
+    except (OSError, ValueError, KeyError):  # not written yet, or this very moment
         return 0
 
 
-def _work_folder(root: Path, name: str) -> Path | None:
-    """The folder in which DVC runs the experiment; None where its notes say nothing."""
-    for note in (root / ".dvc/tmp/exps/run").glob("*/*.run"):
+def _work_folder(root: Path, task: Task) -> Path | None:
+    """The folder in which DVC runs the task; None where its notes say nothing."""
+    for note in _work_files(root, task, "run"):
         try:
-            content = json.loads(note.read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # removed or written this very moment
+            folder = Path(json.loads(_read(note))["root_dir"])
+        except (ValueError, KeyError):  # written this very moment
             continue
-        if content.get("name") == name and (Path(content["root_dir"]) / PARAMS_FILE).is_file():
-            return Path(content["root_dir"])
+        if (folder / PARAMS_FILE).is_file():
+            return folder
     return None
+
+
+def _work_files(root: Path, task: Task, ending: str) -> list[Path]:
+    return list((root / ".dvc/tmp/exps/run").glob(f"{task.id}*/*.{ending}"))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:  # removed this very moment
+        return ""
 
 
 def _put(content: dict[str, Any], key: str, value: Any) -> None:
