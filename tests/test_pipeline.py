@@ -8,7 +8,7 @@ import pytest
 import yaml
 from project import TINY, Project, clone
 
-RESULTS = ("metrics/**/*", "data/predictions.csv", "data/splits.csv", "models/model.safetensors", "plots/**/*")
+RESULTS = ("MODEL_CARD.md", "metrics/**/*", "data/predictions.csv", "data/splits.csv", "models/model.safetensors", "plots/**/*")
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_two_clean_clones_give_the_same_bytes_with_other_workers(project, tmp_pa
     content["machine"] |= {"workers": 2, "decoders": 2}
     (twin.folder / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     ran = twin.run("dvc", "repro").stdout
-    assert ran.count("Running stage") == 6
+    assert ran.count("Running stage") == 7
     ours, theirs = project.bytes_of(*RESULTS), twin.bytes_of(*RESULTS)
     assert ours.keys() == theirs.keys()
     assert [name for name in ours if ours[name] != theirs[name]] == []
@@ -94,7 +94,8 @@ def test_two_clean_clones_give_the_same_bytes_with_other_workers(project, tmp_pa
 def test_a_change_runs_only_what_it_must(project, edit):
     for keys, stages in (
         ({"evaluate__seed": 5}, ["evaluate"]),
-        ({"evaluate__seed": 5, "train__lr": 0.002}, ["train", "evaluate"]),
+        ({"evaluate__seed": 5, "train__lr": 0.002}, ["train", "evaluate", "explain"]),
+        ({"evaluate__seed": 5, "train__lr": 0.002, "explain__seed": 3}, ["explain"]),
     ):
         edit(**keys)
         assert stages_run(project) == stages
@@ -106,8 +107,10 @@ def test_a_change_runs_only_what_it_must(project, edit):
     ("keys", "stages"),
     [
         ({"split__seed": 5}, ["split"]),
-        ({"task": "melanoma"}, ["split", "train"]),
-        ({"model__name": "timm"}, ["train", "evaluate"]),
+        ({"task": "melanoma"}, ["split", "train", "evaluate"]),
+        ({"model__name": "timm"}, ["train", "evaluate", "explain"]),
+        ({"thresholds__abstain_share": 0.2}, ["train"]),
+        ({"evaluate__tta": "flips"}, ["evaluate"]),
         ({"prepare__image_size": 48}, ["prepare", "external", "train"]),
         ({"data__seed": 5}, ["download"]),
         ({"model__timm__dropout": 0.5}, []),
