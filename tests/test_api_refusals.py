@@ -7,6 +7,7 @@ import re
 import struct
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -234,6 +235,12 @@ def test_at_least_thirty_kinds_of_bad_uploads_and_every_kind_of_problem():
     assert len(IMAGES) + len(REQUESTS) >= 80
     met = {kind for _, kind in IMAGES.values()} | {kind for _, _, kind in REQUESTS.values()}
     assert met == set(KINDS) - {"too_slow", "too_busy", "server_fault"}  # those are in test_api.py
+
+
+def test_the_documentation_has_every_kind_with_its_status():
+    page = (Path(__file__).parent.parent / "docs" / "serving.md").read_text(encoding="utf-8")
+    documented = re.findall(r"^\| (\d{3}) \| `(\w+)` \|", page, flags=re.MULTILINE)
+    assert documented == [(str(kind.status), name) for name, kind in KINDS.items()]
 
 
 @pytest.mark.parametrize(

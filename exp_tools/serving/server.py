@@ -63,7 +63,7 @@ def serve(model: Path, *, host: str = "127.0.0.1", port: int = 8000, at_once: in
 
 @contextlib.contextmanager
 def _ending_well() -> Iterator[None]:
-    """SIGTERM and Ctrl-C end the process with status 0; uvicorn raises the signal again once it has stopped in order."""
+    """SIGTERM and Ctrl-C end the process with status 0: uvicorn raises the signal again when it has stopped."""
     before = {number: signal.signal(number, lambda *_: sys.exit(0)) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
