@@ -214,6 +214,17 @@ def _against_seconds(name: str, times: list[float], limit: float, against: str) 
     return Case(name, median, "s", against, limit, limit / median, (limit / max(times), limit / min(times)), 1)
 
 
+def print_cases(cases: list[Case]) -> None:
+    """A row a case: what was measured, its limit or rival, their ratio and its spread, and what it should be."""
+    print(f"{'case':8} {'measured':>16} {'limit':>10}  {'ratio':>6} {'spread':>13}  {'target':>6}  against")
+    for case in cases:
+        spread = f"{case.spread[0]:.2f}-{case.spread[1]:.2f}"
+        print(
+            f"{case.name:8} {case.value:>7,.3g} {case.unit:8} {case.limit:>10,.3g}  {case.ratio:>6.2f} {spread:>13}  "
+            f"{case.target:>6g}  {case.against}{'' if case.meets_target else '  MISSED'}"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--images", type=Path, help="folder of JPEGs to decode (default: 200 drawn ones)")
@@ -232,13 +243,7 @@ def main() -> None:
             import_case(arguments.repeats),
         ]
     print(f"{len(files):,} images, {cores()} cores, Python {sys.version.split()[0]}, {arguments.repeats} repeats")
-    print(f"{'case':8} {'measured':>16} {'limit':>10}  {'ratio':>6} {'spread':>13}  {'target':>6}  against")
-    for case in cases:
-        spread = f"{case.spread[0]:.2f}-{case.spread[1]:.2f}"
-        print(
-            f"{case.name:8} {case.value:>7,.3g} {case.unit:8} {case.limit:>10,.3g}  {case.ratio:>6.2f} {spread:>13}  "
-            f"{case.target:>6g}  {case.against}{'' if case.meets_target else '  MISSED'}"
-        )
+    print_cases(cases)
 
 
 if __name__ == "__main__":

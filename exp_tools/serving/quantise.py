@@ -68,7 +68,7 @@ def quantise(fp32: Path, out: Path, calibration: Examples, check: Examples) -> Q
     facts = engine.facts
     with tempfile.TemporaryDirectory(prefix="exp-tools-") as folder:
         trial = Path(folder) / "int8.onnx"
-        _write(fp32, trial, calibration, uses_metadata=facts.vocabulary is not None)
+        write_int8(fp32, trial, calibration, uses_metadata=facts.vocabulary is not None)
         add_facts(trial, trial, facts)
         was, now = (_predicted(one, check) for one in (engine, OnnxEngine(trial)))
         result = Quantised(
@@ -90,7 +90,8 @@ def quantise(fp32: Path, out: Path, calibration: Examples, check: Examples) -> Q
     return result
 
 
-def _write(fp32: Path, out: Path, calibration: Examples, *, uses_metadata: bool) -> None:
+def write_int8(fp32: Path, out: Path, calibration: Examples, *, uses_metadata: bool) -> None:
+    """Quantise an export, whatever it costs; `quantise` looks at that. Raises UserError without the packages."""
     try:
         from onnxruntime import quantization
         from onnxruntime.quantization.shape_inference import quant_pre_process
