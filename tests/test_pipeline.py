@@ -8,7 +8,14 @@ import pytest
 import yaml
 from project import TINY, Project, clone
 
-RESULTS = ("MODEL_CARD.md", "metrics/**/*", "data/predictions.csv", "data/splits.csv", "models/model.safetensors", "plots/**/*")
+RESULTS = (
+    "MODEL_CARD.md",
+    "metrics/**/*",
+    "data/predictions.csv",
+    "data/splits.csv",
+    "models/model.safetensors",
+    "plots/**/*",
+)
 
 
 @pytest.fixture(scope="module")
