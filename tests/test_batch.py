@@ -215,6 +215,15 @@ def test_files_of_one_name_keep_apart(folder, predictor, tmp_path):
     assert len(ids) == 11
 
 
+def test_masks_in_a_folder_are_no_images_of_skin(folder):
+    picture(31, 80, 80).save(folder / "image_1_segmentation.png")
+    work = worklist(folder)
+    assert len(work.files) == 10
+    assert [(one.kind, one.value, one.action) for one in work.problems] == [
+        ("mask", "image_1_segmentation.png", "skipped")
+    ]
+
+
 def test_nothing_to_predict_is_said(folder, predictor, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="there is no image below"):

@@ -28,13 +28,16 @@ POLICY = {
 }
 """What is done about a problem of a table: a batch goes on where it can, and says what it did."""
 
+MASKS = ("_segmentation", "_superpixels", "_lesion", "_roi")
+"""How the names of pictures end that come with public sets and show where something is, not how it looks."""
+
 
 class Worklist(NamedTuple):
     """Images to predict.
 
     labels : label table, a row an image; dx is "" where nothing is known
     files : the image of each row
-    problems : what a table had wrong, with what was done about it
+    problems : what a table had wrong, or masks in a folder, with what was done about it
     """
 
     labels: pd.DataFrame
@@ -64,15 +67,23 @@ def worklist(source: Path, images: Path | None = None) -> Worklist:
 
 def _of_folder(folder: Path) -> Worklist:
     found = index_images(folder)
+    masks = [path for name, paths in found.items() if name.lower().endswith(MASKS) for path in paths]
     names = {
         name if len(paths) == 1 else path.relative_to(folder).as_posix(): path
         for name, paths in found.items()
+        if not name.lower().endswith(MASKS)
         for path in paths
     }
     if not names:
         raise UserError(f"there is no image below {folder}")
+    problems = [_mask(path) for path in masks]
     table = complete(pd.DataFrame({"image_id": list(names), "lesion_id": list(names)}, dtype=str))
-    return Worklist(typed_labels(table), [str(path) for path in names.values()], [])
+    return Worklist(typed_labels(table), [str(path) for path in names.values()], problems)
+
+
+def _mask(path: Path) -> Problem:
+    rule = f"a mask by its name (…{', …'.join(MASKS)}), not a picture of skin; it is not predicted"
+    return Problem("mask", str(path), None, "", path.name, rule, action="skipped")
 
 
 def _of_table(path: Path, images: Path) -> Worklist:
