@@ -235,7 +235,7 @@ def test_pages_fit_a_phone_in_light_and_dark(visit, scheme):
         page.get_by_role("link", name=name, exact=True).click()
         expect(page.get_by_role("heading", name=name, exact=True)).to_be_visible(timeout=WAIT)
         expect(page.get_by_text("Not a medical device")).to_be_visible()
-        assert page.evaluate("document.querySelector('[data-testid=stMain]').scrollWidth") <= 390
+        page.wait_for_function("document.querySelector('[data-testid=stMain]').scrollWidth <= 390")
     colour = page.evaluate("getComputedStyle(document.querySelector('[data-testid=stApp]')).backgroundColor")
     assert colour == {"light": "rgb(255, 255, 255)", "dark": "rgb(16, 23, 29)"}[scheme]
 
@@ -254,7 +254,7 @@ def test_an_experiment_is_queued_on_the_page_runs_and_can_be_used(visit):
     expect(page.get_by_text("mine — running")).to_be_visible(timeout=120_000)
     expect(page.get_by_text(re.compile("stage train|— failed")).first).to_be_visible(timeout=300_000)
     expect(page.get_by_text(re.compile("mine — (success|failed)"))).to_be_visible(timeout=600_000)
-    assert page.get_by_text("mine — success").is_visible(), page.get_by_test_id("stCode").inner_text()
+    assert page.get_by_text("mine — success").is_visible(), page.inner_text("body")
     page.get_by_role("link", name="Evaluate", exact=True).click()
     choose(page, "Model of", "mine (experiment)")
     expect(page.get_by_test_id("stMetric")).to_have_count(4, timeout=WAIT)

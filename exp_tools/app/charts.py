@@ -18,8 +18,8 @@ def confusion(classes: Sequence[str], ink: str) -> dict[str, Any]:
     `ink` is a colour that is read on the page; the fuller cells take white.
     """
     axes = {
-        "x": {"field": "predicted", "type": "nominal", "sort": list(classes), "axis": {"labelAngle": 0}},
-        "y": {"field": "actual", "type": "nominal", "sort": list(classes)},
+        "x": {"field": "predicted", "type": "nominal", "scale": {"domain": list(classes)}, "axis": {"labelAngle": 0}},
+        "y": {"field": "actual", "type": "nominal", "scale": {"domain": list(classes)}},
     }
     return {
         "height": HEIGHT,
@@ -73,8 +73,8 @@ def reliability() -> dict[str, Any]:
     points = {
         "mark": {"type": "line", "point": True, "tooltip": True},
         "encoding": {
-            "x": {"field": "confidence", "type": "quantitative", "scale": SHARE},
-            "y": {"field": "accuracy", "type": "quantitative", "scale": SHARE},
+            "x": {"field": "confidence", "type": "quantitative", "title": "confidence", "scale": SHARE},
+            "y": {"field": "accuracy", "type": "quantitative", "title": "accuracy", "scale": SHARE},
             "color": {
                 "field": "calibration",
                 "type": "nominal",

@@ -176,7 +176,7 @@ def _show_task(settings: Settings, task: training.Task) -> None:
         share = progress.epoch / progress.epochs if progress.epochs else 0.0
         epochs = f", epoch {progress.epoch} of {progress.epochs}" if progress.epochs else ""
         st.progress(share, f"stage {progress.stage or '…'}{epochs}")
-    with st.expander("Log", expanded=task.state == "Failed"):
+    with st.expander("Log"):
         st.code(progress.log, language=None)
 
 

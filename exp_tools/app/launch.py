@@ -22,6 +22,7 @@ THEME = {
     "dark.textColor": "#E8EEF2",
     "showWidgetBorder": "true",
     "paddingTop": "2rem",
+    "headingFontSizes": '["2.1rem", "1.6rem", "1.35rem", "1.15rem", "1rem", "1rem"]',
     "chartCategoricalColors": f"[{', '.join(repr(colour) for colour in COLOURS)}]".replace("'", '"'),
 }
 

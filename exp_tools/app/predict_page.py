@@ -199,8 +199,8 @@ def _show_picture(predictor: Predictor, picture: Picture, patient: Patient) -> b
     drawn = pictures.png(pictures.shown(picture.data, resize, heat, strength / 100))
     seen = f"{picture.name}, with {NAMES[kind]} laid over it" if kind else picture.name
     place.image(drawn, caption=picture.name, width="stretch", alt=seen)
-    if heat is not None and not heat.any():
-        st.caption(f"The map is empty: {NAMES[kind]} finds nothing that speaks for the diagnosis.")
+    if heat is not None and heat.min() == heat.max():
+        st.caption(f"{NAMES[kind]} is the same everywhere in this image, so it shows no place.")
     elif kind:
         st.caption(MAP_NOTES[kind])
     return drawn
