@@ -6,7 +6,6 @@ model stands as JSON in the metadata, under the key that the model file has it u
 """
 
 import contextlib
-import importlib
 import io
 import json
 import logging
@@ -85,8 +84,8 @@ def export_onnx(model: Path, out: Path, pixels: NDArray[np.uint8], metadata: NDA
     if out.suffix != ".onnx":
         raise UserError(f"an export is called something.onnx, not {out.name}: the ending says how a model is read")
     try:
-        for package in ("onnx", "onnxruntime", "onnxscript"):
-            importlib.import_module(package)
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
     except ImportError as error:
         raise UserError(ONNX_MISSING) from error
     network, facts = load_model(model)
