@@ -21,6 +21,8 @@ from PIL import Image
 from project import TINY, clone
 from trained import write_model
 
+from exp_tools.serving.predictor import DISCLAIMER, Predictor
+
 sync_api = pytest.importorskip("playwright.sync_api")
 pytest.importorskip("streamlit")
 expect = sync_api.expect
@@ -149,8 +151,6 @@ def wait_for_another(page, before: str) -> str:
 
 
 def test_upload_result_overlay_download(visit, project, photograph, tmp_path):
-    from exp_tools.serving.predictor import Predictor
-
     page = visit()
     page.locator("input[type=file]").set_input_files(photograph)
     page.locator(".probabilities").wait_for()
@@ -234,8 +234,10 @@ def test_pages_fit_a_phone_in_light_and_dark(visit, scheme):
     for name in PAGES:
         page.get_by_role("link", name=name, exact=True).click()
         expect(page.get_by_role("heading", name=name, exact=True)).to_be_visible(timeout=WAIT)
-        expect(page.get_by_text("Not a medical device")).to_be_visible()
-        page.wait_for_function("document.querySelector('[data-testid=stMain]').scrollWidth <= 390")
+        expect(page.get_by_text(DISCLAIMER)).to_be_visible()
+        page.locator("[data-test-script-state=notRunning]").wait_for()
+        page.wait_for_timeout(1000)  # charts and tables take their width after they are there
+        assert page.evaluate("document.querySelector('[data-testid=stMain]').scrollWidth") <= 390, name
     colour = page.evaluate("getComputedStyle(document.querySelector('[data-testid=stApp]')).backgroundColor")
     assert colour == {"light": "rgb(255, 255, 255)", "dark": "rgb(16, 23, 29)"}[scheme]
 

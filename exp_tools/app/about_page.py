@@ -20,6 +20,8 @@ PRIVACY = f"""
 - It has learned from one collection of images. With other cameras, skin tones, ages or body sites it can do much worse;
   the page Evaluate has the figures, where there are any.
 """
+WIDE_TABLES = "<style>[data-testid=stMarkdownContainer] table { display: block; overflow-x: auto; }</style>"
+"""A table of the model card scrolls by itself where it is wider than the screen."""
 
 
 def show(settings: Settings) -> None:
@@ -38,6 +40,7 @@ def show(settings: Settings) -> None:
         elif card is None:
             st.info(f"{version.label} has no {settings.outs.card}: make it with `dvc repro evaluate`.")
         else:
+            st.html(WIDE_TABLES)
             st.markdown(card)
     with limits:
         st.markdown(PRIVACY)
