@@ -85,7 +85,8 @@ def test_the_same_seed_gives_the_same_bytes_with_any_workers(data, settings, pre
     runs = [train(data, settings, precision=precision, workers=workers) for workers in (0, 0, 2)]
     for model, fitted, history in runs[1:]:
         assert history == runs[0][2]
-        assert fitted == runs[0][1]
+        assert fitted.best_epoch == runs[0][1].best_epoch
+        assert np.array_equal(fitted.logits, runs[0][1].logits)
         assert same_weights(runs[0][0], model)
     other, _, _ = train(data, changed(settings, seed=1), precision=precision)
     assert not torch.equal(other.classifier.weight, runs[0][0].classifier.weight)

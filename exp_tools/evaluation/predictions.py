@@ -54,6 +54,12 @@ def read_predictions(path: Path) -> tuple[pd.DataFrame, list[str]]:
     without = [name for name in classes if f"p_{name}" not in table]
     if without:
         raise UserError(f"{path} has logits but no probabilities (p_<class>) of: {', '.join(without)}")
+    numbers = [f"{kind}_{name}" for kind in ("p", "logit") for name in classes]
+    table[numbers] = table[numbers].apply(pd.to_numeric, errors="coerce")
+    holes = table[table[numbers].isna().any(axis=1)]
+    if len(holes):
+        row = holes.index[0] + 2
+        raise UserError(f"{path}, row {row}: a probability or logit is NaN or no number; {len(holes)} such rows")
     twice = table[table.duplicated(["split", "image_id"], keep="first")]
     if len(twice):
         raise UserError(
