@@ -7,6 +7,13 @@ import pytest
 from nbclient import NotebookClient
 from project import ROOT
 
+SAID = {
+    "1-data": ("60 images", "lesion groups in two splits: 0"),
+    "2-training": ("soft_attention on synthetic", "epochs run: 2", "meant to find of melanomas"),
+    "3-evaluation": ("images of", "balanced_accuracy", "gaps clear of chance"),
+    "4-compare-experiments": ("0 experiments beside the workspace: none yet",),
+    "5-explain": ("too coarse to say where", "everything"),
+}
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
@@ -27,6 +34,6 @@ def test_it_runs(path: Path, ran_project):
         for cell in notebook.cells
         for output in cell.get("outputs", [])
     )
-    assert "60 images" in text
-    assert "lesion groups in two splits: 0" in text
+    for words in SAID[path.stem]:
+        assert words in text
     assert any("image/png" in output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", []))
