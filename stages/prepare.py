@@ -35,6 +35,7 @@ def main() -> None:
     packing = packing_of(params.prepare, processes)
     table = read_source(params.data.source, RAW)
     kept, problems = check_and_pack(table, facts_of(params.data.source), RAW, IMAGES, packing)
+    write_report(PROBLEMS, problems)
     report = report_path()
     write_report(report, problems)
     stop_on(problems, report)
