@@ -51,6 +51,14 @@ def git(folder: Path, *command: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.fixture(autouse=True)
+def as_it_was():
+    """Streamlit's test runner puts its page in the place of `__main__`, which processes started later would import."""
+    before = sys.modules["__main__"]
+    yield
+    sys.modules["__main__"] = before
+
+
 @pytest.fixture
 def settings(tmp_path) -> Settings:
     """A folder with parameters, recipes and a trained model; no Git, no results."""
