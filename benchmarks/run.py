@@ -1,249 +1,84 @@
-"""Speed as ratios: each case against its limit or a rival, both measured in this run, alternating.
+"""Speed as ratios: each case against its limit or a rival, both measured in this run, in turns.
 
-    make bench                                    on drawn images
-    make bench BENCH_ARGS="--images FOLDER"       on the JPEGs below a folder
+    make bench                                          about a quarter of an hour on two cores, on drawn images
+    make bench BENCH_ARGS=--quick                       fewer repeats and smaller sets: less than ten minutes
+    make bench BENCH_ARGS="--images FOLDER"             on the photographs below a folder
+    make bench BENCH_ARGS="--only loader predict_one"   some cases
+    make bench BENCH_ARGS="--device cuda"               training and evaluation on a GPU: bf16, 224 pixels, two networks
 
-Prints a table with the median over repeats and the spread. Nothing here is a test: a busy machine changes seconds, and
-ratios a little.
+Prints a table with the median over the repeats and the spread, and writes benchmarks/results/<date>-<processor>.json
+with a picture beside it (with --only: nothing, unless --out names a file). Nothing here is a test: a busy machine
+changes seconds, and ratios a little.
 """
 
 import argparse
-import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
-from multiprocessing import get_context
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
+from benchmarks.case import Case
 
-from exp_tools.data.augment import PRESETS, Magnitudes
-from exp_tools.data.dataset import FixedOrder, PackedImages
-from exp_tools.data.drawing.sample import write_sample
-from exp_tools.data.images import find_images, pack_images
-from exp_tools.data.parallel import cores
-from exp_tools.data.splits import allocate_groups
-
-SIZE = 224
+# Nothing heavy up here: the processes that decode images for a case import this module anew.
 
 
-@dataclass(frozen=True)
-class Case:
-    """One row: what was measured, its rate, the limit or rival it stands against, and the ratio that is wanted."""
-
-    name: str
-    value: float
-    unit: str
-    against: str
-    limit: float
-    ratio: float
-    spread: tuple[float, float]
-    target: float
-
-    @property
-    def meets_target(self) -> bool:
-        return self.ratio >= self.target
-
-
-def compare(
-    name: str, unit: str, amount: float, ours: Callable, rival: Callable, *, against: str, target: float, repeats: int
-) -> Case:
-    """Time `ours` and `rival` in turn; rates are `amount` a second, the ratio is the median over pairs."""
-    ours(), rival()
-    pairs = [(_seconds(ours), _seconds(rival)) for _ in range(repeats)]
-    ratios = sorted(theirs / mine for mine, theirs in pairs)
-    value = amount / statistics.median(mine for mine, _ in pairs)
-    limit = amount / statistics.median(theirs for _, theirs in pairs)
-    return Case(name, value, unit, against, limit, statistics.median(ratios), (ratios[0], ratios[-1]), target)
-
-
-def _seconds(work: Callable) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def prepare_case(files: list[Path], scratch: Path, repeats: int) -> Case:
-    """`prepare`'s decoding against Pillow alone, on as many processes."""
-    chunks = [files[start : start + 32] for start in range(0, len(files), 32)]
-
-    def rival() -> None:
-        with ProcessPoolExecutor(cores(), mp_context=get_context("spawn")) as pool:
-            list(pool.map(decode_with_pillow, chunks))
-
-    return compare(
-        "prepare",
-        "images/s",
-        len(files),
-        lambda: pack_images(files, scratch / "images.npy", size=SIZE, processes=cores()),
-        rival,
-        against="Pillow decode + resize, same cores",
-        target=0.9,
-        repeats=repeats,
-    )
-
-
-def decode_with_pillow(files: list[Path]) -> None:
-    """What a plain user would write."""
-    for file in files:
-        with Image.open(file) as image:
-            np.asarray(image.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BICUBIC))
-
-
-def loader_case(files: list[Path], scratch: Path, repeats: int) -> Case:
-    """Augmented batches from packed images on one core, against torchvision from JPEG with the same transforms."""
-    import torch
-    from torchvision.io import decode_image
-    from torchvision.transforms import v2
-
-    torch.set_num_threads(1)
-    pack_images(files, scratch / "images.npy", size=SIZE, processes=cores())
-    limits = Magnitudes(**PRESETS["medium"])
-    packed = PackedImages(scratch / "images.npy", np.zeros(len(files)), limits)
-    rivals = v2.Compose(
-        [
-            v2.Resize((SIZE, SIZE)),
-            v2.RandomHorizontalFlip(),
-            v2.RandomVerticalFlip(),
-            v2.RandomAffine(90, translate=(0.05, 0.05), scale=(0.9, 1.1), shear=5),
-            v2.ColorJitter(0.15, 0.15, 0.15, 7 / 360),
-        ]
-    )
-    some = files[: min(96, len(files))]
-
-    def rival() -> None:
-        for start in range(0, len(some), 32):
-            torch.stack([rivals(decode_image(str(file))) for file in some[start : start + 32]])
-
-    return compare(
-        "loader",
-        "images/s",
-        len(some),
-        lambda: [packed.__getitems__(keys) for keys in FixedOrder(np.arange(len(some)), 32)],
-        rival,
-        against="torchvision v2 from JPEG, one core",
-        target=10,
-        repeats=repeats,
-    )
-
-
-def train_case(files: list[Path], scratch: Path, repeats: int) -> Case:
-    """The steps of our training loop, loader and augmentation included, against a bare loop on tensors in memory."""
-    import torch
-    from torch.nn.functional import cross_entropy
-
-    from exp_tools.models.registry import build_model
-    from exp_tools.params import load_params
-    from exp_tools.training.batches import groups
-    from exp_tools.training.data import Setup, TrainingData
-    from exp_tools.training.loop import Trainer
-    from exp_tools.training.stopping import StopRequest
-
-    torch.set_num_threads(cores())
-    size, batch, some = 128, 32, files[:160]
-    pack_images(some, scratch / "train.npy", size=size, processes=cores())
-    labels = np.arange(len(some)) % 7
-    rows = np.arange(len(some))
-    data = TrainingData(scratch / "train.npy", labels, rows, rows, list("abcdefg"), [file.stem for file in some])
-    params = load_params().train.model_copy(update={"batch_size": batch, "epochs": 10**6, "schedule": "constant"})
-    knobs = {"backbone": "resnet18"}
-    trainer = Trainer(
-        build_model("soft_attention", knobs, 7), data, params, Setup(torch.device("cpu")), None, StopRequest(), print
-    )
-    trainer.runner = trainer.network.train()
-
-    def ours() -> None:
-        trainer.order.set_epoch(1)
-        trainer.progress.step = 0
-        for group in groups(trainer.loader, 1):
-            trainer.step(1, group)
-            trainer.look(1)
-
-    bare = build_model("soft_attention", knobs, 7).to(memory_format=torch.channels_last).train()
-    optimizer = torch.optim.AdamW(bare.parameters(), lr=params.lr, fused=True)
-    parts = [slice(start, start + batch) for start in range(0, len(some), batch)]
-    pixels = torch.from_numpy(np.load(scratch / "train.npy")).permute(0, 3, 1, 2).float() / 255
-    tensors = [
-        (pixels[part].contiguous(memory_format=torch.channels_last), torch.from_numpy(labels[part])) for part in parts
-    ]
-
-    def rival() -> None:
-        for images, targets in tensors:
-            cross_entropy(bare(images), targets).backward()
-            torch.nn.utils.clip_grad_norm_(bare.parameters(), params.clip_norm)
-            optimizer.step()
-            optimizer.zero_grad()
-
-    return compare(
-        "train",
-        "images/s",
-        len(some),
-        ours,
-        rival,
-        against="bare loop on tensors in memory",
-        target=0.95,
-        repeats=repeats,
-    )
-
-
-def split_case(repeats: int) -> Case:
-    """Splitting 10,015 rows against the two seconds it may take."""
-    generator = np.random.default_rng(0)
-    groups = np.sort(generator.integers(0, 7470, 10_015)).astype(str)
-    dx = generator.choice(["akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"], 7470)[groups.astype(int)]
-    times = [_seconds(lambda: allocate_groups(dx, groups, [0.7, 0.15, 0.15], 0)) for _ in range(repeats)]
-    return _against_seconds("split", times, 2.0, "10,015 rows in 2 s")
-
-
-def import_case(repeats: int) -> Case:
-    """`import exp_tools` in a new process, less the start of Python, against a tenth of a second."""
-    bare = [_seconds(lambda: subprocess.run([sys.executable, "-c", ""], check=True)) for _ in range(repeats)]
-    whole = [
-        _seconds(lambda: subprocess.run([sys.executable, "-c", "import exp_tools"], check=True)) for _ in range(repeats)
-    ]
-    return _against_seconds("import", [max(w - min(bare), 1e-4) for w in whole], 0.1, "import exp_tools in 0.1 s")
-
-
-def _against_seconds(name: str, times: list[float], limit: float, against: str) -> Case:
-    median = statistics.median(times)
-    return Case(name, median, "s", against, limit, limit / median, (limit / max(times), limit / min(times)), 1)
-
-
-def print_cases(cases: list[Case]) -> None:
-    """A row a case: what was measured, its limit or rival, their ratio and its spread, and what it should be."""
-    print(f"{'case':8} {'measured':>16} {'limit':>10}  {'ratio':>6} {'spread':>13}  {'target':>6}  against")
-    for case in cases:
-        spread = f"{case.spread[0]:.2f}-{case.spread[1]:.2f}"
-        print(
-            f"{case.name:8} {case.value:>7,.3g} {case.unit:8} {case.limit:>10,.3g}  {case.ratio:>6.2f} {spread:>13}  "
-            f"{case.target:>6g}  {case.against}{'' if case.meets_target else '  MISSED'}"
-        )
+def run(work: Mapping[str, Callable[[], Case | list[Case]]], only: Sequence[str]) -> list[Case]:
+    """Do the work, or that of the cases in `only`, and say what each took."""
+    cases: list[Case] = []
+    for name, do in work.items():
+        if only and name not in only:
+            continue
+        start = time.perf_counter()
+        found = do()
+        cases += [found] if isinstance(found, Case) else found
+        print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
+    return cases
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--images", type=Path, help="folder of JPEGs to decode (default: 200 drawn ones)")
-    parser.add_argument("--repeats", type=int, default=5, help="pairs of measurements a case")
+    parser.add_argument("--quick", action="store_true", help="fewer repeats, smaller sets")
+    parser.add_argument("--images", type=Path, help="folder of photographs (default: drawn ones)")
+    parser.add_argument("--only", nargs="+", default=[], metavar="CASE", help="these cases alone")
+    parser.add_argument("--repeats", type=int, help="measurements a case (default: 7, quick 3)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: training on a GPU")
+    parser.add_argument("--out", type=Path, help="the JSON file (default: in benchmarks/results)")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        scratch = Path(folder)
+
+    from benchmarks.report import machine_facts, print_cases, results_path, write_cases
+    from benchmarks.work import Request, cpu_work, gpu_work
+    from exp_tools.data.drawing.sample import write_sample
+    from exp_tools.data.images import find_images
+    from exp_tools.data.parallel import cores
+
+    quick, start = arguments.quick, time.perf_counter()
+    repeats = arguments.repeats or (3 if quick else 7)
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
         if arguments.images is None:
-            write_sample(scratch / "sample", images=200, seed=0, processes=cores())
-        files = list(find_images(arguments.images or scratch / "sample").values())
-        cases = [
-            prepare_case(files, scratch, arguments.repeats),
-            loader_case(files, scratch, arguments.repeats),
-            train_case(files, scratch, arguments.repeats),
-            split_case(arguments.repeats),
-            import_case(arguments.repeats),
-        ]
-    print(f"{len(files):,} images, {cores()} cores, Python {sys.version.split()[0]}, {arguments.repeats} repeats")
+            write_sample(scratch / "sample", images=400 if quick else 1000, seed=0, processes=cores())
+        folder = arguments.images or scratch / "sample"
+        files = list(find_images(folder).values())
+        if not files:
+            parser.error(f"there is no image below {folder}")
+        request = Request(files, scratch, quick, repeats)
+        work = gpu_work(request) if arguments.device == "cuda" else cpu_work(request)
+        if unknown := sorted(set(arguments.only) - set(work)):
+            parser.error(f"no such case: {', '.join(unknown)}; there are {', '.join(work)}")
+        cases = run(work, arguments.only)
+    facts = {
+        "machine": machine_facts(arguments.device),
+        "images": f"{len(files):,} {'photographs' if arguments.images else 'drawn images'}",
+        "quick": quick,
+        "repeats": repeats,
+        "seconds": round(time.perf_counter() - start),
+    }
+    print(f"{facts['images']}, {facts['machine']['cpu']}, {cores()} cores, {repeats} repeats, {facts['seconds']} s")
     print_cases(cases)
+    path = arguments.out or (None if arguments.only else results_path(device=arguments.device))
+    if path:
+        write_cases(path, cases, facts)
+        print(f"{path}, {path.with_suffix('.png').name}")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,17 @@
 """What this machine offers and how a run uses it: decided by facts, never by a timed probe."""
 
+import ctypes
 import os
+import sys
 
 import torch
 
 from exp_tools.data.parallel import cores
 from exp_tools.errors import UserError
 from exp_tools.params import MachineParams
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+"""Numbers of two settings in glibc's malloc.h."""
 
 
 def prepare_machine(machine: MachineParams) -> torch.device:
@@ -16,6 +21,7 @@ def prepare_machine(machine: MachineParams) -> torch.device:
 
     Raises UserError when a GPU is demanded and there is none.
     """
+    keep_freed_memory()
     beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     torch.set_num_threads(max(1, cores() // beside) if machine.threads == "auto" else machine.threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -25,6 +31,20 @@ def prepare_machine(machine: MachineParams) -> torch.device:
     if device is None and machine.device == "gpu":
         raise UserError("machine.device is gpu, but torch sees none; run `exp-tools doctor`, or write auto or cpu")
     return device or torch.device("cpu")
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep the memory of freed tensors for the next ones (glibc; elsewhere nothing happens).
+
+    By default it maps every large tensor anew and gives it back, so that each forward pass asks the kernel for its
+    activations page by page: a tenth of the time of a ResNet-18 on two cores.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _gpu() -> torch.device | None:

@@ -1,0 +1,274 @@
+"""Training and evaluation against the bare arithmetic, and an epoch against a plain user's."""
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, Dataset
+from torchvision.io import decode_image
+from torchvision.transforms import v2
+
+from benchmarks.case import Case, compare, seconds
+from benchmarks.data_cases import plain_augmentation
+from exp_tools.data.images import pack_images
+from exp_tools.data.parallel import cores
+from exp_tools.evaluation.predict import predict_logits
+from exp_tools.models.inputs import normalise
+from exp_tools.models.registry import build_model
+from exp_tools.params import TrainParams, load_params
+from exp_tools.training.batches import groups, make_loader
+from exp_tools.training.data import Setup, TrainingData
+from exp_tools.training.loop import Trainer, fit
+from exp_tools.training.machine import loader_workers, resolve_precision
+from exp_tools.training.stopping import StopRequest
+
+CLASSES = list("abcdefg")
+GIB = 2**30
+LOWER = {"bf16": torch.bfloat16, "fp16": torch.float16}
+BEST_OF = (16, 32, 64, 128)
+"""Batch sizes of which evaluation is held against the fastest."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What is trained on what: the packed images, a batch of `batch`, and where to compute."""
+
+    images: Path
+    count: int
+    size: int
+    batch: int
+    setup: Setup
+
+    @property
+    def device(self) -> torch.device:
+        return self.setup.device
+
+    def data(self) -> TrainingData:
+        """All images for training, with labels in turn and made-up metadata; a quarter of them for validation too."""
+        rows = np.arange(self.count)
+        metadata = np.stack([rows % 3 - 1.0, rows % 2, rows % 5], axis=1).astype(np.float32)
+        names = [str(row) for row in rows]
+        return TrainingData(self.images, rows % 7, rows, rows[: self.count // 4], CLASSES, names, metadata)
+
+    def wait(self) -> None:
+        """Let a GPU finish what it was given."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def autocast(self) -> torch.autocast:
+        """The precision of this run."""
+        lower = LOWER.get(self.setup.precision)
+        return torch.autocast(self.device.type, dtype=lower, enabled=lower is not None)
+
+
+def make_bench(files: list[Path], scratch: Path, *, size: int, count: int, batch: int, device: torch.device) -> Bench:
+    """Pack `count` images, some of the files several times where there are fewer."""
+    torch.set_num_threads(cores())
+    machine = load_params().machine
+    path = scratch / f"train-{size}-{count}.npy"
+    if not path.exists():
+        pack_images([files[place % len(files)] for place in range(count)], path, size=size, processes=cores())
+    setup = Setup(device, resolve_precision("auto", device), loader_workers(machine, device))
+    return Bench(path, count, size, batch, setup)
+
+
+def recipe(batch: int, epochs: int = 10**6) -> TrainParams:
+    """The default recipe at a constant learning rate, each image once an epoch."""
+    changes = {"batch_size": batch, "epochs": epochs, "schedule": "constant", "sampler": "none", "patience": None}
+    return load_params().train.model_copy(update=changes)
+
+
+def network_of(bench: Bench, name: str, knobs: dict) -> nn.Module:
+    """The architecture with the same random weights every time."""
+    torch.manual_seed(0)
+    return build_model(name, knobs, len(CLASSES))
+
+
+def training_pass(bench: Bench, name: str, knobs: dict) -> Callable[[], None]:
+    """An epoch's steps of our loop, loader and augmentation included, as something to call."""
+    model, params = network_of(bench, name, knobs), recipe(bench.batch)
+    trainer = Trainer(model, bench.data(), params, bench.setup, None, StopRequest(), print)
+    trainer.runner = trainer.wrap()
+    trainer.network.train()
+    epoch = 0
+
+    def work() -> None:
+        nonlocal epoch
+        epoch += 1
+        trainer.order.set_epoch(epoch)
+        trainer.progress.step = 0
+        for group in groups(trainer.loader, 1):
+            trainer.step(1, group)
+            if bench.device.type == "cpu":
+                trainer.look(1)
+        bench.wait()
+
+    return work
+
+
+def bare_pass(bench: Bench, name: str, knobs: dict) -> Callable[[], None]:
+    """The same network, precision, batches and optimizer on tensors that lie on the device already."""
+    model = network_of(bench, name, knobs).to(bench.device, memory_format=torch.channels_last).train()
+    params, data = recipe(bench.batch), bench.data()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=params.lr, fused=bench.device.type in ("cpu", "cuda"))
+    bounds = range(0, bench.count, bench.batch)
+    batches = [(inputs(bench, model, rows), labels_of(bench, data, rows)) for rows in slices(bounds, bench.batch)]
+
+    def work() -> None:
+        for arguments, labels in batches:
+            with bench.autocast():
+                loss = cross_entropy(model(*arguments), labels)
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), params.clip_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+        bench.wait()
+
+    return work
+
+
+def slices(starts: range, length: int) -> list[slice]:
+    """Consecutive slices."""
+    return [slice(start, min(start + length, starts.stop)) for start in starts]
+
+
+def inputs(bench: Bench, model: nn.Module, rows: slice) -> tuple[Tensor, ...]:
+    """Normalised images, and metadata for a network that takes it, on the device."""
+    pixels = torch.from_numpy(np.load(bench.images, mmap_mode="r")[rows].copy()).to(bench.device)
+    images = normalise(pixels, model.pixel_mean, model.pixel_std)
+    metadata = torch.from_numpy(bench.data().metadata[rows]).to(bench.device)
+    return (images, metadata) if model.uses_metadata else (images,)
+
+
+def labels_of(bench: Bench, data: TrainingData, rows: slice) -> Tensor:
+    """Class numbers on the device."""
+    return torch.from_numpy(data.labels[rows]).to(bench.device)
+
+
+def train_case(bench: Bench, name: str, knobs: dict, repeats: int, case: str = "") -> Case:
+    """The steps of our training loop against a bare loop."""
+    return compare(
+        case or f"train_{name}",
+        "images/s",
+        bench.count,
+        training_pass(bench, name, knobs),
+        bare_pass(bench, name, knobs),
+        against=f"bare loop, same {bench.setup.precision}, batch {bench.batch}, {bench.size} px, tensors in memory",
+        target=0.95,
+        repeats=repeats,
+    )
+
+
+def gpu_cases(bench: Bench, case: str, knobs: dict, repeats: int) -> list[Case]:
+    """A network's training on a GPU: our loop against a bare one, the loader against the loop, peak memory."""
+    torch.cuda.reset_peak_memory_stats()
+    work = training_pass(bench, "timm", knobs)
+    work()
+    peak, total = torch.cuda.max_memory_allocated() / GIB, torch.cuda.mem_get_info()[1] / GIB
+    loop = train_case(bench, "timm", knobs, repeats, case)
+    loader, order = make_loader(bench.data(), recipe(bench.batch), workers=bench.setup.workers, pin=True)
+
+    def load() -> None:
+        order.set_epoch(1)
+        for _ in loader:
+            pass
+
+    load()
+    rates = sorted(bench.count / seconds(load) for _ in range(repeats))
+    middle, share = statistics.median(rates), [rate / loop.limit for rate in rates]
+    against = f"what the bare loop takes, {bench.setup.workers} loader processes"
+    headroom = Case(
+        f"{case}_loader", middle, "images/s", loop.limit, against, middle / loop.limit, (share[0], share[-1]), 1
+    )
+    room = total / peak
+    memory = Case(f"{case}_memory", peak, "GiB", total, "memory of the GPU", room, (room, room), 1)
+    return [loop, headroom, memory]
+
+
+class Jpegs(Dataset):
+    """What a plain user would write: decode, resize and transform each image each time."""
+
+    def __init__(self, files: list[Path], size: int, *, augmented: bool):
+        transforms = [v2.Resize((size, size)), *([plain_augmentation()] if augmented else [])]
+        normal = v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        self.files, self.transforms = files, v2.Compose([*transforms, v2.ToDtype(torch.float32, scale=True), normal])
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, place: int) -> tuple[Tensor, int]:
+        return self.transforms(decode_image(str(self.files[place]))), place % len(CLASSES)
+
+
+def epoch_case(files: list[Path], bench: Bench, knobs: dict, repeats: int) -> Case:
+    """A whole epoch with validation, against a plain user's: JPEG to tensor each time, fp32, contiguous memory."""
+    some = [files[place % len(files)] for place in range(bench.count)]
+    workers = max(1, cores() - 1)
+    loading = {"batch_size": bench.batch, "num_workers": workers, "persistent_workers": True}
+    train = DataLoader(Jpegs(some, bench.size, augmented=True), shuffle=True, **loading)
+    val = DataLoader(Jpegs(some[: bench.count // 4], bench.size, augmented=False), **loading)
+    plain = network_of(bench, "soft_attention", knobs).to(bench.device)
+    optimizer = torch.optim.AdamW(plain.parameters(), lr=1e-3)
+
+    def rival() -> None:
+        plain.train()
+        for images, labels in train:
+            loss = cross_entropy(plain(images.to(bench.device)), labels.to(bench.device))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        plain.eval()
+        with torch.no_grad():
+            torch.cat([plain(images.to(bench.device)).cpu() for images, _ in val])
+
+    def ours() -> None:
+        fit(network_of(bench, "soft_attention", knobs), bench.data(), recipe(bench.batch, epochs=1), bench.setup)
+
+    return compare(
+        "epoch_soft_attention",
+        "images/s",
+        bench.count + bench.count // 4,
+        ours,
+        rival,
+        against=f"a plain loop from JPEG, torchvision v2, {workers} worker(s), fp32, contiguous, {bench.size} px",
+        target=1.5,
+        repeats=repeats,
+    )
+
+
+def evaluate_case(bench: Bench, name: str, knobs: dict, repeats: int) -> Case:
+    """Logits of packed images as `evaluate` computes them, against bare forward passes at the batch that is fastest."""
+    model = network_of(bench, name, knobs).to(bench.device, memory_format=torch.channels_last).eval()
+    everything, rows = inputs(bench, model, slice(None)), np.arange(bench.count)
+    params = load_params().evaluate
+
+    def bare(batch: int) -> Callable[[], None]:
+        def work() -> None:
+            with torch.inference_mode():
+                for start in range(0, bench.count, batch):
+                    model(*(argument[start : start + batch] for argument in everything))
+            bench.wait()
+
+        return work
+
+    times = {}
+    for batch in BEST_OF:
+        bare(batch)()
+        times[batch] = statistics.median(seconds(bare(batch)) for _ in range(2))
+    best = min(times, key=times.__getitem__)
+    run = {"batch_size": params.batch_size, "device": bench.device, "metadata": bench.data().metadata}
+    return compare(
+        "evaluate",
+        "images/s",
+        bench.count,
+        lambda: predict_logits(model, bench.images, rows, **run),
+        bare(best),
+        against=f"bare forward, fp32, {bench.size} px, batch {best} (the fastest of {', '.join(map(str, BEST_OF))})",
+        target=0.9,
+        repeats=repeats,
+    )

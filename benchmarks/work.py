@@ -1,0 +1,113 @@
+"""What `make bench` does, case by case."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from benchmarks import data_cases, scoring_cases, serving_cases, start_cases, training_cases
+from benchmarks.case import Case
+from benchmarks.growth import measure, memory_case
+from benchmarks.processes import processes_case
+from exp_tools.params import load_params
+
+RESNET18 = {"backbone": "resnet18"}
+ON_CPU = {
+    "soft_attention": RESNET18,
+    "emas": {},
+    "efficientnet_v2": {},
+    "multimodal": RESNET18,
+    "timm": RESNET18,
+}
+"""Knobs that the architectures are trained with; what is not named is as published."""
+ON_GPU = {"train_resnet50": "resnet50", "train_efficientnet_v2_s": "tf_efficientnetv2_s"}
+
+Work = Callable[[], Case | list[Case]]
+
+
+@dataclass(frozen=True)
+class Request:
+    """The images to use, a folder for what is made on the way, how much of it, and how often."""
+
+    files: list[Path]
+    scratch: Path
+    quick: bool
+    repeats: int
+
+    def some(self, quick: int, full: int) -> list[Path]:
+        """The first files, fewer where it must be quick."""
+        return self.files[: quick if self.quick else full]
+
+    def bench(self, size: int, count: int, batch: int, device: str = "cpu") -> training_cases.Bench:
+        """`count` packed images of `size` pixels."""
+        place = {"size": size, "count": count, "batch": batch, "device": torch.device(device)}
+        return training_cases.make_bench(self.files, self.scratch, **place)
+
+    def folder(self, files: list[Path]) -> Path:
+        """A folder of links to some of the files."""
+        folder = self.scratch / f"links-{len(files)}"
+        folder.mkdir(exist_ok=True)
+        for place, file in enumerate(files):
+            (folder / f"{place}{file.suffix}").symlink_to(file.resolve())
+        return folder
+
+
+def cpu_work(request: Request) -> dict[str, Work]:
+    """What is to be done on a processor, by the name of its case (or of its cases' beginning)."""
+    params, quick = load_params(), request.quick
+    repeats, scratch = request.repeats, request.scratch
+
+    def train(name: str, knobs: dict) -> Work:
+        size, count = (96, 48) if quick else (128, 64)
+        return lambda: training_cases.train_case(request.bench(size, count, 16), name, knobs, repeats)
+
+    def epoch() -> Case:
+        bench = request.bench(params.prepare.image_size, 128 if quick else 256, 32)
+        knobs = params.model.soft_attention.model_dump()
+        return training_cases.epoch_case(request.files, bench, knobs, repeats)
+
+    def evaluate() -> Case:
+        bench = request.bench(224, 64 if quick else 128, 16)
+        return training_cases.evaluate_case(bench, "timm", RESNET18, repeats)
+
+    def predict_batch() -> Case:
+        folder = request.folder(request.some(200, 600))
+        return serving_cases.predict_batch_case(folder, scratch, params.prepare.image_size, repeats)
+
+    def memory() -> list[Case]:
+        points = measure((500, 1000 if quick else 2000), None, ("prepare", "split", "train"))
+        return [memory_case(f"memory_{stage}", stage, points) for stage in ("prepare", "train")]
+
+    return {
+        "prepare": lambda: data_cases.prepare_case(request.some(400, 1000), scratch, repeats),
+        "loader": lambda: data_cases.loader_case(request.files, scratch, repeats),
+        "augment": lambda: data_cases.augment_case(request.files, scratch, repeats),
+        **{f"train_{name}": train(name, knobs) for name, knobs in ON_CPU.items()},
+        "epoch_soft_attention": epoch,
+        "evaluate": evaluate,
+        "processes_2": lambda: processes_case(scratch, 128, repeats),
+        "bootstrap": lambda: scoring_cases.bootstrap_case(repeats),
+        "split": lambda: data_cases.split_case(repeats),
+        "duplicates": lambda: data_cases.duplicates_case(request.some(400, 1000), 1 if quick else 3),
+        "predict_one": lambda: serving_cases.predict_one_case(request.files[0], scratch, repeats),
+        "predict_batch": predict_batch,
+        "onnx": lambda: serving_cases.export_cases(request.files, scratch, repeats),
+        "import": lambda: start_cases.import_case(repeats),
+        "stage_start": lambda: start_cases.stage_start_case(repeats),
+        "repro_noop": lambda: start_cases.repro_noop_case(scratch, repeats),
+        "memory": memory,
+    }
+
+
+def gpu_work(request: Request) -> dict[str, Work]:
+    """What is to be done on a GPU: two networks at 224 pixels, the loop, the loader and the memory of each."""
+
+    def train(case: str, backbone: str) -> Work:
+        def work() -> list[Case]:
+            bench = request.bench(224, 64 * (16 if request.quick else 64), 64, "cuda")
+            return training_cases.gpu_cases(bench, case, {"backbone": backbone}, request.repeats)
+
+        return work
+
+    return {case: train(case, backbone) for case, backbone in ON_GPU.items()}

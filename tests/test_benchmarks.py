@@ -1,0 +1,169 @@
+"""The benchmarks compare what they say, cover what is promised, and leave a file that can be read."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny import save
+
+from benchmarks.case import compare, of_pairs, of_times
+from benchmarks.growth import Point, anonymous_bytes, exponent, link_photographs, measure, memory_case, summary
+from benchmarks.report import print_cases
+from benchmarks.training_cases import bare_pass, make_bench, training_pass
+from benchmarks.work import Request, cpu_work
+
+ROOT = Path(__file__).parent.parent
+MANDATORY = {
+    "prepare",
+    "loader",
+    "augment",
+    "train_soft_attention",
+    "train_emas",
+    "train_efficientnet_v2",
+    "train_multimodal",
+    "train_timm",
+    "epoch_soft_attention",
+    "evaluate",
+    "bootstrap",
+    "split",
+    "duplicates",
+    "predict_one",
+    "predict_batch",
+    "import",
+    "repro_noop",
+}
+MIB = 2**20
+
+
+@pytest.fixture
+def photographs(tmp_path) -> list[Path]:
+    return [save(tmp_path / "photographs" / f"{number}.jpg", number) for number in range(8)]
+
+
+def test_a_ratio_is_the_median_over_pairs():
+    pairs = [(1.0, 1.0), (2.0, 1.0), (1.0, 4.0)]
+    case = of_pairs("x", "images/s", 10, pairs, against="y", target=1.1)
+    assert (case.ratio, case.spread) == (1.0, (0.5, 4.0))
+    assert (case.value, case.limit) == (10, 10)
+    assert not case.meets_target
+
+
+def test_a_time_below_its_limit_meets_the_target():
+    case = of_times("x", [1.0, 4.0, 2.0], 3.0, "3 s")
+    assert (case.value, case.ratio, case.spread) == (2.0, 1.5, (0.75, 3.0))
+    assert case.meets_target
+    assert not of_times("x", [3.1], 3.0, "3 s").meets_target
+
+
+def test_a_slower_rival_gives_a_ratio_above_one():
+    case = compare(
+        "x", "calls/s", 1, lambda: time.sleep(0.002), lambda: time.sleep(0.02), against="", target=2, repeats=3
+    )
+    assert 2 < case.ratio < 20
+    assert case.value > case.limit
+
+
+def test_every_promised_case_is_there(photographs, tmp_path):
+    assert set(cpu_work(Request(photographs, tmp_path, quick=True, repeats=1))) >= MANDATORY
+
+
+def test_a_run_writes_what_it_measured(tmp_path):
+    out = tmp_path / "found.json"
+    words = ["--quick", "--only", "split", "loader", "bootstrap", "--repeats", "2", "--out", str(out)]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.run", *words], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    found = json.loads(out.read_text(encoding="utf-8"))
+    assert [case["name"] for case in found["cases"]] == ["loader", "bootstrap", "split"]
+    for case in found["cases"]:
+        keys = {"name", "value", "unit", "limit", "against", "ratio", "spread", "target", "meets_target"}
+        assert set(case) == keys
+        assert case["meets_target"] is (case["ratio"] >= case["target"])
+        assert case["spread"][0] <= case["ratio"] <= case["spread"][1]
+        assert case["name"] in done.stdout
+    assert found["machine"]["cores"] >= 1
+    assert found["machine"]["versions"]["torch"] == torch.__version__.split("+")[0]
+    with Image.open(out.with_suffix(".png")) as picture:
+        assert picture.width > 500
+
+
+def test_an_unknown_case_is_refused(tmp_path):
+    save(tmp_path / "a.jpg")
+    words = ["--images", str(tmp_path), "--only", "lodaer"]
+    done = subprocess.run([sys.executable, "-m", "benchmarks.run", *words], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "no such case: lodaer" in done.stderr
+
+
+def test_a_missed_target_is_said(capsys):
+    print_cases([of_times("slow", [4.0], 2.0, "2 s"), of_times("fast", [1.0], 2.0, "2 s")])
+    lines = capsys.readouterr().out.splitlines()
+    assert ["MISSED" in line for line in lines] == [False, True, False]
+
+
+def test_our_pass_and_the_bare_one_train_on_the_same_batches(photographs, tmp_path, monkeypatch):
+    """Both take as many optimizer steps over as many images, and both move the weights."""
+    seen: dict[str, list[int]] = {"ours": [], "bare": []}
+    steps = []
+    bench = make_bench(photographs, tmp_path, size=32, count=24, batch=8, device=torch.device("cpu"))
+    original = torch.optim.AdamW.step
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, *rest: (steps.append(1), original(self, *rest))[1])
+    knobs = {"backbone": "test_resnet"}
+    for name, make in (("ours", training_pass), ("bare", bare_pass)):
+        steps.clear()
+        make(bench, "timm", knobs)()
+        seen[name].append(len(steps))
+    assert seen == {"ours": [3], "bare": [3]}
+
+
+def test_the_exponent_is_that_of_the_last_two_numbers():
+    points = [Point("x", 10, 5.0, 1), Point("x", 100, 1.0, 1), Point("x", 1000, 100.0, 1)]
+    assert exponent(points) == pytest.approx(2)
+    row = summary(points)["x"]
+    assert (row["images"], row["exponent"], row["memory_ratio"]) == ([10, 100, 1000], 2, 1)
+
+
+def test_memory_that_grows_misses_its_target():
+    points = [Point("train", 500, 1, 100), Point("train", 2000, 1, 140), Point("split", 500, 1, 1)]
+    assert not memory_case("memory_train", "train", points).meets_target
+    assert memory_case("memory_train", "train", [Point("train", 1, 1, 100), Point("train", 2, 1, 101)]).meets_target
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+def test_memory_counts_descendants_and_no_mapped_file(tmp_path):
+    np.save(tmp_path / "mapped.npy", np.zeros(80 * MIB, np.uint8))
+    mapped = str(tmp_path / "mapped.npy")
+    child = f"import numpy; x = numpy.load({mapped!r}, mmap_mode='r'); x.sum(); y = bytearray(50 * {MIB})"
+    child += "; print(1, flush=True); input()"
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout.readline() == "1\n"
+        found = anonymous_bytes(parent.pid)
+        parent.communicate("\n")
+    assert 50 * MIB < found < 110 * MIB
+
+
+def test_growth_runs_the_stages_themselves():
+    points = measure((42, 84), None, ("prepare", "split"))
+    assert [(point.stage, point.images) for point in points] == [
+        ("prepare", 42),
+        ("split", 42),
+        ("prepare", 84),
+        ("split", 84),
+    ]
+    assert all(point.seconds > 0 and point.anonymous_mib > 10 for point in points)
+
+
+def test_growth_wants_enough_photographs(photographs, tmp_path):
+    (tmp_path / "links").mkdir()
+    with pytest.raises(SystemExit, match=r"there are 8 images below .*, not 9"):
+        link_photographs(tmp_path / "links", 9, photographs[0].parent)
+    assert len(link_photographs(tmp_path / "links", 3, photographs[0].parent)) == 3
