@@ -131,4 +131,7 @@ def _spread(places: np.ndarray) -> float:
     """Least standard deviation of the places in any direction, in pixels."""
     if len(places) < 2:
         return 0.0
-    return float(np.sqrt(max(0.0, np.linalg.eigvalsh(np.cov(places.T))[0])))
+    x, y = (places - places.mean(axis=0, dtype=np.float64)).T
+    across, along, both = (float(one @ other) / (len(places) - 1) for one, other in ((x, x), (y, y), (x, y)))
+    least = (across + along - np.hypot(across - along, 2 * both)) / 2  # the smaller eigenvalue of the covariance
+    return float(np.sqrt(max(0.0, least)))

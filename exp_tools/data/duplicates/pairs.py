@@ -8,6 +8,7 @@ import pandas as pd
 from PIL import Image, ImageOps
 
 from exp_tools.data.duplicates.groups import known_pairs, name_pairs
+from exp_tools.data.duplicates.keypoints import AREA
 from exp_tools.data.images import FORMATS
 
 LONG_SIDE = 512
@@ -19,10 +20,15 @@ NO_PAIRS = pd.DataFrame(columns=["first", "second", "inliers", "accepted", "exac
 )
 
 
-def photograph(file: str) -> np.ndarray:
-    """An image in its own proportions, long side at most LONG_SIDE: uint8 [H, W, 3], RGB."""
+def photograph(file: str, enough: int | None = None) -> np.ndarray:
+    """An image in its own proportions, long side at most LONG_SIDE: uint8 [H, W, 3], RGB.
+
+    Where `enough` pixels will do, a JPEG is decoded at the smallest DCT scale (1/2, 1/4, 1/8) that has as many.
+    """
     with Image.open(file, formats=tuple(FORMATS)) as image:
-        image.draft("RGB", (LONG_SIDE, LONG_SIDE))
+        factor = 1 if enough is None else min(1.0, (enough / (image.width * image.height)) ** 0.5)
+        wanted = round(image.width * factor), round(image.height * factor)
+        image.draft("RGB", (min(LONG_SIDE, wanted[0]), min(LONG_SIDE, wanted[1])))
         image = ImageOps.exif_transpose(image).convert("RGB")
         image.thumbnail((LONG_SIDE, LONG_SIDE), Image.Resampling.BILINEAR)
         return np.asarray(image)
@@ -34,7 +40,7 @@ class Photographs(NamedTuple):
     files: tuple[str, ...]
 
     def __call__(self, place: int) -> np.ndarray:
-        return photograph(self.files[place])
+        return photograph(self.files[place], AREA)
 
 
 def duplicate_pairs(image_ids: Sequence[str], files: Sequence[str], mode: str, *, processes: int = 1) -> pd.DataFrame:
