@@ -14,6 +14,7 @@ from exp_tools.data.drawing.scene import draw_lesion
 from exp_tools.data.duplicates.contact_sheet import draw_pairs
 from exp_tools.data.duplicates.groups import group_ids, known_pairs, name_pairs, pair_report
 from exp_tools.data.duplicates.keypoints import compare, find_keypoints, mirrored
+from exp_tools.data.duplicates.pairs import photograph
 from exp_tools.data.duplicates.search import find_duplicates, identical_files
 
 WIDTH, HEIGHT = 224, 168  # the size that key points are looked for in
@@ -244,3 +245,20 @@ def test_real_photographs_of_one_lesion_are_found_and_of_others_not(real_data):
     found = find_duplicates(pictures)
     assert pairs_of(found) == {(2 * place, 2 * place + 1) for place in range(len(same))}
     assert list(found.loc[found["exact"], "first"]) == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "enough", "found"),
+    [
+        ("a.jpg", (600, 450), WIDTH * HEIGHT, (300, 225)),  # half, the smallest scale that is large enough
+        ("a.jpg", (450, 600), WIDTH * HEIGHT, (225, 300)),
+        ("a.jpg", (1200, 900), WIDTH * HEIGHT, (300, 225)),
+        ("a.jpg", (400, 300), WIDTH * HEIGHT, (400, 300)),  # half would be too small
+        ("a.png", (600, 450), WIDTH * HEIGHT, (512, 384)),  # a PNG has no scales
+        ("a.jpg", (600, 450), None, (512, 384)),
+    ],
+)
+def test_a_jpeg_is_decoded_no_larger_than_the_search_needs(tmp_path, name, size, enough, found):
+    path = tmp_path / name
+    Image.fromarray(np.resize(skin(1), (*size[::-1], 3))).save(path)
+    assert photograph(str(path), enough).shape == (*found[::-1], 3)
