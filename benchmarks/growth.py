@@ -178,8 +178,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--counts", type=int, nargs="+", default=COUNTS, help="numbers of images")
     parser.add_argument("--images", type=Path, help="folder of photographs (default: drawn ones)")
+    parser.add_argument("--without", nargs="+", choices=("duplicates", "evaluate"), default=(), help="left out")
     arguments = parser.parse_args()
-    points = measure(sorted(arguments.counts), arguments.images)
+    stages = [stage for stage in STAGES if stage not in arguments.without]
+    points = measure(sorted(arguments.counts), arguments.images, stages)
     table = summary(points)
     print(f"{'stage':12} {'images':>8} {'seconds':>9} {'ms an image':>12} {'MiB':>7}")
     for point in points:

@@ -1,9 +1,14 @@
-"""What a benchmark leaves: a table on the screen, a JSON file and a picture, with the facts of the machine."""
+"""What a benchmark leaves: a table on the screen, a JSON file and a picture, with the facts of the machine.
+
+python -m benchmarks.report FILE    the table of a JSON file, as the README shows it
+"""
 
 import datetime
+import json
 import os
 import platform
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -95,6 +100,28 @@ def write_cases(path: Path, cases: Sequence[Case], run: Mapping[str, Any]) -> No
     draw_cases(path.with_suffix(".png"), cases, f"{run['machine']['cpu']}, {run['machine']['cores']} cores")
 
 
+def markdown(path: Path) -> str:
+    """The cases of a JSON file as a table in Markdown."""
+    lines = ["| case | measured | limit or rival | ratio | wanted |", "|---|---|---|---|---|"]
+    for case in json.loads(path.read_text(encoding="utf-8"))["cases"]:
+        low, high = case["spread"]
+        ratio = f"{_short(case['ratio'])} ({_short(low)}-{_short(high)})"
+        cells = [
+            f"`{case['name']}`",
+            f"{_short(case['value'])} {case['unit']}",
+            f"{_short(case['limit'])}: {case['against']}",
+            ratio if case["meets_target"] else f"**{ratio}**",
+            _short(case["target"]),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _short(value: float) -> str:
+    """Three digits, without an exponent."""
+    return f"{float(f'{value:.3g}'):,}".removesuffix(".0")
+
+
 def draw_cases(path: Path, cases: Sequence[Case], title: str) -> None:
     """Each case's ratio, median and spread, as a multiple of its target, on a logarithmic axis."""
     with matplotlib.rc_context(STYLE):
@@ -134,3 +161,7 @@ def write_growth(path: Path, content: Mapping[str, Any]) -> None:
         memory.set_ylim(bottom=0)
         times.legend(frameon=False, fontsize=8)
         save_figure(figure, path.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    print(markdown(Path(sys.argv[1])))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -59,8 +60,9 @@ def cpu_work(request: Request) -> dict[str, Work]:
     repeats, scratch = request.repeats, request.scratch
 
     def train(name: str, knobs: dict) -> Work:
-        size, count = (96, 48) if quick else (128, 64)
-        return lambda: training_cases.train_case(request.bench(size, count, 16), name, knobs, repeats)
+        # Two steps at a time, so that both sides see the same moods of a machine, and more often.
+        bench = partial(request.bench, 96 if quick else 128, 32, 16)
+        return lambda: training_cases.train_case(bench(), name, knobs, 3 * repeats)
 
     def epoch() -> Case:
         bench = request.bench(params.prepare.image_size, 128 if quick else 256, 32)

@@ -1,6 +1,7 @@
 """The benchmarks compare what they say, cover what is promised, and leave a file that can be read."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ from tiny import save
 
 from benchmarks.case import compare, of_pairs, of_times
 from benchmarks.growth import Point, anonymous_bytes, exponent, link_photographs, measure, memory_case, summary
-from benchmarks.report import print_cases
+from benchmarks.report import markdown, print_cases
 from benchmarks.training_cases import bare_pass, make_bench, training_pass
 from benchmarks.work import Request, cpu_work
 
@@ -105,6 +106,15 @@ def test_a_missed_target_is_said(capsys):
     print_cases([of_times("slow", [4.0], 2.0, "2 s"), of_times("fast", [1.0], 2.0, "2 s")])
     lines = capsys.readouterr().out.splitlines()
     assert ["MISSED" in line for line in lines] == [False, True, False]
+
+
+def test_the_readme_shows_a_committed_run():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    path = ROOT / re.search(r"\]\((benchmarks/results/[^)]*[.]json)\)", readme)[1]
+    found = json.loads(path.read_text(encoding="utf-8"))
+    assert {case["name"] for case in found["cases"]} >= MANDATORY
+    assert not found["quick"]
+    assert markdown(path) in readme
 
 
 def test_our_pass_and_the_bare_one_train_on_the_same_batches(photographs, tmp_path, monkeypatch):

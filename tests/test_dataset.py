@@ -1,11 +1,18 @@
 """The loader: right rows, balanced draws, the same batches whatever the workers."""
 
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+
 import numpy as np
 import pytest
 import torch
 
-from exp_tools.data.dataset import EpochOrder, FixedOrder, Key, PackedImages
-from exp_tools.training.batches import make_loader
+from exp_tools.data.dataset import PADDING, EpochOrder, FixedOrder, Key, PackedImages
+from exp_tools.training.batches import leave_signals_to_the_main_process, make_loader
 from exp_tools.training.data import TrainingData
 
 
@@ -69,3 +76,36 @@ def test_no_batch_is_a_lone_image():
         assert max(sizes) <= 8
         assert max(sizes) - min(sizes) <= 1
         assert len(sizes) == -(-images // 8)
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="no posix_fadvise")
+def test_a_batch_is_announced_image_by_image(packed, monkeypatch):
+    path, labels = packed
+    told = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda number, start, size, advice: told.append((start, size, advice)))
+    rows = [2, PADDING, 5]
+    fetched = PackedImages(path, labels).__getitems__([Key(1, place, row) for place, row in enumerate(rows)])
+    content = path.read_bytes()
+    assert [content[start : start + size] for start, size, _ in told] == [
+        image.tobytes() for image, row in zip(fetched.images, rows, strict=True) if row != PADDING
+    ]
+    assert {advice for *_, advice in told} == {os.POSIX_FADV_WILLNEED}
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="no sigwaitinfo")
+def test_a_loader_process_ends_when_its_parent_says_so_and_only_then():
+    started = multiprocessing.get_context("fork").Process(target=wait_as_a_loader, daemon=True)
+    started.start()
+    stranger = f"import os, signal; os.kill({started.pid}, signal.SIGTERM)"
+    time.sleep(0.5)
+    subprocess.run([sys.executable, "-c", stranger], check=True)
+    started.join(1)
+    assert started.is_alive()
+    started.terminate()
+    started.join(20)
+    assert started.exitcode == 0
+
+
+def wait_as_a_loader() -> None:
+    leave_signals_to_the_main_process(0)
+    time.sleep(60)

@@ -1,11 +1,14 @@
 """Several processes compute what one does, and see every image once."""
 
+import contextlib
 import copy
 import socket
 import subprocess
 import sys
+import time
 
 import numpy as np
+import psutil
 import pytest
 import yaml
 from project import Project, merge
@@ -99,6 +102,30 @@ def test_a_fault_in_one_of_two_processes_ends_both(project):
     done = project.run(sys.executable, "-m", "stages.train", check=False)
     assert done.returncode != 0
     assert "no finite number" in done.stderr
+
+
+def test_sigterm_to_all_processes_of_a_run_saves_its_state(project):
+    """As a cluster does it: launcher, processes and loaders get the signal, and then the launcher repeats it."""
+    states = set((project.folder / "runs").glob("*/state.pt"))
+    change(project, {"machine": {"processes": 2, "workers": 1}, "train": {"epochs": 500, "lr": 0.001}})
+    with subprocess.Popen(
+        [sys.executable, "-m", "stages.train"],
+        cwd=project.folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as training:
+        while training.poll() is None and set((project.folder / "runs").glob("*/state.pt")) == states:
+            time.sleep(0.1)
+        launcher = psutil.Process(training.pid)
+        family = [launcher, *launcher.children(recursive=True)]
+        assert len(family) >= 5
+        for process in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.terminate()
+        errors = training.communicate(timeout=120)[1]
+    assert training.returncode
+    assert "the state is saved" in errors
 
 
 @pytest.mark.parametrize("world", [2, 3])

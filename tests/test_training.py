@@ -1,6 +1,7 @@
 """The loop learns, repeats itself bit for bit, keeps the best epoch, and stops with words."""
 
 import copy
+import signal
 
 import numpy as np
 import pytest
@@ -220,14 +221,20 @@ def test_trying_a_batch_leaves_the_network_alone(data):
 
 
 def test_the_second_signal_acts_at_once():
-    import signal
-
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     with StopRequest() as stop:
         signal.raise_signal(signal.SIGTERM)
         assert stop.signal == signal.SIGTERM
         assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+def test_under_torchrun_two_signals_are_one(monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    with StopRequest() as stop:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.signal == signal.SIGTERM
 
 
 def test_precision_is_decided_by_the_processor(monkeypatch):

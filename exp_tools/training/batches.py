@@ -2,7 +2,10 @@
 
 import copy
 import itertools
+import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -44,7 +47,7 @@ def make_loader(
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=pin,
-        worker_init_fn=leave_ctrl_c_to_the_main_process,
+        worker_init_fn=leave_signals_to_the_main_process,
         generator=torch.Generator().manual_seed(params.seed),
     )
     return loader, order
@@ -55,9 +58,19 @@ def to_tensors(batch: Batch) -> Batch:
     return Batch(*(torch.from_numpy(array) for array in batch))
 
 
-def leave_ctrl_c_to_the_main_process(worker: int) -> None:
-    """A worker that dies of Ctrl-C would break the step that the main process is about to finish."""
+def leave_signals_to_the_main_process(worker: int) -> None:
+    """A worker that dies of Ctrl-C, or of a SIGTERM to all processes, would break the step that the main process is
+    about to finish. A SIGTERM from that process itself still ends it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # Linux
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_the_main_process_says_so, daemon=True).start()
+
+
+def _end_when_the_main_process_says_so() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != multiprocessing.parent_process().pid:
+        pass
+    os._exit(0)
 
 
 def groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:

@@ -1,6 +1,7 @@
 """Ending a run in good order: signals, diverged losses, full memory."""
 
 import contextlib
+import os
 import signal
 from collections.abc import Iterator
 
@@ -11,7 +12,8 @@ from exp_tools.params import TrainParams
 class StopRequest:
     """Remembers SIGTERM or SIGINT while it is entered, so that training ends after the step at hand.
 
-    A second signal acts as it always does: at once.
+    A second signal acts as it always does: at once. Not under torchrun, where each process may get two for one: a
+    cluster signals all processes of a job, and then the launcher signals its own.
     """
 
     def __init__(self):
@@ -29,6 +31,8 @@ class StopRequest:
 
     def _note(self, number: int, frame: object) -> None:
         self.signal = number
+        if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun passes its own SIGTERM on, and ends who does not obey
+            return
         for other, handler in self._before.items():
             signal.signal(other, handler)
 
