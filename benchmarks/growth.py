@@ -1,14 +1,15 @@
 """How time and memory grow with the number of images: the stages as users run them, in processes of their own.
 
-    python -m benchmarks.growth                            drawn images: 500, 2,000, 10,000, 40,000 (half an hour)
+    python -m benchmarks.growth                            drawn images: 500, 2,000, 10,000, 40,000
     python -m benchmarks.growth --counts 500 2000          other numbers
-    python -m benchmarks.growth --images FOLDER            photographs below a folder, as many as there are
+    python -m benchmarks.growth --images FOLDER            photographs below a folder, which must be enough
+    python -m benchmarks.growth --stages prepare train     some stages
 
 Everything is done at 64 pixels; training is one epoch of a tiny network. Memory is the anonymous memory of all
 processes of a stage at its peak: what is mapped from files, like images.npy, is the kernel's to take back and is not
 counted. Linux only.
 
-Writes benchmarks/results/growth-<date>-<cpu>.json and .png.
+Writes benchmarks/results/growth-<drawn or photographs>-<date>-<processor>.json and .png, unless --out names a file.
 """
 
 import argparse
@@ -43,6 +44,8 @@ STAGES = {
     "evaluate": ("stages.evaluate",),
 }
 """What `python -m` runs for each."""
+CHAIN = ("prepare", "split", "train", "evaluate")
+"""Stages that read what the one before has written."""
 SIZE = 64
 MIB = 2**20
 OVERRIDES = {
@@ -64,18 +67,22 @@ class Point:
 
 
 def measure(counts: Sequence[int], photographs: Path | None, stages: Sequence[str] = tuple(STAGES)) -> list[Point]:
-    """Run stages on each number of images; those that another one reads from must be among them."""
+    """Run stages on each number of images, and, unmeasured, those whose results they read."""
     points = []
+    needed = {before for stage in stages if stage in CHAIN for before in CHAIN[: CHAIN.index(stage)]}
     with tempfile.TemporaryDirectory() as name:
         for count in counts:
             project = Path(name) / str(count)
             make_project(project, count, photographs)
             run(project, "stages.download")
             for stage, words in STAGES.items():
+                if stage not in needed.union(stages):
+                    continue
                 if stage == "evaluate":
                     run(project, "stages.external")
+                took = run(project, *words)
                 if stage in stages:
-                    points.append(Point(stage, count, *run(project, *words)))
+                    points.append(Point(stage, count, *took))
     return points
 
 
@@ -96,7 +103,8 @@ def make_project(folder: Path, count: int, photographs: Path | None) -> None:
 
 
 def draw_noise(folder: Path, count: int) -> list[str]:
-    """JPEGs of 200x150 pixels with smooth random blotches; no two are alike."""
+    """JPEGs of 200x150 pixels with smooth random blotches; no two are alike. (The duplicate search takes
+    twice as long on them as on skin, since they are full of key points.)"""
     names = [f"image_{place:06d}" for place in range(count)]
     for place, name in enumerate(tqdm(names, desc="draw", disable=None)):
         blotches = np.random.default_rng(place).integers(0, 256, (15, 20, 3), dtype=np.uint8)
@@ -178,10 +186,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--counts", type=int, nargs="+", default=COUNTS, help="numbers of images")
     parser.add_argument("--images", type=Path, help="folder of photographs (default: drawn ones)")
-    parser.add_argument("--without", nargs="+", choices=("duplicates", "evaluate"), default=(), help="left out")
+    parser.add_argument("--stages", nargs="+", choices=tuple(STAGES), default=tuple(STAGES), help="stages to measure")
+    parser.add_argument("--out", type=Path, help="file for the JSON")
     arguments = parser.parse_args()
-    stages = [stage for stage in STAGES if stage not in arguments.without]
-    points = measure(sorted(arguments.counts), arguments.images, stages)
+    kind = "photographs" if arguments.images else "drawn"
+    out = arguments.out or results_path(f"growth-{kind}-")
+    points = measure(sorted(arguments.counts), arguments.images, arguments.stages)
     table = summary(points)
     print(f"{'stage':12} {'images':>8} {'seconds':>9} {'ms an image':>12} {'MiB':>7}")
     for point in points:
@@ -189,8 +199,7 @@ def main() -> None:
         print(f"{point.stage:12} {point.images:>8,} {point.seconds:>9.1f} {each:>12.2f} {point.anonymous_mib:>7,.0f}")
     for stage, row in table.items():
         print(f"{stage}: time grows as images^{row['exponent']}, memory {row['memory_ratio']} times")
-    kind = "photographs" if arguments.images else "drawn"
-    write_growth(results_path(f"growth-{kind}-"), {"machine": machine_facts(), "images": kind, "stages": table})
+    write_growth(out, {"machine": machine_facts(), "images": kind, "stages": table})
 
 
 if __name__ == "__main__":

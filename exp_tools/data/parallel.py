@@ -1,8 +1,13 @@
-"""How many processes to use for work that a processor does alone."""
+"""How processes share a processor's cores, and keep their memory."""
 
+import ctypes
 import os
+import sys
 
 from exp_tools.params import MachineParams
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+"""Numbers of two settings in glibc's malloc.h."""
 
 
 def cores() -> int:
@@ -13,3 +18,17 @@ def cores() -> int:
 def io_processes(machine: MachineParams) -> int:
     """Processes for drawing and decoding images."""
     return cores() if machine.decoders == "auto" else machine.decoders
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep freed memory for what comes next (glibc; elsewhere nothing happens).
+
+    By default it maps every large block anew and gives it back, so that each forward pass, or each search for key
+    points, asks the kernel for its memory page by page: a tenth to a third of the time.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)

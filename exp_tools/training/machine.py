@@ -1,17 +1,12 @@
 """What this machine offers and how a run uses it: decided by facts, never by a timed probe."""
 
-import ctypes
 import os
-import sys
 
 import torch
 
-from exp_tools.data.parallel import cores
+from exp_tools.data.parallel import cores, keep_freed_memory
 from exp_tools.errors import UserError
 from exp_tools.params import MachineParams
-
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
-"""Numbers of two settings in glibc's malloc.h."""
 
 
 def prepare_machine(machine: MachineParams) -> torch.device:
@@ -31,20 +26,6 @@ def prepare_machine(machine: MachineParams) -> torch.device:
     if device is None and machine.device == "gpu":
         raise UserError("machine.device is gpu, but torch sees none; run `exp-tools doctor`, or write auto or cpu")
     return device or torch.device("cpu")
-
-
-def keep_freed_memory() -> None:
-    """Let the C library keep the memory of freed tensors for the next ones (glibc; elsewhere nothing happens).
-
-    By default it maps every large tensor anew and gives it back, so that each forward pass asks the kernel for its
-    activations page by page: a tenth of the time of a ResNet-18 on two cores.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_MAX, 0)
-        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _gpu() -> torch.device | None:

@@ -109,17 +109,19 @@ def compare(first: KeyPoints, second: KeyPoints, *, mirror: bool = False) -> Agr
 
 
 def _matches(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    products = first @ second.T
-    distance = (second * second).sum(axis=1) - 2 * products
+    distance = first @ second.T  # squared, without the part that is a row's own
+    distance *= -2
+    distance += (second * second).sum(axis=1)
+    own = (first * first).sum(axis=1)
     rows = np.arange(len(first))
     nearest = distance.argmin(axis=1)
-    own = (first * first).sum(axis=1)
-    best = distance[rows, nearest] + own
-    mutual = (distance + own[:, None]).argmin(axis=0)[nearest] == rows
+    best = distance[rows, nearest]
     distance[rows, nearest] = np.inf
-    next_best = distance.min(axis=1) + own
-    at = np.flatnonzero(mutual & (best < RATIO**2 * next_best))
-    return at, nearest[at]
+    at = np.flatnonzero(best + own < RATIO**2 * (distance.min(axis=1) + own))
+    distance[rows, nearest] = best
+    to = nearest[at]
+    mutual = (distance[:, to] + own[:, None]).argmin(axis=0) == at
+    return at[mutual], to[mutual]
 
 
 def _different(places: np.ndarray) -> int:

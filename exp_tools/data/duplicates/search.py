@@ -29,6 +29,7 @@ from exp_tools.data.duplicates.candidates import (
     quantise,
 )
 from exp_tools.data.duplicates.keypoints import MAX_POINTS, MIN_SPREAD, KeyPoints, compare, find_keypoints, mirrored
+from exp_tools.data.parallel import keep_freed_memory
 
 MIN_INLIERS = 12
 """Inliers from which two pictures show the same spot. Key points are counted strictly here: matched both ways, once a
@@ -238,5 +239,6 @@ def _workers(processes: int) -> Iterator[Callable]:
 
 
 def _one_thread() -> None:
+    keep_freed_memory()
     cv2.setNumThreads(1)
     threadpool_limits(1)
