@@ -107,20 +107,34 @@ def test_twenty_kills_change_no_byte(project):
     assert left_over(project) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_after_the_step_with_the_state_saved(project, number):
+TO_ALL = pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="loader processes take SIGTERM from anyone here")
+
+
+@pytest.mark.parametrize(
+    ("number", "send", "workers"),
+    [
+        (signal.SIGINT, "os.kill(os.getpid(), signal.SIGINT)", 0),
+        pytest.param(
+            signal.SIGTERM, "subprocess.run(['bash', '-c', 'kill -TERM 0']); time.sleep(1)", 2, id="all", marks=TO_ALL
+        ),
+    ],
+)
+def test_a_signal_ends_after_the_step_with_the_state_saved(project, number, send, workers):
     script = (
-        "import os, signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "import os, signal, subprocess, time\n"
+        "os.setsid(); signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import stages.train as t; from exp_tools.training import loop; from exp_tools.errors import run_main\n"
         "step = loop.Trainer.step; count = []\n"
         "def counted(self, *a):\n"
-        f"    count.append(1); len(count) == 3 and os.kill(os.getpid(), {int(number)}); step(self, *a)\n"
+        "    count.append(1)\n"
+        f"    if len(count) == 3: {send}\n"
+        "    step(self, *a)\n"
         "loop.Trainer.step = counted\n"
         "run_main(t.main)"
     )
-    change(project, machine={"checkpoint_steps": None})
+    change(project, machine={"checkpoint_steps": None, "workers": workers})
     stopped = project.run(sys.executable, "-c", script, check=False)
-    assert stopped.returncode == 128 + number
+    assert stopped.returncode == 128 + number, stopped.stderr
     assert "stopped after epoch 1, step 3; the state is saved" in stopped.stderr
     assert len(left_over(project)) == 1
     done = train(project)
@@ -128,26 +142,6 @@ def test_a_signal_ends_after_the_step_with_the_state_saved(project, number):
     resumed = project.bytes_of(*OUTS)
     train(project)
     assert project.bytes_of(*OUTS) == resumed
-
-
-@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="loader processes take SIGTERM from anyone here")
-def test_sigterm_to_the_loaders_too_ends_after_the_step(project):
-    script = (
-        "import os, subprocess, time; os.setsid()\n"
-        "import stages.train as t; from exp_tools.training import loop; from exp_tools.errors import run_main\n"
-        "step = loop.Trainer.step; count = []\n"
-        "def counted(self, *a):\n"
-        "    count.append(1)\n"
-        "    if len(count) == 3: subprocess.run(['bash', '-c', 'kill -TERM 0']); time.sleep(1)\n"
-        "    step(self, *a)\n"
-        "loop.Trainer.step = counted\n"
-        "run_main(t.main)"
-    )
-    change(project, machine={"checkpoint_steps": None, "workers": 2})
-    stopped = project.run(sys.executable, "-c", script, check=False)
-    assert stopped.returncode == 128 + signal.SIGTERM, stopped.stderr
-    assert "stopped after epoch 1, step 3; the state is saved" in stopped.stderr
-    assert "going on after epoch 0, step 3" in train(project).stdout
 
 
 def test_another_run_never_takes_the_state(project):
