@@ -374,7 +374,7 @@ def breaking_rows(given: Assumptions) -> Rows:
             "[another learning rate](#the-batch); fewer GPUs a run",
         ],
         [
-            "the near-duplicate search misses pairs and does not say so",
+            "the near-duplicate search misses pairs (a warning says so)",
             f"above {search_limit():,.0f} images: the average word has over {MAX_IN_WORD:,} key points and is left out",
             "search in parts that can have images in common; `lesion_id` and `duplicates: known`",
         ],

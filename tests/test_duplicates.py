@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 
 from exp_tools.data.drawing.scene import draw_lesion
+from exp_tools.data.duplicates import candidates
+from exp_tools.data.duplicates.candidates import MAX_IN_WORD, passed_over
 from exp_tools.data.duplicates.contact_sheet import draw_pairs
 from exp_tools.data.duplicates.groups import group_ids, known_pairs, name_pairs, pair_report
 from exp_tools.data.duplicates.keypoints import compare, find_keypoints, mirrored
@@ -226,6 +228,21 @@ def test_the_shipped_list_of_ham10000_holds_pairs_of_its_images():
     assert not ids.duplicated().any()
     named = set(ids.itertuples(index=False, name=None))
     assert {("ISIC_0024366", "ISIC_0029861"), ("ISIC_0024777", "ISIC_0029938")} <= named
+
+
+def test_the_share_of_key_points_in_crowded_words():
+    assert passed_over(np.repeat([3, 5, 9], [MAX_IN_WORD, MAX_IN_WORD + 1, 2])) == (MAX_IN_WORD + 1) / (
+        2 * MAX_IN_WORD + 3
+    )
+
+
+def test_a_search_that_passes_over_many_key_points_says_so(monkeypatch, capsys):
+    pictures = np.stack([view(skin(1)), view(skin(2)), view(skin(1), turn=30)])
+    assert pairs_of(find_duplicates(pictures)) == {(0, 2)}
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(candidates, "MAX_IN_WORD", 0)
+    assert find_duplicates(pictures).empty
+    assert "passes over 100% of the key points" in capsys.readouterr().err
 
 
 def test_a_set_without_a_list_has_none():

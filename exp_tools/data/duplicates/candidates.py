@@ -86,6 +86,12 @@ def quantise(descriptors: np.ndarray, vocabulary: Vocabulary) -> tuple[np.ndarra
     return (coarse * vocabulary.fine.shape[1] + fine).astype(np.int32), signature
 
 
+def passed_over(word: np.ndarray) -> float:
+    """Share of the key points, words int32 [M] with M > 0, that fall into words with more than MAX_IN_WORD."""
+    in_word = np.bincount(word)
+    return float(in_word[in_word > MAX_IN_WORD].sum() / len(word))
+
+
 def count_votes(one: Meetings, other: Meetings, words: range, pictures: int) -> tuple[np.ndarray, np.ndarray]:
     """Let key points that meet in some of the words vote for their pictures.
 

@@ -6,6 +6,7 @@ pictures with key points that look alike; a similarity transform that many key p
 
 import contextlib
 import hashlib
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -26,6 +27,7 @@ from exp_tools.data.duplicates.candidates import (
     count_votes,
     fit_vocabulary,
     most_voted,
+    passed_over,
     quantise,
 )
 from exp_tools.data.duplicates.keypoints import MAX_POINTS, MIN_SPREAD, KeyPoints, compare, find_keypoints, mirrored
@@ -35,6 +37,8 @@ MIN_INLIERS = 12
 """Inliers from which two pictures show the same spot. Key points are counted strictly here: matched both ways, once a
 pixel. In HAM10000 all 57 pairs of different lesions with 10 inliers or more do show the same spot (looked at), and
 pairs drawn at random have 4 at most."""
+MUCH_PASSED_OVER = 0.25
+"""Share of key points in crowded words from which the search warns."""
 REPORTED = 8
 """Inliers from which a pair is listed though it is not accepted."""
 NEIGHBOURS, MIRRORED_NEIGHBOURS = 8, 3
@@ -124,6 +128,12 @@ def _candidates(folder: Path, spans: list[tuple[int, int]], run: Callable, seed:
     for mirror, wanted in ((False, NEIGHBOURS), (True, MIRRORED_NEIGHBOURS)):
         parts = run(_quantise, [(folder, *span, mirror) for span in spans], "find words")
         word, signature = (np.concatenate(column) for column in zip(*parts, strict=True))
+        if not mirror and (share := passed_over(word)) > MUCH_PASSED_OVER:
+            print(
+                f"warning: the near-duplicate search passes over {share:.0%} of the key points: too many others "
+                "look like them. Pairs may be missed; search in parts that can have images in common (docs/scaling.md)",
+                file=sys.stderr,
+            )
         order = np.argsort(word, kind="stable")
         picture = np.repeat(np.arange(total, dtype=np.int32), stored.counts)
         _save(folder, Meetings(word[order], signature[order], picture[order]), f"mirror-{mirror}")
