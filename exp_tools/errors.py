@@ -33,5 +33,6 @@ def run_main(main: Callable[[], None]) -> None:
     except UserError as error:
         sys.exit(f"error: {error}")
     except Stopped as stopped:
-        print(stopped, file=sys.stderr)
+        if str(stopped):  # of several processes one speaks
+            print(stopped, file=sys.stderr)
         sys.exit(stopped.status)

@@ -2,16 +2,21 @@
 
 import contextlib
 import copy
+import os
 import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
+import together
+import torch
 import yaml
-from project import Project, merge
+from accelerate.state import AcceleratorState
+from project import ROOT, Project, merge
 from safetensors.numpy import load_file
 
 from exp_tools.data.dataset import PADDING, EpochOrder, PackedImages
@@ -97,11 +102,51 @@ def curve(project: Project, name: str) -> list[float]:
     return [float(line.split("\t")[-1]) for line in lines[1:]]
 
 
-def test_a_fault_in_one_of_two_processes_ends_both(project):
-    change(project, {"machine": {"processes": 2}, "train": {"lr": 1e30, "clip_norm": None, "warmup_epochs": 0}})
-    done = project.run(sys.executable, "-m", "stages.train", check=False)
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """The folder in which two processes ran what `together` runs, and how they ended."""
+    folder = tmp_path_factory.mktemp("together")
+    generator = np.random.default_rng(0)
+    np.save(folder / "images.npy", generator.integers(0, 256, (45, 32, 32, 3), dtype=np.uint8))
+    command = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "together", str(folder)]
+    done = subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert (folder / "cases are done").exists(), done.stderr
+    return folder, done
+
+
+@pytest.mark.parametrize("case", together.CASES)
+def test_accumulation_averages_phases_and_limits_are_those_of_one_process(two_processes, case):
+    folder, _ = two_processes
+    AcceleratorState._reset_state(reset_partial_state=True)
+    alone = together.run(folder, case)
+    two = torch.load(folder / f"{case}.pt")["straight"]
+    for name, tensor in alone["weights"].items():
+        torch.testing.assert_close(two["weights"][name], tensor, rtol=1e-4, atol=1e-6, msg=name)
+    for one, other in zip(alone["history"], two["history"], strict=True):
+        assert other == pytest.approx(one, rel=1e-4)
+
+
+@pytest.mark.parametrize("case", together.CASES)
+def test_two_processes_that_were_killed_end_with_the_same_numbers(two_processes, case):
+    folder, _ = two_processes
+    found = torch.load(folder / f"{case}.pt")
+    straight, resumed = found["straight"], found["resumed"]
+    assert resumed["history"] == straight["history"]
+    assert all(torch.equal(resumed["weights"][name], tensor) for name, tensor in straight["weights"].items())
+
+
+def test_a_fault_in_one_of_two_processes_ends_both(two_processes):
+    _, done = two_processes
     assert done.returncode != 0
-    assert "no finite number" in done.stderr
+    assert "no finite number any more (epoch 1, step 1; batch: image " in done.stderr
 
 
 def test_sigterm_to_all_processes_of_a_run_saves_its_state(project):

@@ -9,7 +9,7 @@ from torch import nn
 from torchvision.ops import sigmoid_focal_loss
 
 from exp_tools.errors import UserError
-from exp_tools.training.losses import class_weights, image_weights, make_loss, soft_targets
+from exp_tools.training.losses import class_weights, make_loss, one_hot, weighted_targets
 
 CLASSES = ["mel", "nv", "df"]
 LABELS = np.array([0] * 4 + [1] * 16 + [2])
@@ -55,25 +55,53 @@ def test_a_class_without_images_is_named(rule):
         class_weights(LABELS[:-1], CLASSES, rule)
 
 
-def test_soft_targets_by_hand():
+def soft_targets(labels, num_classes, smoothing):
+    return weighted_targets(one_hot(labels, num_classes), torch.ones(num_classes), smoothing)
+
+
+def test_targets_by_hand():
     targets = soft_targets(torch.tensor([2, -1]), 4, 0.1)
     torch.testing.assert_close(targets, torch.tensor([[0.025, 0.025, 0.925, 0.025], [0, 0, 0, 0]]))
     assert torch.equal(soft_targets(torch.tensor([1]), 2, 0.0), torch.tensor([[0.0, 1.0]]))
-
-
-def test_image_weights_by_hand():
-    targets = torch.tensor([[0.75, 0.25], [0.0, 1.0], [0.0, 0.0]])
-    assert image_weights(targets, torch.tensor([4.0, 8.0], dtype=torch.float64)).tolist() == [5, 8, 0]
+    shares = torch.tensor([[0.75, 0.25], [0.0, 1.0], [0.0, 0.0]], dtype=torch.float64)
+    weights = torch.tensor([4.0, 8.0], dtype=torch.float64)
+    assert weighted_targets(shares, weights, 0.0).tolist() == [[3, 2], [0, 8], [0, 0]]
+    assert weighted_targets(shares, weights, 0.5).tolist() == [[2.75, 2.25], [2, 6], [0, 0]]
 
 
 @pytest.mark.parametrize("rule", ["none", "balanced", {"mel": 5.0}])
 def test_the_weighted_mean_is_torchs_weighted_cross_entropy(params, rule):
     logits, labels = logits_and_labels()
     weights = torch.from_numpy(class_weights(LABELS, CLASSES, rule)).float()
-    targets = soft_targets(labels, 3, 0.0)
-    of_images = image_weights(targets, weights)
-    ours = (loss_of(params)(logits, targets) * of_images).sum() / of_images.sum()
+    ours = loss_of(params)(logits, weighted_targets(one_hot(labels, 3), weights, 0.0)).sum() / weights[labels].sum()
     torch.testing.assert_close(ours, nn.CrossEntropyLoss(weight=weights)(logits, labels))
+
+
+@pytest.mark.parametrize("changes", [{}, {"loss": "focal"}])
+def test_a_smoothed_image_weighs_what_its_class_does(params, changes):
+    logits, labels = logits_and_labels()
+    weights = torch.tensor([3.0, 0.5, 20.0])
+    ours = loss_of(params, **changes)(logits, weighted_targets(one_hot(labels, 3), weights, 0.1))
+    plain = loss_of(params, **changes)(logits, soft_targets(labels, 3, 0.1))
+    torch.testing.assert_close(ours, weights[labels] * plain)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_each_half_of_a_mixed_image_weighs_what_its_class_does(params, smoothing):
+    logits, labels = logits_and_labels()
+    weights, share = torch.tensor([3.0, 0.5, 20.0]), 0.7
+    sharp = one_hot(labels, 3)
+    ours = loss_of(params)(logits, weighted_targets(share * sharp + (1 - share) * sharp.flip(0), weights, smoothing))
+    each = nn.CrossEntropyLoss(label_smoothing=smoothing, reduction="none")
+    halves = zip((share, 1 - share), (labels, labels.flip(0)), strict=True)
+    torch.testing.assert_close(ours, sum(part * weights[of] * each(logits, of) for part, of in halves))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_balanced_weights_give_every_class_an_equal_part_of_the_loss(smoothing):
+    weights = torch.from_numpy(class_weights(LABELS, CLASSES, "balanced"))
+    parts = weighted_targets(one_hot(torch.from_numpy(LABELS), 3), weights, smoothing).sum(0)
+    torch.testing.assert_close(parts, torch.full((3,), len(LABELS) / 3, dtype=torch.float64))
 
 
 def test_label_smoothing_is_torchs(params):

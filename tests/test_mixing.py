@@ -6,7 +6,7 @@ import torch
 from timm.data import mixup as theirs
 from timm.data.mixup import Mixup
 
-from exp_tools.training.losses import soft_targets
+from exp_tools.training.losses import one_hot, weighted_targets
 from exp_tools.training.mixing import cut_box, mix
 
 SIZE = 16
@@ -17,7 +17,7 @@ ALPHAS = [{"mixup": 0.8, "cutmix": 0.0}, {"mixup": 0.0, "cutmix": 1.0}]
 def batch(count=6, smoothing=0.0):
     """Random images, and label i for image i."""
     images = torch.randn(count, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
-    return images, soft_targets(torch.arange(count), count, smoothing)
+    return images, weighted_targets(one_hot(torch.arange(count), count), torch.ones(count), smoothing)
 
 
 def used_cutmix(step, **alphas):

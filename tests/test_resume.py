@@ -197,13 +197,13 @@ def test_the_state_and_its_best_weights_come_back(tmp_path):
     with RunStore(tmp_path, "a", {}) as store:
         assert store.load() is None
         store.save_best(1, {"weights": {"w": torch.ones(2)}})
-        store.save({"x": torch.zeros(3)}, 1, {"epoch": 1})
+        store.save({"x": torch.zeros(3)}, 1, {}, {"epoch": 1})
         store.save_best(3, {"weights": {"w": torch.full((2,), 3.0)}})  # killed before the state names it
     with RunStore(tmp_path, "a", {}) as store:
         state = store.load()
         assert torch.equal(state["best"]["weights"]["w"], torch.ones(2))
         store.save_best(2, {"weights": {"w": torch.full((2,), 2.0)}})
-        store.save({"x": torch.ones(3)}, 2, {"epoch": 2})
+        store.save({"x": torch.ones(3)}, 2, {}, {"epoch": 2})
         assert {path.name for path in store.folder.glob("*.pt")} == {"state.pt", "best-2.pt"}
         store.finish()
     assert list(tmp_path.iterdir()) == []
@@ -212,7 +212,7 @@ def test_the_state_and_its_best_weights_come_back(tmp_path):
 def test_a_full_disk_keeps_the_last_good_state_and_is_said(tmp_path, monkeypatch, capsys):
     with RunStore(tmp_path, "a", {}) as store:
         store.save_best(1, {"weights": {}})
-        store.save({"x": torch.zeros(3)}, 1, {})
+        assert store.save({"x": torch.zeros(3)}, 1, {"weights": {}}, {})
 
         def full(content, path):
             Path(path).write_bytes(b"half")
@@ -221,10 +221,23 @@ def test_a_full_disk_keeps_the_last_good_state_and_is_said(tmp_path, monkeypatch
         with monkeypatch.context() as patch:
             patch.setattr(runs.torch, "save", full)
             store.save_best(2, {"weights": {}})
-            store.save({"x": torch.ones(3)}, 2, {})
+            assert not store.save({"x": torch.ones(3)}, 2, {"weights": {}}, {})
         assert "could not be written" in capsys.readouterr().err
         assert {path.name for path in store.folder.iterdir()} == {"state.pt", "best-1.pt", "run.json"}
         assert torch.equal(store.load()["x"], torch.zeros(3))
+
+        assert store.save({"x": torch.ones(3)}, 2, {"weights": {"w": torch.ones(1)}}, {})  # there is room again
+        assert {path.name for path in store.folder.iterdir()} == {"state.pt", "best-2.pt", "run.json"}
+        assert torch.equal(store.load()["x"], torch.ones(3))
+        assert torch.equal(store.load()["best"]["weights"]["w"], torch.ones(1))
+
+
+def test_what_a_killed_process_had_half_written_is_removed(tmp_path):
+    with RunStore(tmp_path, "a", {}) as store:
+        store.save({"x": torch.zeros(3)}, 0, {}, {})
+        (store.folder / ".state.pt.123.tmp").write_bytes(b"half")
+    with RunStore(tmp_path, "a", {}) as store:
+        assert {path.name for path in store.folder.iterdir()} == {"state.pt", "run.json"}
 
 
 def test_a_damaged_state_starts_anew_and_is_said(tmp_path, capsys):

@@ -8,16 +8,18 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from exp_tools.errors import UserError
+from exp_tools.data.dataset import EpochOrder
+from exp_tools.errors import Stopped, UserError
 from exp_tools.evaluation.calibration import softmax
 from exp_tools.evaluation.metrics import headline_metrics
 from exp_tools.evaluation.predict import predict_logits
 from exp_tools.models.registry import build_model
-from exp_tools.training import batches, loop
+from exp_tools.training import batches, loop, runs
 from exp_tools.training.batches import resolve_batch_size
 from exp_tools.training.data import Setup, TrainingData
 from exp_tools.training.loop import Trainer, fit
 from exp_tools.training.machine import resolve_precision
+from exp_tools.training.runs import RunStore
 from exp_tools.training.stopping import StopRequest, divergence
 from exp_tools.training.team import Team
 
@@ -61,11 +63,11 @@ def network(name="soft_attention", **knobs):
     return build_model(name, {"backbone": "test_resnet"} | defaults.get(name, {}) | knobs, 4)
 
 
-def train(data, settings, *, precision="fp32", workers=0, model=None, **options):
+def train(data, settings, *, precision="fp32", workers=0, model=None, checkpoint_steps=None, **options):
     AcceleratorState._reset_state(reset_partial_state=True)
     model = network() if model is None else model
     history = []
-    setup = Setup(CPU, precision, workers)
+    setup = Setup(CPU, precision, workers, checkpoint_steps)
     fitted = fit(model, data, settings, setup, on_epoch=lambda epoch, scores: history.append(scores), **options)
     return model, fitted, history
 
@@ -115,6 +117,13 @@ def test_early_stopping_counts_anew_when_the_backbone_is_unfrozen(data, settings
     assert len(history) == max(6, fitted.best_epoch) + 2
 
 
+def test_early_stopping_counts_from_the_start_when_nothing_is_ever_unfrozen(data, settings):
+    still = changed(settings, lr=1e-30, patience=2, select_on="macro_f1")
+    for head_alone in ({"frozen_epochs": 30}, {"frozen_epochs": 6, "unfreeze": 0.0}):
+        _, fitted, history = train(data, changed(still, **head_alone))
+        assert len(history) == fitted.best_epoch + 2
+
+
 def test_frozen_means_frozen(data, settings):
     model = network()
     before = copy.deepcopy(model.backbone.state_dict())
@@ -137,9 +146,34 @@ def test_accumulated_batches_are_one_large_batch(data, settings):
 def test_the_average_of_weights_is_validated_and_kept(data, settings):
     settings = changed(settings, epochs=3, select_on="loss", schedule="constant", warmup_epochs=0)
     plain, _, history = train(data, settings)
-    averaged, fitted, smooth = train(data, changed(settings, ema=0.99))
+    averaged, _, smooth = train(data, changed(settings, ema=0.99))
     assert [row["train/loss"] for row in history] == [row["train/loss"] for row in smooth]
     assert not same_weights(plain, averaged)
+
+
+@pytest.mark.parametrize("decay", [0.5, 0.9])
+def test_the_average_by_hand(data, settings, monkeypatch, decay):
+    """Averages start short: after t steps the decay is 1 - t^(-2/3), until it is the one asked for."""
+    step, biases = Trainer.step, []
+
+    def noted(self, *given):
+        step(self, *given)
+        biases.append(self.network.classifier.bias.detach().clone())
+
+    monkeypatch.setattr(Trainer, "step", noted)
+    settings = changed(settings, epochs=3, ema=decay, select_on="loss", schedule="constant", warmup_epochs=0)
+    averaged, fitted, _ = train(data, settings)
+    assert fitted.best_epoch == 3
+    average = torch.zeros(4)
+    for number, bias in enumerate(biases, start=1):
+        kept = min(decay, 1 - number ** (-2 / 3))
+        average = kept * average + (1 - kept) * bias
+    torch.testing.assert_close(averaged.classifier.bias.detach(), average)
+
+
+def test_the_average_is_what_is_scored(data, settings):
+    settings = changed(settings, epochs=3, select_on="loss", schedule="constant", warmup_epochs=0)
+    averaged, fitted, _ = train(data, changed(settings, ema=0.99))
     logits = predict_logits(averaged, data.images, data.val, batch_size=8, device=CPU)
     loss = headline_metrics(softmax(logits), data.labels, CLASSES)["log_loss"]
     assert loss == pytest.approx(fitted.best_scores["loss"], abs=1e-6)
@@ -171,6 +205,83 @@ def test_divergence_names_step_batch_and_cause(data, settings):
     assert "set train.clip_norm" in message
 
 
+def test_divergence_names_the_batch_among_those_of_a_step(data, settings, monkeypatch):
+    inputs, seen = loop.network_inputs, []
+
+    def spoiled(*given):
+        seen.append(given)
+        images, *more = inputs(*given)
+        return (images * float("nan") if len(seen) == 4 else images, *more)
+
+    monkeypatch.setattr(loop, "network_inputs", spoiled)
+    settings = changed(settings, batch_size=2, accumulate=2)
+    order = EpochOrder(data.train, 2, seed=settings.seed)
+    order.set_epoch(1)
+    fourth = ", ".join(IDS[key.index] for key in list(order)[3])
+    with pytest.raises(UserError, match=f"epoch 1, step 2; batch: {fourth}\\)"):
+        train(data, settings)
+
+
+def test_ruined_weights_are_never_saved(data, settings, tmp_path):
+    wild = changed(settings, lr=float("inf"), clip_norm=None, warmup_epochs=0, schedule="constant")
+    with RunStore(tmp_path, "a", {}) as store:
+        with pytest.raises(UserError, match="training diverged"):
+            train(data, wild, store=store, checkpoint_steps=1)
+        assert store.load() is None
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_the_memory_layout_is_the_one_asked_for(data, settings, monkeypatch, channels_last):
+    model, seen = network(), []
+    first = next(part for part in model.backbone.modules() if isinstance(part, torch.nn.Conv2d))
+    first.register_forward_hook(lambda module, given, out: seen.append((module.training, out)))
+    train(data, changed(settings, epochs=1, channels_last=channels_last), model=model)
+    maps = [out for training, out in seen if training]
+    assert maps
+    assert all(out.is_contiguous(memory_format=torch.channels_last) == channels_last for out in maps)
+
+
+def test_curves_that_cannot_be_written_end_training_with_the_state_saved(data, settings, tmp_path):
+    def full(epoch, scores):
+        raise OSError(28, "No space left on device")
+
+    with RunStore(tmp_path, "a", {}) as store:
+        with pytest.raises(UserError, match=r"curves could not be written .* Make room on the disk"):
+            fit(network(), data, changed(settings, epochs=2), Setup(CPU), store=store, on_epoch=full)
+        assert len(store.load()["progress"]["history"]) == 1
+
+
+def test_a_signal_during_the_last_step_of_an_epoch_ends_before_validation(data, settings, tmp_path, monkeypatch):
+    settings = changed(settings, epochs=2)
+    whole, _, history = train(data, settings)
+    step, stop = Trainer.step, StopRequest()
+
+    def signalled(self, *given):
+        step(self, *given)
+        stop.signal = 15 if self.progress.step == self.steps_an_epoch else 0
+
+    with monkeypatch.context() as patch, RunStore(tmp_path, "a", {}) as store:
+        patch.setattr(Trainer, "step", signalled)
+        patch.setattr(Trainer, "predict", None)
+        with pytest.raises(Stopped, match="stopped after epoch 1, step 2; the state is saved"):
+            train(data, settings, store=store, stop=stop)
+    with RunStore(tmp_path, "a", {}) as store:
+        resumed, _, again = train(data, settings, store=store)
+    assert again == history
+    assert same_weights(whole, resumed)
+
+
+def test_a_stop_whose_state_cannot_be_saved_says_so(data, settings, tmp_path, monkeypatch):
+    def full(content, path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(runs.torch, "save", full)
+    stop = StopRequest()
+    stop.signal = 15
+    with RunStore(tmp_path, "a", {}) as store, pytest.raises(Stopped, match="this state could not be saved"):
+        train(data, settings, store=store, stop=stop)
+
+
 def test_the_first_loss_and_half_precision_have_causes_of_their_own(settings):
     assert "look at model.weights first" in str(divergence(1, 1, ["a"], 0.1, settings, "fp32"))
     assert "fp16 overflows" in str(divergence(2, 1, list("abcdef"), 0.1, settings, "fp16"))
@@ -184,6 +295,9 @@ def test_memory_that_is_out_names_the_parameters(data, settings, monkeypatch):
     monkeypatch.setattr(Trainer, "step", step)
     with pytest.raises(UserError, match=r"train.batch_size 4: halve it and double train.accumulate"):
         train(data, settings)
+
+    with pytest.raises(UserError, match=r"train.batch_size 32 \(found by auto\): set it to a smaller number, or lower"):
+        train(data, changed(settings, batch_size="auto"))
 
 
 def test_other_errors_stay_what_they_are(data, settings, monkeypatch):

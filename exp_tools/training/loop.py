@@ -35,7 +35,7 @@ from exp_tools.models.inputs import network_inputs
 from exp_tools.params import TrainParams
 from exp_tools.training.batches import groups, make_loader, resolve_batch_size
 from exp_tools.training.data import Setup, TrainingData
-from exp_tools.training.losses import class_weights, image_weights, make_loss, soft_targets
+from exp_tools.training.losses import class_weights, make_loss, one_hot, weighted_targets
 from exp_tools.training.mixing import mix
 from exp_tools.training.optim import Plateau, learning_rate, make_optimizer
 from exp_tools.training.phases import apply_phase, train_mode
@@ -65,7 +65,8 @@ class Fitted:
 
 @dataclass
 class Progress:
-    """How far a run is: steps done in the epoch under way, its loss and weight so far, scores of the epochs before."""
+    """How far a run is: steps done in the epoch under way, the loss and weight that this process added to it so far,
+    scores of the epochs before."""
 
     step: int = 0
     loss: float = 0.0
@@ -104,7 +105,9 @@ def fit(
         A stop was requested; the state is saved.
     """
     with advice_on_memory(params):
-        return Trainer(model, data, params, setup, store, stop or StopRequest(), on_epoch).run()
+        trainer = Trainer(model, data, params, setup, store, stop or StopRequest(), on_epoch)
+    with advice_on_memory(params, found=trainer.params.batch_size):
+        return trainer.run()
 
 
 class Trainer:
@@ -118,17 +121,17 @@ class Trainer:
         )
         torch.set_num_threads(threads)  # which accelerate changes where several processes meet
         self.team, self.device = Team(), self.accelerator.device
-        self.data, self.setup, self.stop, self.stopping = data, setup, stop, False
+        self.data, self.setup, self.stop, self.stopping, self.saved = data, setup, stop, False, False
         self.store = store if self.team.is_first else None
         self.on_epoch = on_epoch if self.team.is_first else lambda epoch, scores: None
         state = self.team.share(self.store.load() if self.store else None)
 
         network = model.to(self.device, memory_format=torch.channels_last if params.channels_last else None)
-        several_gpus = self.team.world > 1 and self.device.type == "cuda"
-        self.network = convert_sync_batchnorm(network) if several_gpus else network
-        if params.batch_size == "auto":
+        if params.batch_size == "auto":  # before BatchNorm waits for other processes, which may try another size
             found = state["batch_size"] if state else resolve_batch_size(network, data, setup, self.team)
             params = params.model_copy(update={"batch_size": found})
+        several_gpus = self.team.world > 1 and self.device.type == "cuda"
+        self.network = convert_sync_batchnorm(network) if several_gpus else network
         self.params = params
         share = {"rank": self.team.rank, "world": self.team.world}
         self.loader, self.order = make_loader(
@@ -155,7 +158,7 @@ class Trainer:
     def run(self) -> Fitted:
         """Train to the end, from wherever the state is."""
         for epoch, scores in enumerate(self.progress.history, start=1):
-            self.on_epoch(epoch, scores)
+            self.tell(epoch, scores)
         bar = tqdm(
             total=self.params.epochs * self.steps_an_epoch,
             initial=self.steps_an_epoch * len(self.progress.history) + self.progress.step,
@@ -179,7 +182,8 @@ class Trainer:
     def is_over(self) -> bool:
         """Whether all epochs are run, or the score has not risen for `patience` epochs of the unfrozen phase."""
         epochs, params = len(self.progress.history), self.params
-        since = max(self.progress.best_epoch, params.frozen_epochs)
+        unfrozen = params.frozen_epochs if params.unfreeze and params.frozen_epochs < params.epochs else 0
+        since = max(self.progress.best_epoch, unfrozen)
         return epochs >= params.epochs or (params.patience is not None and epochs - since >= params.patience)
 
     def run_epoch(self, bar: tqdm) -> None:
@@ -201,6 +205,9 @@ class Trainer:
             if progress.step < self.steps_an_epoch and (due or self.stopping):
                 self.save(epoch)
                 self.end_if_asked(epoch)
+        if self.team.add(float(self.stop.signal != 0)) != [0]:  # during the last step: validation may take long
+            self.save(epoch)
+            self.end_if_asked(epoch)
         loss = self.mean_loss(epoch)
         logits = self.predict()
         scores = validation_scores(logits, self.data)
@@ -210,9 +217,9 @@ class Trainer:
         progress.history.append({"train/loss": loss, "train/lr": rate, **{f"val/{key}": scores[key] for key in scores}})
         progress.step, progress.loss, progress.weight = 0, 0.0, 0.0
         self.keep_if_best(epoch, goodness, logits)
-        self.on_epoch(epoch, progress.history[-1])
-        bar.set_postfix({"loss": f"{loss:.3f}", f"val {self.params.select_on}": f"{abs(goodness):.3f}"})
         self.save(epoch)
+        self.tell(epoch, progress.history[-1])
+        bar.set_postfix({"loss": f"{loss:.3f}", f"val {self.params.select_on}": f"{abs(goodness):.3f}"})
         if not self.is_over():
             self.end_if_asked(epoch)
 
@@ -231,13 +238,14 @@ class Trainer:
     def step(self, epoch: int, batches: list[Batch]) -> None:
         """One step of the optimizer on one batch, or on several whose gradients add up."""
         params, step = self.params, self.progress.step
-        targets = [soft_targets(batch.labels, len(self.data.classes), params.label_smoothing) for batch in batches]
-        own = sum(float(image_weights(target, self.weights).sum()) for target in targets)
+        targets = [one_hot(batch.labels, len(self.data.classes)) for batch in batches]
+        own = sum(float((target * self.weights).sum()) for target in targets)
         total, asked = self.team.add(own, float(self.stop.signal != 0))
         self.stopping = asked > 0  # the same answer in all processes, or they would wait for each other
         torch.manual_seed(_seed(params.seed, epoch, step, self.team.rank))  # of dropout
         for place, (batch, target) in enumerate(zip(batches, targets, strict=True)):
             images, *more = network_inputs(self.network, batch.images, batch.metadata, self.device)
+            images = images if params.channels_last else images.contiguous()
             images, target = mix(
                 images,
                 target.to(self.device, non_blocking=True),
@@ -252,9 +260,10 @@ class Trainer:
             with self.accelerator.no_sync(self.runner) if waits else contextlib.nullcontext():
                 with self.accelerator.autocast():
                     logits = self.runner(images, *more)
-                loss = (self.loss_of(logits, target) * image_weights(target, self.device_weights)).sum()
+                counted = weighted_targets(target, self.device_weights, params.label_smoothing)
+                loss = self.loss_of(logits, counted).sum()
                 self.accelerator.backward(loss * (self.team.world / total))
-            self.note_loss(loss.detach(), step)
+            self.note_loss(loss.detach(), step * params.accumulate + place)
         self.progress.step += 1
         self.progress.weight += own
         if params.clip_norm is not None:
@@ -275,17 +284,18 @@ class Trainer:
             plateau_factor=self.plateau.factor,
         )
 
-    def note_loss(self, loss: Tensor, step: int) -> None:
-        """Add a batch's weighted loss, and remember the first step whose loss is not finite, without asking the GPU."""
+    def note_loss(self, loss: Tensor, batch: int) -> None:
+        """Add a batch's weighted loss; remember the first batch whose loss is not finite, without asking the GPU."""
         self.loss += loss
         bad = ~torch.isfinite(loss) & (self.first_bad < 0)
-        self.first_bad = torch.where(bad, step, self.first_bad)
+        self.first_bad = torch.where(bad, batch, self.first_bad)
 
     def look(self, epoch: int) -> None:
         """Raise UserError when a loss of this process was not finite."""
-        if (step := int(self.first_bad)) < 0:
+        if (batch := int(self.first_bad)) < 0:
             return
-        self.order.set_epoch(epoch, first=step * self.params.accumulate)
+        step = batch // self.params.accumulate
+        self.order.set_epoch(epoch, first=batch)
         rows = [key.index for key in next(iter(self.order)) if key.index != PADDING]
         images = [str(self.data.image_ids[row]) for row in rows]
         raise divergence(epoch, step + 1, images, self.rate(epoch, step), self.params, self.setup.precision)
@@ -325,16 +335,18 @@ class Trainer:
     # --- state
 
     def save(self, epoch: int) -> None:
-        """Save everything needed to go on, unless a process has met a loss that is not finite."""
+        """Save everything needed to go on, unless a loss or a weight is no finite number."""
         self.look(epoch)
-        bad, asked = self.team.add(float(self.first_bad >= 0), float(self.stop.signal != 0))
-        self.stopping = asked > 0
-        if bad or not self.store:
-            return
+        (asked,) = self.team.add(float(self.stop.signal != 0))
+        self.stopping, self.saved = asked > 0, False
         self.progress.loss = float(self.loss) if self.progress.step else 0.0
+        sums = self.team.gather((self.progress.loss, self.progress.weight))
+        if not self.store or not is_finite(self.network):
+            return
         state = {
             "batch_size": self.params.batch_size,
             "progress": asdict(self.progress),
+            "sums": sums,
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "plateau": self.plateau.state(),
@@ -347,11 +359,12 @@ class Trainer:
             "best_epoch": self.progress.best_epoch,
             "best_score": abs(self.progress.best_goodness) if self.progress.best_epoch else None,
         }
-        self.store.save(state, self.progress.best_epoch, shown)
+        self.saved = self.store.save(state, self.progress.best_epoch, self.best, shown)
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go back to a saved state."""
         self.progress = Progress(**state["progress"])
+        self.progress.loss, self.progress.weight = state["sums"][self.team.rank]
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.plateau = Plateau.from_state(state["plateau"])
@@ -364,11 +377,30 @@ class Trainer:
             print(f"going on after epoch {len(self.progress.history)}, step {self.progress.step}", flush=True)
 
     def end_if_asked(self, epoch: int) -> None:
-        """Raise Stopped when a process was told to stop; the state is saved by now."""
-        if self.stopping:
-            where = f"epoch {epoch}, step {self.progress.step or self.steps_an_epoch}"
-            kept = "the state is saved, and the same command goes on from there" if self.store else "no state is kept"
-            raise Stopped(f"stopped after {where}; {kept}", self.stop.signal or 15)
+        """Raise Stopped when a process was told to stop; where a state is kept it is saved by now."""
+        if not self.stopping:
+            return
+        where = f"epoch {epoch}, step {self.progress.step or self.steps_an_epoch}"
+        kept = "the state is saved, and the same command goes on from there"
+        if not self.saved:
+            kept = "this state could not be saved, one before it may be" if self.store else "no state is kept"
+        message = f"stopped after {where}; {kept}" if self.team.is_first else ""
+        raise Stopped(message, self.stop.signal or 15)
+
+    def tell(self, epoch: int, scores: Scores) -> None:
+        """Pass an epoch's scores on; raises UserError where they cannot be written."""
+        try:
+            self.on_epoch(epoch, scores)
+        except OSError as error:
+            raise UserError(
+                f"the training curves could not be written ({error}). Make room on the disk; the same command goes on "
+                "from the last saved state"
+            ) from error
+
+
+def is_finite(network: nn.Module) -> bool:
+    """Whether all weights and statistics of a network are finite numbers."""
+    return all(bool(torch.isfinite(tensor).all()) for tensor in network.state_dict().values())
 
 
 def _seed(*numbers: int) -> int:

@@ -1,7 +1,8 @@
 """Losses of single images, and what is done about rare classes.
 
-Labels become soft targets (rows that sum to 1), which label smoothing and mixing need. Every loss is that of one image,
-not weighted: training multiplies it by the image's weight, and divides by the weights of all images of a step.
+Labels become targets, which mixing may blend; a class's share of an image takes that class's weight, and label
+smoothing spreads it within the image. Every loss is that of one image and linear in its targets; training divides their
+sum by the weights of all images of a step.
 """
 
 import difflib
@@ -63,27 +64,39 @@ def class_weights(labels: np.ndarray, classes: list[str], rule: str | dict[str, 
     return weights * len(labels) / (counts @ weights)
 
 
-def soft_targets(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
-    """Labels int [B] as float32 [B, C]: 1 - smoothing for the label, the rest spread evenly over all classes.
+def one_hot(labels: Tensor, num_classes: int) -> Tensor:
+    """Labels int [B] as float32 [B, C]; a label of -1, which is padding, gives a row of zeros."""
+    real = (labels >= 0).unsqueeze(1)
+    return functional.one_hot(labels.clamp_min(0), num_classes).float() * real
 
-    A label of -1, which is padding, gives a row of zeros.
+
+def weighted_targets(targets: Tensor, weights: Tensor, smoothing: float) -> Tensor:
+    """What a loss sums over: each class's share of an image times the class's weight, then smoothed within the image.
+
+    A nevus of weight w is a smoothed target of weight w, and an image mixed of two classes counts for each as much as
+    that class does. (Weights inside a smoothed target would give rare classes most of what smoothing takes from common
+    ones; the mean weight of a mixed image would lend the weight of the rare half to the common one.)
+
+    Parameters
+    ----------
+    targets : float [B, C], rows that sum to 1, or to 0 for padding; one class, or several after mixing
+    weights : float [C], of the classes
+    smoothing : share ε that is spread evenly over all C classes, 0 <= ε < 1
+
+    Returns
+    -------
+    float [B, C]; a row sums to the weight of its image, Σ w_c t_c
 
     References
     ----------
-    Szegedy et al., Rethinking the Inception Architecture for Computer Vision, CVPR 2016.
+    Smoothing: Szegedy et al., Rethinking the Inception Architecture for Computer Vision, CVPR 2016.
     """
-    real = (labels >= 0).unsqueeze(1)
-    sharp = functional.one_hot(labels.clamp_min(0), num_classes).float()
-    return (sharp * (1 - smoothing) + smoothing / num_classes) * real
-
-
-def image_weights(targets: Tensor, weights: Tensor) -> Tensor:
-    """Weight of each image [B]: that of its classes, weights [C], by its soft targets [B, C]; 0 for padding."""
-    return (targets * weights).sum(1)
+    weighted = targets * weights
+    return weighted * (1 - smoothing) + weighted.sum(1, keepdim=True) * (smoothing / weighted.shape[1])
 
 
 def make_loss(params: TrainParams) -> Callable[[Tensor, Tensor], Tensor]:
-    """The loss of each image: a function of logits [B, C] and soft targets [B, C] that returns float32 [B]."""
+    """The loss of each image: a function of logits [B, C] and (weighted) targets [B, C] that returns float32 [B]."""
     if params.loss == "focal":
         return partial(focal_loss, gamma=params.focal_gamma)
     return cross_entropy

@@ -9,6 +9,7 @@ belongs to files that are.
 import contextlib
 import hashlib
 import json
+import os
 import shutil
 import sys
 import time
@@ -70,6 +71,8 @@ class RunStore:
                 f"another process is training this very run ({self.folder}): wait for it, or end it. After a killed "
                 "`dvc` the stage lives on by itself; `ps aux | grep stages.train` shows it"
             ) from None
+        for half_written in self.folder.glob(".*.tmp"):  # by a process that was killed
+            half_written.unlink()
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -96,19 +99,23 @@ class RunStore:
         """Write the best weights so far; they count once `save` has named them."""
         self._write(f"best-{epoch}.pt", best)
 
-    def save(self, state: dict[str, Any], best_epoch: int, progress: dict[str, Any]) -> None:
-        """Write the state, then forget best weights that it does not name. `progress` is what `exp-tools runs` shows.
+    def save(self, state: dict[str, Any], best_epoch: int, best: dict[str, Any], progress: dict[str, Any]) -> bool:
+        """Write the state, then forget best weights that it does not name; tell whether it is written.
 
-        A disk that is full is said, and training goes on with the state before it kept.
+        `best` is written again where the disk was full at first; `progress` is what `exp-tools runs` shows. A disk that
+        is full is said, and training goes on with the state before it kept.
         """
         name = f"best-{best_epoch}.pt" if best_epoch else ""
-        if name and not (self.folder / name).is_file():
-            return
-        if self._write("state.pt", state | {"best_file": name}):
-            for old in self.folder.glob("best-*.pt"):
-                if old.name != name:
-                    old.unlink()
+        if name and not (self.folder / name).is_file() and not self._write(name, best):
+            return False
+        if not self._write("state.pt", state | {"best_file": name}):
+            return False
+        for old in self.folder.glob("best-*.pt"):
+            if old.name != name:
+                old.unlink()
+        with contextlib.suppress(OSError):  # a table's row, nothing that is needed to go on
             write_json(self.folder / "run.json", self.summary | progress)
+        return True
 
     def finish(self) -> None:
         """Remove the run's files: its result is safe elsewhere."""
@@ -118,6 +125,8 @@ class RunStore:
         try:
             with atomic_write(self.folder / name) as temporary:
                 torch.save(content, temporary)
+                _to_disk(temporary)  # or a power cut after the renaming could leave a file of zeros
+            _to_disk(self.folder)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
             if not self._warned:
                 print(
@@ -127,7 +136,19 @@ class RunStore:
                 )
             self._warned = True
             return False
+        self._warned = False
         return True
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk and not only in memory."""
+    if path.is_dir() and os.name == "nt":  # where a folder cannot be opened
+        return
+    place = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(place)
+    finally:
+        os.close(place)
 
 
 def _first_line(error: Exception) -> str:

@@ -58,13 +58,16 @@ def divergence(epoch: int, step: int, images: list[str], rate: float, params: Tr
     shown = ", ".join(images[:4]) + (f" and {len(images) - 4} more" if len(images) > 4 else "")
     return UserError(
         f"the loss is no finite number any more (epoch {epoch}, step {step}; batch: {shown}): training diverged. "
-        "The state before it is kept. What may help:\n  - " + "\n  - ".join(cures)
+        "What was saved before is kept. What may help:\n  - " + "\n  - ".join(cures)
     )
 
 
 @contextlib.contextmanager
-def advice_on_memory(params: TrainParams) -> Iterator[None]:
-    """Turn an out-of-memory error of the device into one that names the parameters to change."""
+def advice_on_memory(params: TrainParams, found: int | None = None) -> Iterator[None]:
+    """Turn an out-of-memory error of the device into one that names the parameters to change.
+
+    `found` is the batch size where train.batch_size is auto.
+    """
     from accelerate.utils.memory import should_reduce_batch_size
 
     try:
@@ -72,8 +75,12 @@ def advice_on_memory(params: TrainParams) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not (isinstance(error, MemoryError) or should_reduce_batch_size(error)):
             raise
+        if params.batch_size == "auto":
+            size, first = f"{found} (found by auto)" if found else "auto", "set it to a smaller number"
+        else:
+            size = str(params.batch_size)
+            first = "halve it and double train.accumulate (the same images a step), or set train.batch_size to auto"
         raise UserError(
-            f"out of memory at train.batch_size {params.batch_size}: halve it and double train.accumulate (the same "
-            "images a step), or set train.batch_size to auto, or lower prepare.image_size, or take a smaller backbone; "
-            f"train.precision bf16 halves what activations need. ({error})"
+            f"out of memory at train.batch_size {size}: {first}, or lower prepare.image_size, or take a smaller "
+            f"backbone; train.precision bf16 halves what activations need. ({error})"
         ) from error
