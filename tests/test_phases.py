@@ -101,6 +101,16 @@ def test_the_last_share_of_29_parameters_is_unfrozen(settings, share, expected):
     assert len(learning(model.head)) == 4
 
 
+def test_of_two_backbones_the_same_share_of_each_is_unfrozen(settings):
+    model = build_model("emas", {}, 3)
+    for share in (0.0, 0.3, 1.0):
+        apply_phase(model, 3, settings.model_copy(update={"unfreeze": share}))
+        for part in model.backbone.values():
+            counts = [(parameter.numel(), parameter.requires_grad) for parameter in part.parameters()]
+            found = sum(count for count, learns in counts if learns) / sum(count for count, _ in counts)
+            assert share <= found <= share + 0.15, share
+
+
 def test_apply_phase_tells_of_changes(settings):
     model = Small()
     assert [apply_phase(model, epoch, settings) for epoch in range(1, 6)] == [True, False, True, False, False]

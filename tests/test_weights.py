@@ -1,5 +1,7 @@
 """Weights from the hub, imitated by a local server, and from files; that construction never undoes them."""
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
@@ -129,19 +131,25 @@ def from_hub(endpoint, tmp_path):
     )
 
 
-def test_imagenet_weights_come_from_the_hub_and_stay_in_its_cache(tmp_path):
-    weights = timm_weights("test_resnet")
-    handler = type("OneHub", (Hub,), {"body": save(weights), "log": []})
+@contextlib.contextmanager
+def serving(handler):
+    """The address of a server that answers as `handler` does."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    endpoint = f"http://127.0.0.1:{server.server_port}"
     try:
-        done = from_hub(endpoint, tmp_path)
-        assert done.returncode == 0, done.stderr
-        assert f"GET {Hub.place}" in handler.log
+        yield f"http://127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
         server.server_close()
+
+
+def test_imagenet_weights_come_from_the_hub_and_stay_in_its_cache(tmp_path):
+    weights = timm_weights("test_resnet")
+    handler = type("OneHub", (Hub,), {"body": save(weights), "log": []})
+    with serving(handler) as endpoint:
+        done = from_hub(endpoint, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"GET {Hub.place}" in handler.log
     got = torch.load(tmp_path / "got.pt", weights_only=True)
     assert len(got) > 10
     assert all(torch.equal(tensor, weights[name]) for name, tensor in got.items())
@@ -159,6 +167,25 @@ def test_a_hub_that_is_away_is_one_line_with_two_ways_out(tmp_path):
         "the network (they come from the Hugging Face hub and are kept in its cache), or set model.weights to none or "
         "to the path of a weight file\n"
     )
+
+
+def test_a_connection_that_breaks_while_weights_come_is_one_line(tmp_path):
+    class Broken(Hub):
+        body = bytes(100_000)
+
+        def do_GET(self) -> None:
+            self.wfile, whole = io.BytesIO(), self.wfile
+            self.answer(with_body=True)
+            whole.write(self.wfile.getvalue()[:5_000])
+            self.wfile, self.close_connection = whole, True
+
+    handler = type("OneHub", (Broken,), {"log": []})
+    with serving(handler) as endpoint:
+        done = from_hub(endpoint, tmp_path)
+    assert f"GET {Hub.place}" in handler.log
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("the ImageNet weights of test_resnet could not be had (")
+    assert "Traceback" not in done.stderr
 
 
 def test_a_network_without_published_weights_is_said():

@@ -134,7 +134,7 @@ def create_timm(name: str, *, pretrained: bool, **options: Any) -> nn.Module:
         if pretrained:
             _require_hub(name)
         return _create(name, pretrained=pretrained, **options)
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # the hub's client lets errors of the libraries below it through
         if not pretrained:
             raise
         raise UserError(

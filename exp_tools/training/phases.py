@@ -17,10 +17,13 @@ def apply_phase(model: nn.Module, epoch: int, params: TrainParams) -> bool:
     """Set which parameters of a model learn in an epoch, and tell whether that changed any.
 
     Outside `model.backbone` all do. Of the backbone none does in a frozen epoch; in others its last parameters, in the
-    order of `parameters()`, whole tensors, as many as make up at least the share `unfreeze`.
+    order of `parameters()`, whole tensors, as many as make up at least the share `unfreeze`; of two backbones side by
+    side (a ModuleDict), the same share of each.
     """
     share = 0.0 if phase_of(epoch, params) == "frozen" else params.unfreeze
-    resting = _all_but_the_last(list(model.backbone.parameters()), share)
+    backbone = model.backbone
+    parts = backbone.values() if isinstance(backbone, nn.ModuleDict) else [backbone]
+    resting = set().union(*(_all_but_the_last(list(part.parameters()), share) for part in parts))
     changed = False
     for parameter in model.parameters():
         learns = id(parameter) not in resting
