@@ -4,6 +4,7 @@ Everything that happens a step or an epoch is on, but what differs from process 
 statistics of BatchNorm, which rests.
 """
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -76,7 +77,7 @@ def main() -> None:
             if len(done) == 6:
                 raise Killed
 
-        with RunStore(folder / "runs", case[:4], {}) if first else _Nothing() as store:
+        with RunStore(folder / "runs", case[:4], {}) if first else contextlib.nullcontext() as store:
             loop.Trainer.step = killed_after_five
             try:
                 run(folder, case, store)
@@ -98,14 +99,6 @@ def main() -> None:
     loop.network_inputs = spoiled
     run(folder, "BatchNorm at rest")
     raise UserError("the fault was not noticed")
-
-
-class _Nothing:
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *error: object) -> None:
-        pass
 
 
 if __name__ == "__main__":
