@@ -9,6 +9,7 @@ import shutil
 
 import pandas as pd
 
+from exp_tools.data.duplicates.groups import with_groups
 from exp_tools.data.external import without_known_images
 from exp_tools.data.facts import Wanted, licence_text
 from exp_tools.data.files import write_csv, write_json
@@ -45,7 +46,7 @@ def main() -> None:
         kept, problems = check_and_pack(left, facts_of(chosen.source), raw, EXTERNAL / name / "images.npy", packing)
         write_report(EXTERNAL / name / "problems.csv", problems)
         stop_on(problems, EXTERNAL / name / "problems.csv")
-        labels = typed_labels(kept)
+        labels = with_groups(typed_labels(kept))
         write_csv(EXTERNAL / name / "labels.csv", labels)
         counted = {"rows_read": len(table), "removed": removed, "problems": summarise_problems(problems)}
         metrics[name] = {"source_set": chosen.source} | summarise_labels(labels) | counted

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from exp_tools.data.duplicates.contact_sheet import draw_pairs
-from exp_tools.data.duplicates.groups import group_ids, pair_report
+from exp_tools.data.duplicates.groups import pair_report, with_groups
 from exp_tools.data.duplicates.pairs import duplicate_pairs, photograph
 from exp_tools.data.facts import Facts
 from exp_tools.data.files import write_csv, write_json
@@ -43,7 +43,7 @@ def main() -> None:
     labels = typed_labels(kept)
     files = kept["file"].to_list()
     pairs = duplicate_pairs(labels["image_id"].to_list(), files, params.prepare.duplicates, processes=processes)
-    labels["group_id"] = group_ids(labels["group_id"], labels["image_id"], pairs)
+    labels = with_groups(labels, pairs)
     list_duplicates(labels, files, pairs)
     write_csv(LABELS, labels)
     masks = pack_lesion_masks(labels["image_id"].to_list(), files, facts_of(params.data.source), packing)

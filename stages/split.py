@@ -1,16 +1,17 @@
 """Give every lesion to train, validation or test, and prove that none is in two.
 
-Reads   data/prepared/labels.csv
+Reads   data/prepared/{labels.csv, duplicates.csv}
 Writes  data/splits.csv, metrics/split.json
 """
 
 from exp_tools.data.files import write_csv, write_json
 from exp_tools.data.labels import lesions_known, read_labels
+from exp_tools.data.proof import crossings
 from exp_tools.data.splits import assert_disjoint, assign_splits, summarise_splits
 from exp_tools.errors import UserError, run_main
 from exp_tools.params import load_params
 from exp_tools.taxonomy import task_classes, task_label
-from stages.paths import LABELS, SPLIT_METRICS, SPLITS
+from stages.paths import DUPLICATES, LABELS, SPLIT_METRICS, SPLITS
 
 
 def main() -> None:
@@ -26,8 +27,12 @@ def main() -> None:
     splits = assign_splits(labels, params.split)
     assert_disjoint(splits)
     write_csv(SPLITS, splits)
+    proof = crossings(SPLITS, LABELS, DUPLICATES)
+    if any(proof.values()):
+        SPLITS.unlink()
+        raise AssertionError(f"{SPLITS} is wrong and was taken away: {proof}; please report this")
     known = lesions_known(labels)
-    summary = summarise_splits(splits, params.split, lesions_known=known)
+    summary = proof | summarise_splits(splits, params.split, lesions_known=known)
     write_json(SPLIT_METRICS, summary)
     counts = splits["split"].value_counts()
     print(f"{SPLITS}: {counts['train']:,} train, {counts['val']:,} validation, {counts['test']:,} test images")

@@ -153,7 +153,7 @@ def test_typed_labels_name_what_is_missing(raw):
     assert np.isnan(labels["age"][0])
     assert labels["age"][1] == 50
     assert labels.loc[0, ["dx_type", "sex", "localization"]].tolist() == ["unknown"] * 3
-    assert labels["group_id"].tolist() == ["L1", "L2"]
+    assert labels["group"].tolist() == ["", ""]
 
 
 def test_the_real_table_is_as_published(real_data, tmp_path):

@@ -320,6 +320,7 @@ def test_the_binary_table_groups_patients_and_honours_its_duplicates(tmp_path, p
     assert labels["group_id"].nunique() == 20
     assert labels["dx"].value_counts().to_dict() == {"benign": 29, "mel": 10}
     assert made.metrics("split")["groups_in_two_splits"] == 0
+    assert labels["group"].nunique() == 20
     assert made.metrics("split")["lesions_known"] is False
 
 

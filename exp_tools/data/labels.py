@@ -8,11 +8,12 @@ import pandas as pd
 from exp_tools.errors import require_file
 
 MISSING = ("", "na", "nan", "none", "null", "unknown")
-"""How tables write an age that nobody knows, in lower case."""
+"""How tables write what nobody knows (an age, the id of a lesion or a group), in lower case."""
 
 LABEL_COLUMNS = [
     "image_id",
     "lesion_id",
+    "group",
     "group_id",
     "dx",
     "dx_type",
@@ -22,16 +23,21 @@ LABEL_COLUMNS = [
     "source",
     "split",
 ]
-"""`split` is the official split of the source, or that of a user's table: "" where there is none."""
+"""`group`: what the source or a user's table says must stay together (a patient), "" where it says nothing. `group_id`:
+what does stay together, see `duplicates.groups.group_ids`. `split`: the official split of the source, or that of a
+user's table, "" where there is none."""
 
 
 def typed_labels(table: pd.DataFrame) -> pd.DataFrame:
-    """Turn a checked text table into the label table (LABEL_COLUMNS): age as a number, "unknown" for empty words."""
+    """Turn a checked text table into a label table: age as a number, "unknown" for empty words.
+
+    It has LABEL_COLUMNS but `group_id`, which `duplicates.groups.with_groups` adds.
+    """
     labels = pd.DataFrame(
         {
             "image_id": table["image_id"],
             "lesion_id": table["lesion_id"],
-            "group_id": table["group"].where(table["group"] != "", table["lesion_id"]),
+            "group": table["group"],
             "dx": table["dx"],
             "dx_type": table["dx_type"].replace("", "unknown"),
             "age": pd.to_numeric(table["age"].where(~table["age"].str.lower().isin(MISSING), np.nan)),

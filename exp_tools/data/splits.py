@@ -1,4 +1,4 @@
-"""Give every image to train, validation or test so that no lesion is in two, and prove it."""
+"""Give every image to train, validation or test so that no lesion is in two."""
 
 import math
 from collections.abc import Sequence
@@ -181,13 +181,12 @@ def assert_disjoint(splits: pd.DataFrame) -> None:
 
 
 def summarise_splits(splits: pd.DataFrame, params: SplitParams, *, lesions_known: bool = True) -> dict[str, object]:
-    """Counts and shares a split, the proof that no group crosses, and what a split by image would have leaked."""
+    """Counts and shares a split, and what a split by image would have leaked."""
     used = splits[splits["split"] != UNUSED]
     counts = used.groupby(["split", "dx"]).size().unstack(fill_value=0).reindex(SPLITS, fill_value=0)
     return {
         "scheme": params.scheme,
         "lesions_known": lesions_known,
-        "groups_in_two_splits": int((used.groupby("group_id")["split"].nunique() > 1).sum()),
         "unused_images_of_test_groups": int((splits["split"] == UNUSED).sum()),
         "largest_share_gap_points": _largest_gap(counts, params),
         "leak_of_a_split_by_image": leak_of_random_split(used, params.seed),

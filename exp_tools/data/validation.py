@@ -1,6 +1,7 @@
 """The text label table checked whole: every fault found, none of them fatal here."""
 
 import difflib
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -32,18 +33,42 @@ COLUMNS = {
     "copies": "",
     "table": "",
 }
-"""Columns of the text table, with what stands in one that a source does not give. `group`: what must stay together when
-it is more than the lesion (a patient); `duplicate_of`: the image that the set's own list calls the same; `copies`: all
-files of that name, where there are several."""
+"""Columns of the text table, with what stands in one that a source does not give. `group`: what must stay together like
+the images of a lesion (a patient), "" for none; `duplicate_of`: the image that the set's own list calls the same;
+`copies`: all files of that name, where there are several."""
 
 
 def complete(table: pd.DataFrame) -> pd.DataFrame:
-    """A source's table with all of COLUMNS and `row` (the line in its file), indexed from 0."""
+    """A source's table with all of COLUMNS and `row` (the line in its file), indexed from 0.
+
+    Ids of lesions and groups are brought to `one_spelling`: two spellings of one lesion would be two lesions.
+    """
     if "row" not in table:
         table = table.assign(row=table.index)
     table = table.reset_index(drop=True)
     lacking = {column: value for column, value in COLUMNS.items() if column not in table}
-    return table.assign(**lacking)[[*COLUMNS, "row"]]
+    table = table.assign(**lacking)
+    named_after_image = table["lesion_id"] == table["image_id"]  # nothing is known of it; it stays like the image's id
+    return table.assign(
+        lesion_id=table["lesion_id"].where(named_after_image, one_spelling(table["lesion_id"])),
+        group=one_spelling(table["group"]),
+    )[[*COLUMNS, "row"]]
+
+
+def one_spelling(ids: pd.Series) -> pd.Series:
+    """Ids as text [N], each in one spelling.
+
+    No outer spaces, one space between words, whole numbers without `.0` (`12.0`, as a spreadsheet or pandas writes 12),
+    full-width and other compatibility characters as plain ones (Unicode NFKC). Ids that then differ in case only take
+    the most common of their spellings. A word of labels.MISSING is no id and becomes "".
+    """
+    distinct = pd.Series(ids.unique(), dtype=object)
+    tidy = distinct.map(lambda text: " ".join(unicodedata.normalize("NFKC", text).split()))
+    tidy = tidy.str.replace(r"^(\d+)\.0*$", r"\1", regex=True)
+    tidy = tidy.where(~tidy.str.casefold().isin(MISSING), "")
+    spelled = ids.map(dict(zip(distinct, tidy, strict=True)))
+    by_fold = {word.casefold(): word for word in _most_common_spellings(spelled)}
+    return spelled.map(lambda word: by_fold[word.casefold()]).astype(ids.dtype)
 
 
 def check_labels(table: pd.DataFrame, classes: Sequence[str] | None) -> list[Problem]:

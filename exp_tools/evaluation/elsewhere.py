@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from exp_tools.data.dermoscopy import TouchUp
+from exp_tools.data.duplicates.groups import with_groups
 from exp_tools.data.external import without_known_images
 from exp_tools.data.facts import Wanted
 from exp_tools.data.files import write_csv, write_json
@@ -76,7 +77,7 @@ def evaluate_elsewhere(
         kept, problems = check_and_pack(table, facts_of(source), raw, images, _packing(facts, params, processes))
         write_report(out / "problems.csv", problems)
         stop_on(problems, out / "problems.csv")
-        every = typed_labels(kept)
+        every = with_groups(typed_labels(kept))
         labels, left_out = as_task(every, facts.task, facts.classes)
         vocabulary = None if facts.vocabulary is None else Vocabulary.from_dict(facts.vocabulary)
         logits = predict_views(

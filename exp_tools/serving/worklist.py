@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from exp_tools.data.duplicates.groups import with_groups
 from exp_tools.data.images import index_images
 from exp_tools.data.labels import typed_labels
 from exp_tools.data.problems import Problem, apply_actions, decide
@@ -78,7 +79,7 @@ def _of_folder(folder: Path) -> Worklist:
         raise UserError(f"there is no image below {folder}")
     problems = [_mask(path) for path in masks]
     table = complete(pd.DataFrame({"image_id": list(names), "lesion_id": list(names)}, dtype=str))
-    return Worklist(typed_labels(table), [str(path) for path in names.values()], problems)
+    return Worklist(with_groups(typed_labels(table)), [str(path) for path in names.values()], problems)
 
 
 def _mask(path: Path) -> Problem:
@@ -102,4 +103,4 @@ def _of_table(path: Path, images: Path) -> Worklist:
     kept = apply_actions(table, problems)
     if kept.empty:
         raise UserError(f"{path} names no image that is below {images}" + (f": {problems[0]}" if problems else ""))
-    return Worklist(typed_labels(kept), kept["file"].to_list(), problems)
+    return Worklist(with_groups(typed_labels(kept)), kept["file"].to_list(), problems)

@@ -73,32 +73,54 @@ def name_pairs(
     )
 
 
-def group_ids(lesion_ids: Sequence[str], image_ids: Sequence[str], pairs: pd.DataFrame) -> np.ndarray:
-    """Unite lesions that accepted pairs connect, directly or through others.
+def group_ids(
+    lesion_ids: Sequence[str], image_ids: Sequence[str], pairs: pd.DataFrame, groups: Sequence[str] | None = None
+) -> np.ndarray:
+    """What must stay together: images of one lesion, of one group, or of an accepted pair, directly or through others.
 
     Parameters
     ----------
     lesion_ids : lesion of each image [N]; "" makes an image its own lesion, of the image's name
     image_ids : name of each image [N]
     pairs : pairs of images; those with an image that is not among `image_ids` say nothing here and are left out
+    groups : group of each image [N] (a patient, say), "" for none; None: there are none. A group and a lesion that are
+        called alike have nothing to do with each other
 
     Returns
     -------
     object array [N] of str, the group of each image: the first of its lesions in alphabetical order
     """
+    images = np.asarray(image_ids, dtype=object)
     lesions = np.asarray(lesion_ids, dtype=object)
-    lesions = np.where(lesions == "", np.asarray(image_ids, dtype=object), lesions)
+    lesions = np.where(lesions == "", images, lesions)
     names, lesion_of = np.unique(lesions.astype(str), return_inverse=True)
+    named = pd.Series(np.full(len(images), "") if groups is None else np.asarray(groups, dtype=object), dtype=object)
+    has_group = (named != "").to_numpy()
+    group_of = len(names) + pd.factorize(named[has_group])[0]
+
     accepted = pairs[pairs["accepted"]] if "accepted" in pairs else pairs
-    place = pd.Series(lesion_of, index=np.asarray(image_ids, dtype=object))
+    place = pd.Series(lesion_of, index=images)
     ends = [place.reindex(accepted[column]).to_numpy(dtype=float) for column in ("image_id_1", "image_id_2")]
     here = ~np.isnan(ends[0]) & ~np.isnan(ends[1])
-    edges = tuple(end[here].astype(int) for end in ends)
-    graph = coo_array((np.ones(here.sum(), dtype=bool), edges), shape=(len(names), len(names)))
-    _, component = connected_components(graph, directed=False)
+    edges = (
+        np.concatenate([ends[0][here].astype(int), lesion_of[has_group]]),
+        np.concatenate([ends[1][here].astype(int), group_of]),
+    )
+    nodes = len(names) + len(set(group_of))
+    graph = coo_array((np.ones(len(edges[0]), dtype=bool), edges), shape=(nodes, nodes))
+    component = connected_components(graph, directed=False)[1][: len(names)]
     # `names` is sorted, so the first lesion of a component is its smallest.
-    _, smallest = np.unique(component, return_index=True)
-    return names[smallest][component][lesion_of].astype(object)
+    _, smallest, member = np.unique(component, return_index=True, return_inverse=True)
+    return names[smallest][member][lesion_of].astype(object)
+
+
+def with_groups(labels: pd.DataFrame, pairs: pd.DataFrame | None = None) -> pd.DataFrame:
+    """A label table with `group_id` behind `group`: the union of lesion, group and accepted pairs."""
+    pairs = pd.DataFrame(columns=["image_id_1", "image_id_2"]) if pairs is None else pairs
+    found = group_ids(labels["lesion_id"], labels["image_id"], pairs, labels["group"])
+    labels = labels.copy()
+    labels.insert(labels.columns.get_loc("group") + 1, "group_id", found)
+    return labels
 
 
 def pair_report(labels: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:

@@ -1,0 +1,50 @@
+"""The proof that nothing crosses: counted from the files that were written, with nothing that the splitter uses."""
+
+import csv
+from collections import defaultdict
+from pathlib import Path
+
+UNUSED = "unused"
+"""Images that are in no split cross nothing."""
+
+
+def crossings(splits: Path, labels: Path, duplicates: Path) -> dict[str, int]:
+    """How many lesions, groups and pairs of duplicates have images in two splits.
+
+    Parameters
+    ----------
+    splits : splits.csv, of which image_id and split are read
+    labels : labels.csv, of which image_id, lesion_id and group are read
+    duplicates : duplicates.csv, of which image_id_1, image_id_2 and accepted are read
+
+    Returns
+    -------
+    dict with lesions_in_two_splits, groups_in_two_splits and duplicate_pairs_in_two_splits; 0 is what should be
+
+    Raises
+    ------
+    KeyError : an image of one file is missing in the other
+    """
+    split_of = {row["image_id"]: row["split"] for row in _rows(splits)}
+    lesions, groups = defaultdict(set), defaultdict(set)
+    for row in _rows(labels):
+        split = split_of[row["image_id"]]
+        if split != UNUSED:
+            lesions[row["lesion_id"]].add(split)
+            if row["group"]:
+                groups[row["group"]].add(split)
+    pairs = [
+        {split_of[row["image_id_1"]], split_of[row["image_id_2"]]} - {UNUSED}
+        for row in _rows(duplicates)
+        if row["accepted"] == "True"
+    ]
+    return {
+        "lesions_in_two_splits": sum(len(found) > 1 for found in lesions.values()),
+        "groups_in_two_splits": sum(len(found) > 1 for found in groups.values()),
+        "duplicate_pairs_in_two_splits": sum(len(found) > 1 for found in pairs),
+    }
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
