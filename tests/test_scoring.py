@@ -7,13 +7,16 @@ import pandas as pd
 import pytest
 import torch
 from project import Project
+from scipy.special import log_softmax
+from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import nn
 
 from exp_tools.cli import main
+from exp_tools.data.files import write_csv
 from exp_tools.errors import UserError
 from exp_tools.evaluation.metrics import headline_metrics
 from exp_tools.evaluation.predict import VIEWS, predict_logits, predict_views
-from exp_tools.evaluation.predictions import as_arrays, read_predictions, temperature_of
+from exp_tools.evaluation.predictions import as_arrays, prediction_table, read_predictions, temperature_of
 from exp_tools.evaluation.scoring import score_set, with_metadata
 
 CPU = torch.device("cpu")
@@ -210,3 +213,52 @@ def test_test_time_augmentation_is_reported_with_its_cost(project, tmp_path):
     }
     assert with_views["metrics"]["log_loss"] != plain["metrics"]["log_loss"]
     assert "over 8 views" in (other.folder / "MODEL_CARD.md").read_text()
+
+
+def confident(temperature: float) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+    """Predictions of a very sure model with a few mistakes: the table, its logits [N, 3] and labels [N]."""
+    generator = np.random.default_rng(11)
+    labels = generator.integers(0, 3, 400)
+    guessed = np.where(generator.random(400) < 0.9, labels, (labels + 1) % 3)
+    logits = generator.normal(size=(400, 3)) + 14 * np.eye(3)[guessed]
+    names = [f"i{number}" for number in range(400)]
+    images = pd.DataFrame({"image_id": names, "lesion_id": names, "group_id": names, "source": "drawn"})
+    table = prediction_table(
+        images.assign(dx=np.array(["bkl", "mel", "nv"])[labels]), "test", logits, ["bkl", "mel", "nv"], temperature
+    )
+    return table, logits, labels
+
+
+@pytest.mark.parametrize("temperature", [0.4, 1.0, 2.5])
+def test_scores_are_those_of_the_logits_in_memory_and_from_the_file(tmp_path, temperature):
+    table, logits, labels = confident(temperature)
+    exact = log_softmax(logits / temperature, axis=1)
+    write_csv(tmp_path / "p.csv", table)
+    again, classes = read_predictions(tmp_path / "p.csv")
+    for found in (table, again):
+        scores = headline_metrics(*as_arrays(found, classes)[:2], classes)
+        assert scores["log_loss"] == pytest.approx(-exact[np.arange(400), labels].mean(), abs=1e-6)
+        areas = [roc_auc_score(labels == place, exact[:, place]) for place in range(3)]
+        assert scores["macro_auc"] == pytest.approx(np.mean(areas), abs=1e-6)
+        average = [average_precision_score(labels == place, exact[:, place]) for place in range(3)]
+        assert scores["average_precision"] == pytest.approx(np.mean(average), abs=1e-6)
+    assert temperature_of(again, classes) == pytest.approx(temperature, rel=1e-9)
+
+
+def test_a_table_with_rounded_probabilities_is_scored_by_its_logits(tmp_path):
+    """As the tables were written that older runs left behind."""
+    table, logits, labels = confident(2.5)
+    numbers = [column for column in table if column.startswith(("p_", "logit_"))]
+    write_csv(tmp_path / "p.csv", table.assign(**table[numbers].round(6)))
+    again, classes = read_predictions(tmp_path / "p.csv")
+    exact = log_softmax(logits / 2.5, axis=1)[np.arange(400), labels]
+    scores = headline_metrics(*as_arrays(again, classes)[:2], classes)
+    assert scores["log_loss"] == pytest.approx(-exact.mean(), rel=1e-3)
+
+
+def test_probabilities_that_do_not_follow_from_the_logits_are_refused(tmp_path):
+    table, *_ = confident(1.0)
+    table.loc[7, ["p_bkl", "p_mel", "p_nv"]] = [0.2, 0.3, 0.5]
+    write_csv(tmp_path / "p.csv", table)
+    with pytest.raises(UserError, match=r"p\.csv, row 9: .*softmax"):
+        read_predictions(tmp_path / "p.csv")

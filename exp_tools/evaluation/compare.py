@@ -116,7 +116,9 @@ def ensemble(name: str, groups: Sequence[Group]) -> Group:
     mean = np.mean([as_arrays(table, first.classes)[0] for _, table in tables], axis=0)
     base = first.repeats[0]
     # Logits whose softmax is the mean, so that the ensemble is a prediction table like any other.
-    table = prediction_table(base, base["split"].to_numpy(), np.log(np.clip(mean, 1e-12, 1)), first.classes, 1.0)
+    table = prediction_table(
+        base, base["split"].to_numpy(), np.log(np.clip(mean, np.finfo(float).tiny, 1)), first.classes, 1.0
+    )
     runs = tuple(run for group in groups for run in group.runs)
     return Group(name, runs, (table,), 1, first.classes, averaged=len(tables))
 

@@ -36,7 +36,7 @@ def headline_metrics(probabilities: ArrayLike, labels: ArrayLike, classes: Seque
         average_precision : mean over classes of the step-wise area under the precision-recall curve
         brier : mean squared distance between the probabilities and the one-hot label, 0 (perfect) to 2
         ece : expected calibration error over 15 bins of equal width, 0 to 1
-        log_loss : mean negative log-likelihood in nats; a probability of 0 counts as the smallest float64 step
+        log_loss : mean negative log-likelihood in nats; a probability of 0 counts as 708, float64's least
 
     Raises
     ------
@@ -202,9 +202,8 @@ def squared_errors(probabilities: NDArray, labels: NDArray) -> NDArray[np.float6
 
 
 def log_losses(probabilities: NDArray, labels: NDArray) -> NDArray[np.float64]:
-    """Negative log-likelihood of each label, [N], in nats."""
-    smallest = np.finfo(np.float64).eps
-    return -np.log(np.clip(probabilities[np.arange(labels.size), labels], smallest, 1 - smallest))
+    """Negative log-likelihood of each label, [N], in nats; of a probability of 0 that of the smallest float64, 708."""
+    return -np.log(np.clip(probabilities[np.arange(labels.size), labels], np.finfo(np.float64).tiny, 1.0))
 
 
 def mean_defined(values: NDArray) -> NDArray[np.float64]:

@@ -11,6 +11,9 @@ from exp_tools.evaluation.calibration import softmax
 
 ID_COLUMNS = ["image_id", "lesion_id", "group_id", "source", "split", "dx", "predicted"]
 DECIMALS = 6
+"""Of a logit: float32 knows no more of one above 8, and the last bits depend on how images were put into batches."""
+CLOSE = 1e-3
+"""How far a written probability may lie from softmax(logit / temperature): tables are read that were rounded."""
 
 
 def prediction_table(
@@ -28,12 +31,13 @@ def prediction_table(
 
     Returns
     -------
-    DataFrame with ID_COLUMNS, p_<class> and logit_<class>, rounded to six decimals
+    DataFrame with ID_COLUMNS, p_<class> and logit_<class>; logits are rounded to DECIMALS, the probabilities are what
+    follows from them in float64, not rounded: scores come from them
     """
     table = labels[["image_id", "lesion_id", "group_id", "source"]].reset_index(drop=True)
     table = table.assign(split=split, dx=labels["dx"].to_numpy(), predicted=np.array(classes)[logits.argmax(axis=1)])
     logits = logits.astype(np.float64).round(DECIMALS)
-    probabilities = softmax(logits, temperature).round(DECIMALS)
+    probabilities = softmax(logits, temperature)
     columns = {f"p_{name}": probabilities[:, place] for place, name in enumerate(classes)}
     columns |= {f"logit_{name}": logits[:, place] for place, name in enumerate(classes)}
     return table.assign(**columns)
@@ -42,7 +46,11 @@ def prediction_table(
 def read_predictions(path: Path) -> tuple[pd.DataFrame, list[str]]:
     """Read predictions.csv; returns the table and its classes in order.
 
-    Raises UserError when it is no such table, names an image twice in a split, or holds a diagnosis that is no class.
+    Probabilities are computed anew from the logits and the temperature that lies between the two, so that a table which
+    was written with few digits has no probability of 0 and no ties that rounding made.
+
+    Raises UserError when it is no such table, names an image twice in a split, holds a diagnosis that is no class, or
+    probabilities that are not softmax(logit / temperature) of one temperature.
     """
     if not path.is_file():
         raise UserError(f"there is no prediction table {path}; make it with `dvc repro` or fetch it with `dvc pull`")
@@ -72,14 +80,25 @@ def read_predictions(path: Path) -> tuple[pd.DataFrame, list[str]]:
             f"{path}, row {unknown.index[0] + 2}: the diagnosis {unknown['dx'].iloc[0]!r} is no class of the "
             f"file ({', '.join(classes)}); {len(unknown)} such rows"
         )
+    if len(table):
+        exact = softmax(table[[f"logit_{name}" for name in classes]].to_numpy(), temperature_of(table, classes))
+        columns = [f"p_{name}" for name in classes]
+        off = np.flatnonzero((np.abs(exact - table[columns].to_numpy()) > CLOSE).any(axis=1))
+        if off.size:
+            raise UserError(
+                f"{path}, row {off[0] + 2}: the probabilities (p_<class>) are not softmax(logit_<class> / temperature) "
+                f"with the temperature of the other rows; {off.size} such rows. One table holds one model's predictions"
+            )
+        table[columns] = exact
     return table, classes
 
 
 def temperature_of(table: pd.DataFrame, classes: Sequence[str]) -> float:
     """The temperature that lies between the logits and the probabilities of a table: 1.0 where nothing tells.
 
-    log p differs between classes by the difference of the logits over the temperature. Rounding to six decimals spoils
-    small probabilities, so only those above 0.001 count, and the answer is good to about four digits.
+    log p differs between the two likeliest classes by the difference of their logits over the temperature. Rounding
+    spoils small probabilities most, so an image counts with the square of its second one. Of a table that was rounded
+    to six decimals the answer is good to about four digits.
     """
     logits = table[[f"logit_{name}" for name in classes]].to_numpy(dtype=float)
     probabilities = table[[f"p_{name}" for name in classes]].to_numpy(dtype=float)
@@ -88,22 +107,18 @@ def temperature_of(table: pd.DataFrame, classes: Sequence[str]) -> float:
         return 1.0
     first, second = (np.take_along_axis(probabilities, order[:, [k]], axis=1)[:, 0] for k in (0, 1))
     between = np.take_along_axis(logits, order[:, [0]], axis=1) - np.take_along_axis(logits, order[:, [1]], axis=1)
-    told = (second > 1e-3) & (first > second)
-    if not told.any():
-        return 1.0
-    gaps = np.log(first[told] / second[told])
-    return float((gaps @ between[told, 0]) / (gaps @ gaps))
+    told = (second > 0) & (first > second)
+    gaps = np.log(first[told] / second[told]) * second[told]
+    temperature = gaps @ (between[told, 0] * second[told]) / max(gaps @ gaps, np.finfo(float).tiny)
+    return float(temperature) if temperature > 0 else 1.0
 
 
 def as_arrays(table: pd.DataFrame, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Probabilities [N, C] that add up to one, labels [N] and logits [N, C] of a prediction table.
-
-    The rounding of the file is undone by dividing each row by its sum.
-    """
+    """Probabilities [N, C], labels [N] and logits [N, C] of a prediction table."""
     unknown = sorted(set(table["dx"]) - set(classes))
     if unknown:
         raise UserError(f"the predictions hold diagnoses that the model does not know: {', '.join(unknown)}")
     logits = table[[f"logit_{name}" for name in classes]].to_numpy(dtype=float)
     probabilities = table[[f"p_{name}" for name in classes]].to_numpy(dtype=float)
     labels = table["dx"].map({name: place for place, name in enumerate(classes)}).to_numpy()
-    return probabilities / probabilities.sum(axis=1, keepdims=True), labels, logits
+    return probabilities, labels, logits
