@@ -8,7 +8,7 @@ from nbclient import NotebookClient
 from project import ROOT
 
 SAID = {
-    "1-data": ("60 images", "lesion groups in two splits: 0"),
+    "1-data": ("60 images", "lesions in two splits: 0"),
     "2-training": ("soft_attention on synthetic", "epochs run: 2", "meant to find of melanomas"),
     "3-evaluation": ("images of", "balanced_accuracy", "gaps clear of chance"),
     "4-compare-experiments": ("0 experiments beside the workspace: none yet",),
