@@ -259,10 +259,47 @@ def test_emas_takes_the_file_of_either_backbone(tmp_path, part, other):
 def test_a_file_of_another_backbone_is_refused(tmp_path):
     torch.save(timm.create_model("resnet18").state_dict(), tmp_path / "resnet18.pth")
     model = build_model("timm", {"backbone": "resnet34"}, 3)
-    # 16 blocks of six tensors, three shortcuts of three, and the first layer's three: 108; ResNet-18 lacks eight blocks
-    message = r"48 of the backbone's 108 tensors .*backbone.network.layer1.2.conv1.weight.*is it of another backbone"
+    # 16 blocks of ten tensors, three shortcuts of five, and the first layer's five: 180; ResNet-18 lacks eight blocks
+    message = r"80 of the backbone's 180 tensors .*backbone.network.layer1.2.conv1.weight.*is it of another backbone"
     with pytest.raises(UserError, match=message):
         load_weights(model, tmp_path / "resnet18.pth")
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("resnet18", "resnet34"),
+        ("resnet50", "seresnet50"),
+        ("efficientnet_b0", "efficientnet_b1"),
+        ("convnext_tiny", "convnext_small"),
+    ],
+)
+def test_what_is_left_over_of_a_files_backbone_is_listed(tmp_path, name, other):
+    """Every tensor of the network is in the file, so that nothing is missing, but the file is of another one."""
+    whole = timm.create_model(other, num_classes=5).state_dict()
+    more = {key for key, tensor in whole.items() if tensor.is_floating_point()} - timm.create_model(
+        name
+    ).state_dict().keys()
+    assert more
+    model = build_model("timm", {"backbone": name}, 3)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    for prefix in ("", "backbone.network."):  # timm's own file, and one of this project
+        save_file({prefix + key: tensor.contiguous() for key, tensor in whole.items()}, tmp_path / "w.safetensors")
+        with pytest.raises(UserError) as caught:
+            load_weights(model, tmp_path / "w.safetensors")
+        message = str(caught.value)
+        assert f"{name} has no place for {len(more)} tensors of the file's backbone" in message
+        listed = message.split("(")[1].split(" and ")[0].split(", ")
+        assert len(listed) == 8
+        assert set(listed) <= {prefix + key for key in more}
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+
+
+def test_a_file_without_the_statistics_of_batch_norm_is_refused(tmp_path):
+    weights = timm_weights("test_resnet")
+    torch.save({key: value for key, value in weights.items() if not key.endswith("running_var")}, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"backbone.network.bn1.running_var"):
+        load_weights(build_model("timm", TINY, 3), tmp_path / "w.pth")
 
 
 def test_bad_weight_files_are_refused(tmp_path):

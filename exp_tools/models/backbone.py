@@ -31,6 +31,11 @@ class Backbone(nn.Module):
         config = self.network.pretrained_cfg
         self.pixel_mean, self.pixel_std = tuple(config["mean"]), tuple(config["std"])
 
+    def names_with_head(self) -> set[str]:
+        """Names of the tensors of the whole timm network, with the head that is left out here."""
+        with torch.device("meta"):
+            return set(_create(self.name, pretrained=False).state_dict())
+
     def features(self, x: Tensor) -> Tensor:
         """`forward` without its explanations of errors."""
         features = self.network.forward_features(x)

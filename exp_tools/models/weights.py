@@ -1,6 +1,6 @@
 """Weights from a file into a network, and a list of what the file did not have."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -12,6 +12,8 @@ from exp_tools.models.backbone import Backbone
 
 LISTED = 4
 """Tensors of one part that are listed by name; more are counted."""
+SHOWN = 8
+"""Tensors that an error lists by name; more are counted."""
 
 
 def load_weights(model: nn.Module, path: Path) -> list[str]:
@@ -27,7 +29,8 @@ def load_weights(model: nn.Module, path: Path) -> list[str]:
     Raises
     ------
     UserError
-        The file is missing or unreadable, nothing in it fits, or a backbone fits in part only: then it is another one.
+        The file is missing or unreadable, nothing in it fits, or its backbone is another one: a weight or a running
+        statistic of ours is not in it, or one of the file's is left over. Nothing is loaded then.
     """
     stored = _read(path)
     own = model.state_dict()
@@ -37,12 +40,19 @@ def load_weights(model: nn.Module, path: Path) -> list[str]:
         raise UserError(
             f"model.weights {path}: none of its {len(stored)} tensors fits this network; is it the right one?"
         )
-    wanted = [name for name, _ in model.named_parameters() if name.startswith(prefix or "backbone.")]
+    wanted = [name for name in own if name.startswith(prefix or "backbone.") and own[name].is_floating_point()]
     missing = [name for name in wanted if name not in fitting]
     if missing:
         raise UserError(
             f"model.weights {path}: {len(missing)} of the backbone's {len(wanted)} tensors are not in it, or not in "
-            f"this shape ({', '.join(missing[:3])} …); is it of another backbone?"
+            f"this shape ({_listed(missing)}); is it of another backbone?"
+        )
+    places = {f"{place}.network.": backbone for place, backbone in _backbones(model).items()}
+    if left_over := _left_over(stored, own, places, prefix):
+        names = " and ".join(sorted({places[place].name for place in places if place == (prefix or place)}))
+        raise UserError(
+            f"model.weights {path}: {names} has no place for {len(left_over)} tensors of the file's backbone "
+            f"({_listed(left_over)}); is it of another backbone? Set the one that the file is of, or another file"
         )
     model.load_state_dict(fitting, strict=False)
     return summarise_names(name for name in own if name not in fitting)
@@ -63,10 +73,32 @@ def summarise_names(names: Iterable[str]) -> list[str]:
     return lines
 
 
+def _backbones(model: nn.Module) -> dict[str, Backbone]:
+    """The timm networks in a model, by place."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, Backbone)}
+
+
 def _prefixes(model: nn.Module) -> list[str]:
     """What may stand before a file's names: nothing, or the place of a timm network."""
-    places = [name for name, module in model.named_modules() if isinstance(module, Backbone)]
-    return ["", *(f"{place}.network." for place in places)]
+    return ["", *(f"{place}.network." for place in _backbones(model))]
+
+
+def _left_over(
+    stored: Mapping[str, Tensor], own: Mapping[str, Tensor], places: Mapping[str, Backbone], prefix: str
+) -> list[str]:
+    """Weights and statistics of the file's backbone that neither our network nor the head of a whole one has."""
+    heads = {place + name for place, backbone in places.items() for name in backbone.names_with_head()}
+    names = [prefix + name for name, tensor in stored.items() if tensor.is_floating_point()]
+    return [
+        name.removeprefix(prefix)
+        for name in names
+        if name.startswith(prefix or "backbone.") and name not in own and name not in heads
+    ]
+
+
+def _listed(names: Sequence[str]) -> str:
+    rest = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + rest
 
 
 def _fitting(stored: Mapping[str, Tensor], own: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
