@@ -14,10 +14,10 @@ ifneq ($(shell .venv/bin/python -c 'print("works")' 2>/dev/null),works)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro test lint bench lock clean
+.PHONY: help install repro test test-all lint bench lock clean
 
 help: ## this list
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 
 install: $(STAMP) ## the environment in .venv, with the exact versions of requirements.lock (PYTHON=... chooses a Python)
 
@@ -28,6 +28,9 @@ repro: $(STAMP) ## run what changed of the pipeline; the first time all of it, o
 	@echo "Next:   source .venv/bin/activate, then dvc metrics show | dvc plots show | dvc exp run -S model.name=timm"
 
 test: lint ## lint, then the tests, two files at a time (PYTEST_ARGS="-k splits" passes arguments to pytest)
+	@$(RUN) pytest -n 2 --dist loadfile -m "not sweep" $(PYTEST_ARGS)
+
+test-all: lint ## lint, then every test, the long sweeps too
 	@$(RUN) pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 lint: $(STAMP) ## style and likely mistakes, by ruff

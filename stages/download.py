@@ -3,18 +3,17 @@
 The sample set is drawn, a local copy (`data.dir`) is linked file by file, never copied and never changed, a download
 goes to the store downloads/, where it is verified once and linked from.
 
-Writes  data/raw/
+Writes  data/raw/, of which nothing goes but what this stage made
 """
-
-import shutil
 
 from exp_tools.data.facts import Wanted, licence_text
 from exp_tools.data.gather import provide, refuse_own_folder
+from exp_tools.data.made import refilled
 from exp_tools.data.origin import facts_of, project_root
 from exp_tools.data.parallel import io_processes
 from exp_tools.errors import run_main
 from exp_tools.params import load_params
-from stages.paths import RAW
+from stages.paths import FILLED, RAW
 
 
 def main() -> None:
@@ -29,9 +28,9 @@ def main() -> None:
         seed=params.data.seed,
         sample_images=params.data.sample_images,
     )
-    refuse_own_folder(wanted, RAW, root)
-    shutil.rmtree(RAW, ignore_errors=True)
-    done = provide(params.data.source, wanted, RAW, root=root, processes=io_processes(params.machine))
+    refuse_own_folder(wanted, FILLED, root)
+    with refilled(RAW, "data.dir") as raw:
+        done = provide(params.data.source, wanted, raw, root=root, processes=io_processes(params.machine))
     print(f"{licence_text(facts_of(params.data.source))}{RAW}/: {done}")
 
 

@@ -1,6 +1,7 @@
 """Predict validation, test and external sets with the trained model, and score test and external sets.
 
-Reads   models/model.safetensors, data/prepared/{labels.csv, images.npy}, data/splits.csv, data/external/
+Reads   models/model.safetensors, data/prepared/{labels.csv, images.npy}, data/splits.csv,
+        data/external/{labels.csv, images.npy}
 Writes  data/predictions.csv, metrics/{evaluate, report}.json, MODEL_CARD.md, plots/{curves, figures}/
 """
 
@@ -13,7 +14,7 @@ import pandas as pd
 import torch
 
 from exp_tools.data.files import atomic_write, write_csv, write_json
-from exp_tools.data.labels import read_labels
+from exp_tools.data.labels import SET, read_labels
 from exp_tools.data.metadata import Vocabulary, encode
 from exp_tools.data.splits import read_splits
 from exp_tools.data.task_view import as_task
@@ -34,7 +35,8 @@ from stages.paths import (
     CARD,
     CURVES,
     EVALUATE_METRICS,
-    EXTERNAL,
+    EXTERNAL_IMAGES,
+    EXTERNAL_LABELS,
     FIGURES,
     IMAGES,
     LABELS,
@@ -85,7 +87,8 @@ def main() -> None:
     for name, external, left_out in external_sets(facts):
         predicted, _ = predict(external, facts, run)
         tables.append(predicted)
-        report["external"][name] = score(predicted, external.labels, facts, params.evaluate) | {"left_out": left_out}
+        labels = external.labels.iloc[external.rows]
+        report["external"][name] = score(predicted, labels, facts, params.evaluate) | {"left_out": left_out}
         balanced = report["external"][name]["metrics"]["balanced_accuracy"]
         print(f"{REPORT}: balanced accuracy {balanced:.3f} on {len(predicted):,} images of {name}")
 
@@ -120,12 +123,11 @@ def own_set(facts: ModelFacts) -> TestSet:
 
 def external_sets(facts: ModelFacts) -> Iterator[tuple[str, TestSet, dict[str, int]]]:
     """The sets that are only tested on: name, images that the model can know, and what was left out."""
-    for name in pd.read_csv(EXTERNAL / "sets.csv", dtype=str)["name"]:
-        every = read_labels(EXTERNAL / name / "labels.csv")
-        known, left_out = as_task(every, facts.task, facts.classes)
-        rows = known.index.to_numpy()
-        labels = every.assign(dx=known["dx"].reindex(every.index).to_numpy())
-        yield name, TestSet(EXTERNAL / name / "images.npy", labels, rows, f"external:{name}"), left_out
+    every = read_labels(EXTERNAL_LABELS)
+    for name in every[SET].unique():
+        known, left_out = as_task(every[every[SET] == name], facts.task, facts.classes)
+        labels = every.assign(dx=known["dx"].reindex(every.index))
+        yield name, TestSet(EXTERNAL_IMAGES, labels, known.index.to_numpy(), f"external:{name}"), left_out
 
 
 def predict(images: TestSet, facts: ModelFacts, run: dict[str, Any]) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -1,11 +1,13 @@
 """Check and pack the sets of `data.external`, which are only ever tested on, without what the main set has too.
 
 Reads   data/raw/, data/prepared/labels.csv
-Writes  data/external_raw/, data/external/{sets.csv, <name>/{labels.csv, images.npy, problems.csv}},
-        metrics/external.json
+Writes  data/external_raw/, data/external/{labels.csv, images.npy, problems.csv}, metrics/external.json
+
+The sets stand behind each other in one array and in tables whose column `set` names them.
 """
 
-import shutil
+import tempfile
+from pathlib import Path
 
 import pandas as pd
 
@@ -14,46 +16,78 @@ from exp_tools.data.external import without_known_images
 from exp_tools.data.facts import Wanted, licence_text
 from exp_tools.data.files import write_csv, write_json
 from exp_tools.data.gather import provide, refuse_own_folder
-from exp_tools.data.labels import read_labels, summarise_labels, typed_labels
+from exp_tools.data.images import join_arrays
+from exp_tools.data.labels import LABEL_COLUMNS, SET, read_labels, summarise_labels, typed_labels
+from exp_tools.data.made import refilled
 from exp_tools.data.origin import facts_of, project_root, read_source
 from exp_tools.data.parallel import io_processes
 from exp_tools.data.preparing import check_and_pack, packing_of
-from exp_tools.data.problems import stop_on, summarise_problems, write_report
+from exp_tools.data.problems import report_table, stop_on, summarise_problems
 from exp_tools.errors import run_main
-from exp_tools.params import load_params
-from stages.paths import EXTERNAL, EXTERNAL_METRICS, EXTERNAL_RAW, LABELS, RAW
+from exp_tools.params import Params, load_params
+from stages.paths import (
+    EXTERNAL_IMAGES,
+    EXTERNAL_LABELS,
+    EXTERNAL_METRICS,
+    EXTERNAL_PROBLEMS,
+    EXTERNAL_RAW,
+    FILLED,
+    LABELS,
+    RAW,
+)
 
 
 def main() -> None:
     params = load_params()
-    processes, root = io_processes(params.machine), project_root()
-    packing = packing_of(params.prepare, processes)
-    for folder in (EXTERNAL_RAW, EXTERNAL):
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+    gather(params)
     main_labels = read_labels(LABELS)
     main_table = read_source(params.data.source, RAW)
-    metrics = {}
-    for name, chosen in params.data.external.items():
-        raw, wanted = EXTERNAL_RAW / name, Wanted(dir=chosen.dir)
-        refuse_own_folder(wanted, raw, root)
-        done = provide(chosen.source, wanted, raw, root=root, processes=processes)
-        print(f"{licence_text(facts_of(chosen.source))}{raw}/: {done}", flush=True)
-        table = read_source(chosen.source, raw)
-        left, removed = without_known_images(
-            table, main_table, main_labels, params.prepare.duplicates, processes=processes
-        )
-        kept, problems = check_and_pack(left, facts_of(chosen.source), raw, EXTERNAL / name / "images.npy", packing)
-        write_report(EXTERNAL / name / "problems.csv", problems)
-        stop_on(problems, EXTERNAL / name / "problems.csv")
-        labels = with_groups(typed_labels(kept))
-        write_csv(EXTERNAL / name / "labels.csv", labels)
-        counted = {"rows_read": len(table), "removed": removed, "problems": summarise_problems(problems)}
-        metrics[name] = {"source_set": chosen.source} | summarise_labels(labels) | counted
-        print(f"{EXTERNAL / name}/: {len(labels):,} images; {sum(removed.values()):,} removed that {RAW} has too")
-    sets = [(name, chosen.source, metrics[name]["images"]) for name, chosen in params.data.external.items()]
-    write_csv(EXTERNAL / "sets.csv", pd.DataFrame(sets, columns=["name", "source", "images"]))
+    processes = io_processes(params.machine)
+    packing = packing_of(params.prepare, processes)
+    metrics, tables, reports, arrays = {}, [], [], []
+    EXTERNAL_IMAGES.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=EXTERNAL_IMAGES.parent, prefix=".packing-") as folder:
+        for name, chosen in params.data.external.items():
+            raw = EXTERNAL_RAW / name
+            table = read_source(chosen.source, raw)
+            left, removed = without_known_images(
+                table, main_table, main_labels, params.prepare.duplicates, processes=processes
+            )
+            arrays.append(Path(folder, f"{name}.npy"))
+            kept, problems = check_and_pack(left, facts_of(chosen.source), raw, arrays[-1], packing)
+            reports.append(of_set(name, report_table(problems)))
+            write_csv(EXTERNAL_PROBLEMS, pd.concat(reports))
+            stop_on(problems, EXTERNAL_PROBLEMS)
+            labels = with_groups(typed_labels(kept))
+            tables.append(of_set(name, labels))
+            counted = {"rows_read": len(table), "removed": removed, "problems": summarise_problems(problems)}
+            metrics[name] = {"source_set": chosen.source} | summarise_labels(labels) | counted
+            print(f"{name}: {len(labels):,} images; {sum(removed.values()):,} removed that {RAW} has too")
+        join_arrays(arrays, EXTERNAL_IMAGES, packing.size)
+    if not metrics:
+        reports, tables = [of_set("", report_table([]))], [pd.DataFrame(columns=[SET, *LABEL_COLUMNS])]
+        write_csv(EXTERNAL_PROBLEMS, reports[0])
+    write_csv(EXTERNAL_LABELS, pd.concat(tables))
     write_json(EXTERNAL_METRICS, metrics)
+
+
+def gather(params: Params) -> None:
+    """Link or download every set into a folder of its name below data/external_raw/."""
+    root, processes = project_root(), io_processes(params.machine)
+    wanted = {name: Wanted(dir=chosen.dir) for name, chosen in params.data.external.items()}
+    for name in wanted:
+        refuse_own_folder(wanted[name], FILLED, root)
+    with refilled(EXTERNAL_RAW, "data.external.NAME.dir") as fresh:
+        for name, chosen in params.data.external.items():
+            done = provide(chosen.source, wanted[name], fresh / name, root=root, processes=processes)
+            print(f"{licence_text(facts_of(chosen.source))}{EXTERNAL_RAW / name}/: {done}", flush=True)
+
+
+def of_set(name: str, table: pd.DataFrame) -> pd.DataFrame:
+    """The table with the name of the set in its first column."""
+    table = table.copy()
+    table.insert(0, SET, name)
+    return table
 
 
 if __name__ == "__main__":

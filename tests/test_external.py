@@ -25,11 +25,18 @@ def project(tmp_path, monkeypatch):
     return made
 
 
-def test_without_any_set_there_are_empty_folders(project):
+def labels_in(project: DataProject) -> pd.DataFrame:
+    return pd.read_csv(project.folder / "data/external/labels.csv", keep_default_na=False)
+
+
+def test_without_any_set_the_files_are_empty(project):
     project.run("external")
     assert project.metrics("external") == {}
-    assert (project.folder / "data/external/sets.csv").read_text() == "name,source,images\n"
-    assert list((project.folder / "data/external_raw").iterdir()) == []
+    assert labels_in(project).empty
+    assert list(labels_in(project))[:3] == ["set", "image_id", "lesion_id"]
+    assert np.load(project.folder / "data/external/images.npy").shape == (0, 32, 32, 3)
+    assert (project.folder / "data/external/problems.csv").read_text().startswith("set,file,row,")
+    assert [path.name for path in (project.folder / "data/external_raw").iterdir()] == ["made.json"]
 
 
 def test_images_that_the_main_set_has_are_removed_and_counted(project, tmp_path):
@@ -42,21 +49,43 @@ def test_images_that_the_main_set_has_are_removed_and_counted(project, tmp_path)
     shutil.copy(tmp_path / "ham/HAM10000_images_part_1/ISIC_0000002.jpg", clinic / "C4.jpg")
     (clinic / "C4.png").unlink()
     project.change(data__external={"clinic": {"source": "table", "dir": str(clinic)}}).run("external")
-    folder = project.folder / "data/external/clinic"
-    labels = pd.read_csv(folder / "labels.csv")
+    labels = labels_in(project)
     assert labels["image_id"].tolist() == ["C0", "C1", "C2", "C3", "C5"]
-    assert np.load(folder / "images.npy").shape == (5, 32, 32, 3)
+    assert set(labels["set"]) == {"clinic"}
+    assert np.load(project.folder / "data/external/images.npy").shape == (5, 32, 32, 3)
     metrics = project.metrics("external")["clinic"]
     assert metrics["removed"] == {"same_id": 1, "same_file": 1, "same_lesion": 0}
     assert (metrics["rows_read"], metrics["images"]) == (7, 5)
+
+
+def test_several_sets_stand_behind_each_other(project, tmp_path):
+    sets = {}
+    for place, name in enumerate(("2020", "zurich")):
+        for number in range(2 + place):
+            save(tmp_path / name / "mel" / f"a{number}.png", 10 * place + number)
+        sets[name] = {"source": "folder", "dir": str(tmp_path / name)}
+    project.change(data__external=sets).run("external")
+    labels = labels_in(project)
+    assert labels["set"].tolist() == ["2020"] * 2 + ["zurich"] * 3
+    assert labels["image_id"].tolist() == ["a0", "a1", "a0", "a1", "a2"]
+    images = np.load(project.folder / "data/external/images.npy")
+    for name, kept in (("2020", images[:2]), ("zurich", images[2:])):
+        project.change(data__external={name: sets[name]}).run("external")
+        np.testing.assert_array_equal(np.load(project.folder / "data/external/images.npy"), kept)
+    assert sorted(path.name for path in (project.folder / "data/external").iterdir()) == [
+        "images.npy",
+        "labels.csv",
+        "problems.csv",
+    ]
 
 
 def test_a_problem_of_an_external_set_stops_with_its_own_report(project, tmp_path):
     save(tmp_path / "clinic" / "mel" / "a.png", 5)
     (tmp_path / "clinic" / "mel" / "b.png").write_bytes(b"")
     project.change(data__external={"clinic": {"source": "folder", "dir": str(tmp_path / "clinic")}})
-    assert "data/external/clinic/problems.csv" in project.fails("external")
-    assert sorted(path.name for path in (project.folder / "data/external/clinic").iterdir()) == ["problems.csv"]
+    assert "data/external/problems.csv" in project.fails("external")
+    assert [path.name for path in (project.folder / "data/external").iterdir()] == ["problems.csv"]
+    assert (project.folder / "data/external/problems.csv").read_text().splitlines()[1].startswith("clinic,")
     project.change(prepare__on_problem__empty_image="skip").run("external")
     assert project.metrics("external")["clinic"]["images"] == 1
 

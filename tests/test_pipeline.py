@@ -151,7 +151,10 @@ def test_experiments_compare(project):
 
 
 def test_a_queued_run_uses_the_code_of_the_moment_it_was_queued(project):
-    project.run("dvc", "exp", "run", "--queue", "-n", "queued", "-S", "train.lr=0.004", "-S", "prepare.clahe=true")
+    mine = project.folder / "data/raw/mine.jpg"
+    mine.write_bytes(b"a file of the user's, who keeps it in the wrong place")
+    changes = ["-S", "train.lr=0.004", "-S", "data.sample_images=70", "-S", "prepare.clahe=true"]
+    project.run("dvc", "exp", "run", "--queue", "-n", "queued", *changes)
     path = project.folder / "exp_tools/training/loop.py"
     before = path.read_text()
     path.write_text("raise SystemExit('the edited workspace ran')\n")
@@ -164,6 +167,10 @@ def test_a_queued_run_uses_the_code_of_the_moment_it_was_queued(project):
     queued = shown[shown["Experiment"] == "queued"]
     assert queued["train.lr"].tolist() == [0.004]
     assert queued.filter(like="balanced_accuracy").notna().all(axis=None)
+    project.run("dvc", "exp", "apply", "queued")
+    assert mine.read_bytes().startswith(b"a file of the user's")
+    mine.unlink()
+    back_to_the_commit(project)
 
 
 def _as_file(text: str):

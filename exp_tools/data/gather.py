@@ -3,7 +3,7 @@
 import filecmp
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from exp_tools.data.download.unpack import unpack
@@ -110,17 +110,20 @@ def _local(folder: str, root: Path, key: str, facts: Facts) -> Path:
     return path
 
 
-def refuse_own_folder(wanted: Wanted, raw: Path, root: Path) -> None:
-    """Raise UserError when the user's files lie where `raw` is emptied, or around it."""
+def refuse_own_folder(wanted: Wanted, filled: Sequence[Path], root: Path) -> None:
+    """Raise UserError when the user's files lie in a folder that the pipeline fills, or around one."""
     for key, folder in (("data.dir", wanted.dir), ("data.second_dir", wanted.second_dir)):
         if folder is None:
             continue
-        path, emptied = (root / folder).resolve(), raw.resolve()
-        if path.is_relative_to(emptied) or emptied.is_relative_to(path):
-            raise UserError(
-                f"{key} {folder!r}: {path} and {raw}, which is emptied at every run, lie in each other; "
-                "keep your files outside of the folders that the pipeline writes"
-            )
+        path = (root / folder).resolve()
+        for output in filled:
+            for place in (output.parent.resolve() / output.name, (root / output.parent).resolve() / output.name):
+                if path.is_relative_to(place) or place.is_relative_to(path):
+                    raise UserError(
+                        f"{key} {folder!r}: {path} and {output}, which the pipeline fills, lie in each other. Nothing "
+                        "was touched. Move your files to a folder of their own, outside of those that the pipeline "
+                        f"writes, and set {key} to it"
+                    )
 
 
 def _link_tables(wanted: Wanted, folder: Path, raw: Path, root: Path) -> None:

@@ -242,6 +242,27 @@ def pack_images(
     return findings
 
 
+def join_arrays(parts: Sequence[Path], target: Path, size: int) -> None:
+    """Write the images of several .npy files, one behind the other, into one: uint8 [N, size, size, 3], N may be 0."""
+    arrays = [np.load(part, mmap_mode="r") for part in parts]
+    total = sum(len(array) for array in arrays)
+    require_space(target.parent, array_bytes(total, size), f"{target} ({total:,} images of {size}x{size})")
+    with atomic_write(target) as temporary:
+        if not total:  # which no memory map can be
+            with temporary.open("wb") as file:
+                np.save(file, np.empty((0, size, size, 3), np.uint8))
+            return
+        whole = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=(total, size, size, 3))
+        place = 0
+        for array in arrays:
+            for start in range(0, len(array), CHUNK):
+                some = array[start : start + CHUNK]
+                whole[place : place + len(some)] = some
+                place += len(some)
+        whole.flush()
+        del whole  # Windows renames no file that is mapped
+
+
 def array_bytes(count: int, size: int) -> int:
     """Bytes on disk of an array of `count` images of side `size`."""
     return count * size * size * 3 + 128

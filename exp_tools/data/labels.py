@@ -27,6 +27,9 @@ LABEL_COLUMNS = [
 what does stay together, see `duplicates.groups.group_ids`. `split`: the official split of the source, or that of a
 user's table, "" where there is none."""
 
+SET = "set"
+"""The column of the external sets' labels.csv that names the set of each image."""
+
 
 def typed_labels(table: pd.DataFrame) -> pd.DataFrame:
     """Turn a checked text table into a label table: age as a number, "unknown" for empty words.
@@ -51,9 +54,9 @@ def typed_labels(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def read_labels(path: Path) -> pd.DataFrame:
-    """Read labels.csv as `prepare` wrote it; a missing age is NaN, every other column is text."""
-    require_file(path, "prepare")
-    types = {column: str for column in LABEL_COLUMNS if column != "age"}
+    """Read labels.csv as `prepare` or `external` wrote it; a missing age is NaN, every other column is text."""
+    require_file(path, "external" if path.parent.name == "external" else "prepare")
+    types = {column: str for column in (SET, *LABEL_COLUMNS) if column != "age"}
     return pd.read_csv(path, dtype=types, keep_default_na=False, na_values={"age": [""]})
 
 

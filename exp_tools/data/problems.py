@@ -61,11 +61,16 @@ def apply_actions(table: pd.DataFrame, problems: Iterable[Problem]) -> pd.DataFr
     return table.drop(index=sorted({problem.place for problem in problems if problem.action == "skipped"}))
 
 
-def write_report(path: Path, problems: Iterable[Problem]) -> None:
-    """Write problems.csv: one row a problem, also when there is none."""
+def report_table(problems: Iterable[Problem]) -> pd.DataFrame:
+    """REPORT_COLUMNS of each problem, one a row."""
     rows = [[getattr(problem, column) for column in REPORT_COLUMNS] for problem in problems]
     table = pd.DataFrame(rows, columns=REPORT_COLUMNS)
-    write_csv(path, table.assign(row=table["row"].astype("Int64")))
+    return table.assign(row=table["row"].astype("Int64"))
+
+
+def write_report(path: Path, problems: Iterable[Problem]) -> None:
+    """Write problems.csv: one row a problem, also when there is none."""
+    write_csv(path, report_table(problems))
 
 
 def summarise_problems(problems: Iterable[Problem]) -> dict[str, dict[str, int]]:
