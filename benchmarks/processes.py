@@ -71,7 +71,7 @@ def work(images: Path, batch: int) -> None:
     changes = {"batch_size": batch, "epochs": 100, "schedule": "constant", "sampler": "none"}
     torch.manual_seed(0)
     model = build_model("timm", {"backbone": "resnet18"}, 7)
-    setup = Setup(device, resolve_precision("auto", device))
+    setup = Setup(device, resolve_precision("auto", device, lambda: 0.0))  # no depthwise convolution
     trainer = Trainer(model, data, params.train.model_copy(update=changes), setup, None, StopRequest(), print)
     trainer.runner = trainer.wrap()
     trainer.network.train()

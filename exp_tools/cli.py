@@ -46,6 +46,9 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
 
     doctor = commands.add_parser("doctor", help="what this machine and project have, what is missing, how to get it")
     doctor.add_argument("--json", action="store_true", help="as JSON, for programs")
+    doctor.add_argument(
+        "--measure", action="store_true", help="time a training step of the chosen model in each precision"
+    )
     doctor.set_defaults(run=_doctor)
 
     pairs = commands.add_parser("duplicates", help="find images of the same spot of skin in any folder")
@@ -172,7 +175,7 @@ def _models(options: argparse.Namespace) -> int:
 def _doctor(options: argparse.Namespace) -> int:
     from exp_tools.doctor import diagnose, find_project, report
 
-    checks = diagnose(find_project(Path.cwd()))
+    checks = diagnose(find_project(Path.cwd()), measure=options.measure)
     print(json.dumps([check._asdict() for check in checks], indent=2) if options.json else report(checks))
     return int(any(check.status == "missing" for check in checks))
 

@@ -14,6 +14,8 @@ from exp_tools.errors import UserError
 
 INSTALL = "make install"
 GIB = 2**30
+AUTO_GPU = {"cuda": "fp16", "mps": "fp32"}
+"""What `train.precision: auto` takes on a GPU that does not compute in bf16."""
 
 
 class Check(NamedTuple):
@@ -30,13 +32,16 @@ def find_project(start: Path) -> Path:
     return next((folder for folder in (start, *start.parents) if (folder / "dvc.yaml").is_file()), start)
 
 
-def diagnose(root: Path) -> list[Check]:
-    """Every finding about this machine and the project in `root`, in the order in which to mend them."""
+def diagnose(root: Path, *, measure: bool = False) -> list[Check]:
+    """Every finding about this machine and the project in `root`, in the order in which to fix them.
+
+    `measure` adds the speed of training, which takes from seconds to a minute.
+    """
     checks: list[tuple[str, Callable[[], Check | list[Check]]]] = [
         ("Python", lambda: check_python(sys.version_info[:3])),
         ("PyTorch", lambda: check_torch(_import_torch())),
         ("GPU", lambda: check_gpu(_import_torch())),
-        ("bf16", lambda: check_bf16(*_automatic_precision())),
+        ("bf16", lambda: check_bf16(*_fast_in_bf16())),
         ("processor", check_processor),
         ("memory", check_memory),
         ("disk", lambda: check_disk(shutil.disk_usage(root).free)),
@@ -47,6 +52,8 @@ def diagnose(root: Path) -> list[Check]:
         ("data", lambda: check_data(root)),
         ("pipeline", lambda: check_pipeline(root)),
     ]
+    if measure:
+        checks.append(("training speed", lambda: check_speed(root)))
     findings: list[Check] = []
     for name, check in checks:
         try:
@@ -108,20 +115,48 @@ def check_gpu(torch: Any) -> Check:
     return Check("GPU", "warn", "none: enough for the sample data", "for HAM10000 use a machine with one, or a subset")
 
 
-def check_bf16(device: str, chosen: str) -> Check:
-    """`chosen` is what `train.precision: auto` means on the device (cpu, cuda, mps) that training would use."""
-    where = "processor" if device == "cpu" else "GPU"
-    if chosen == "bf16":
-        return Check("bf16", "ok", f"the {where} computes in it, and train.precision auto takes it")
-    return Check("bf16", "ok", f"not in this {where}: train.precision auto takes {chosen}")
+def check_bf16(device: str, capable: bool) -> Check:
+    """Whether the device (cpu, cuda, mps) that training would use is fast in bf16, as train.precision auto sees it."""
+    if device != "cpu":
+        fast = "the GPU computes in it" if capable else "not in this GPU"
+        return Check("bf16", "ok", f"{fast}: train.precision auto takes {'bf16' if capable else AUTO_GPU[device]}")
+    fast = "the processor has AMX" if capable else "the processor has no AMX"
+    chosen = "bf16, or fp32 where a network has many depthwise convolutions" if capable else "fp32"
+    remedy = "exp-tools doctor --measure times a training step in both"
+    return Check("bf16", "ok", f"{fast}: train.precision auto takes {chosen}", remedy)
 
 
-def _automatic_precision() -> tuple[str, str]:
+def _fast_in_bf16() -> tuple[str, bool]:
     torch = _import_torch()
     from exp_tools.training.machine import resolve_precision
 
     device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    return device, resolve_precision("auto", torch.device(device))
+    return device, resolve_precision("auto", torch.device(device), lambda: 0.0) == "bf16"
+
+
+def check_speed(root: Path) -> Check:
+    """Times a training step of the chosen model in each precision, and says which to set."""
+    from exp_tools.params import PARAMS_FILE, load_params
+    from exp_tools.step_speed import measure
+
+    try:
+        params = load_params(root / PARAMS_FILE)
+        speed = measure(params)
+    except UserError as error:
+        return Check("training speed", "warn", f"not measured: {error}")
+    rates = ", ".join(
+        f"{precision} {rate:.1f} images/s ({speed.batch / rate:.2f} s a step)"
+        for precision, rate in speed.rates.items()
+    )
+    detail = (
+        f"{params.model.name}, {params.prepare.image_size} pixels, batches of {speed.batch}: {rates}; "
+        f"train.precision {params.train.precision} takes {speed.used}"
+    )
+    if speed.best == speed.used:
+        return Check("training speed", "ok", detail)
+    faster = speed.rates[speed.best] / speed.rates[speed.used]
+    remedy = f"{faster:.1f} times as fast with -S train.precision={speed.best} (or in params.yaml)"
+    return Check("training speed", "warn", detail, remedy)
 
 
 def check_processor() -> Check:

@@ -13,6 +13,7 @@ state lies in runs/, and is removed when the run has finished.
 
 import contextlib
 import sys
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from exp_tools.errors import run_main
 from exp_tools.evaluation.calibration import choose_abstention, fit_temperature, softmax
 from exp_tools.evaluation.melanoma import choose_threshold
 from exp_tools.models.artifact import ModelFacts, save_model
-from exp_tools.models.registry import build_model, metadata_knobs
+from exp_tools.models.registry import build_model, depthwise_share, metadata_knobs
 from exp_tools.models.weights import load_weights
 from exp_tools.params import Params, ThresholdsParams, load_params
 from exp_tools.taxonomy import MELANOMA, task_classes, task_label
@@ -47,15 +48,16 @@ def main() -> None:
     params = load_params()
     start_processes(params.machine.processes, "stages.train")
     device = prepare_machine(params.machine)
-    setup = Setup(
-        device,
-        resolve_precision(params.train.precision, device),
-        loader_workers(params.machine, device),
-        params.machine.checkpoint_steps,
-    )
     rank, world = world_of()
     data, vocabulary = training_data(params.task)
     knobs = params.model.architecture | metadata_knobs(params.model.name, vocabulary)
+    depthwise = partial(depthwise_share, params.model.name, knobs, params.prepare.image_size)
+    setup = Setup(
+        device,
+        resolve_precision(params.train.precision, device, depthwise),
+        loader_workers(params.machine, device),
+        params.machine.checkpoint_steps,
+    )
     if rank == 0:
         inputs = inputs_of(params, setup, world)
         warn(params)

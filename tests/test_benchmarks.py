@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 from tiny import save
 
+from benchmarks import training_cases
 from benchmarks.case import compare, of_pairs, of_times
 from benchmarks.growth import Point, anonymous_bytes, exponent, link_photographs, measure, memory_case, summary
 from benchmarks.report import markdown, print_cases
@@ -125,11 +127,20 @@ def test_our_pass_and_the_bare_one_train_on_the_same_batches(photographs, tmp_pa
     original = torch.optim.AdamW.step
     monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, *rest: (steps.append(1), original(self, *rest))[1])
     knobs = {"backbone": "test_resnet"}
-    for name, make in (("ours", training_pass), ("bare", bare_pass)):
+    for name, make in (("ours", training_pass), ("bare", partial(bare_pass, precision="fp32"))):
         steps.clear()
         make(bench, "timm", knobs)()
         seen[name].append(len(steps))
     assert seen == {"ours": [3], "bare": [3]}
+
+
+@pytest.mark.parametrize(("slow", "best"), [("bf16", "fp32"), ("fp32", "bf16")])
+def test_the_bare_loop_is_the_faster_of_the_two_precisions(photographs, tmp_path, monkeypatch, slow, best):
+    bench = make_bench(photographs, tmp_path, size=32, count=8, batch=8, device=torch.device("cpu"))
+    works = {name: (lambda name=name: time.sleep(0.02 * (name == slow))) for name in ("fp32", "bf16")}
+    monkeypatch.setattr(training_cases, "bare_pass", lambda bench, name, knobs, precision: works[precision])
+    work, precision, _ = training_cases.fastest_bare_pass(bench, "timm", {"backbone": "test_resnet"})
+    assert (work, precision) == (works[best], best)
 
 
 def test_the_exponent_is_that_of_the_last_two_numbers():

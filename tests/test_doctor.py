@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from exp_tools import cli, doctor
+from exp_tools.step_speed import Speed
 
 ROOT = Path(__file__).resolve().parents[1]
 GIB = 2**30
@@ -79,16 +80,66 @@ def test_a_gpu_that_torch_cannot_use_is_told_from_none(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("device", "chosen", "detail"),
+    ("device", "capable", "detail"),
     [
-        ("cuda", "bf16", "the GPU computes in it"),
-        ("cuda", "fp16", "not in this GPU: train.precision auto takes fp16"),
-        ("cpu", "bf16", "the processor computes in it"),
-        ("cpu", "fp32", "not in this processor: train.precision auto takes fp32"),
+        ("cuda", True, "the GPU computes in it: train.precision auto takes bf16"),
+        ("cuda", False, "not in this GPU: train.precision auto takes fp16"),
+        ("mps", False, "not in this GPU: train.precision auto takes fp32"),
+        ("cpu", True, "the processor has AMX: train.precision auto takes bf16, or fp32 where"),
+        ("cpu", False, "the processor has no AMX: train.precision auto takes fp32"),
     ],
 )
-def test_bf16_is_reported_where_training_would_run(device, chosen, detail):
-    assert doctor.check_bf16(device, chosen).detail.startswith(detail)
+def test_bf16_is_reported_where_training_would_run(device, capable, detail):
+    assert doctor.check_bf16(device, capable).detail.startswith(detail)
+
+
+def tiny_model(project) -> None:
+    set_param(project, "prepare", "image_size", 32)
+    set_param(project, "model", "timm", {"backbone": "test_resnet", "dropout": 0.0})
+    set_param(project, "model", "name", "timm")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_training_step_is_timed_in_both_precisions(project, monkeypatch, capsys, precision):
+    tiny_model(project)
+    set_param(project, "train", "precision", precision)
+    before = {path: path.read_bytes() for path in project.rglob("*") if path.is_file()}
+    monkeypatch.chdir(project)
+    assert cli.main(["doctor", "--measure", "--json"]) in (0, 1)
+    (check,) = [check for check in json.loads(capsys.readouterr().out) if check["name"] == "training speed"]
+    assert check["detail"].startswith("timm, 32 pixels, batches of 16: fp32 ")
+    assert ", bf16 " in check["detail"]
+    assert f"train.precision {precision} takes {precision}" in check["detail"]
+    assert {path: path.read_bytes() for path in project.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("rates", "used", "best"),
+    [
+        ({"fp32": 70.0, "bf16": 35.0}, "bf16", "fp32"),
+        ({"fp32": 70.0, "bf16": 154.0}, "fp32", "bf16"),
+        ({"fp32": 70.0, "bf16": 74.0}, "fp32", "fp32"),  # not worth a change
+        ({"fp32": 70.0, "bf16": 35.0}, "fp32", "fp32"),
+    ],
+)
+def test_only_a_clear_difference_is_advice(project, monkeypatch, rates, used, best):
+    speed = Speed(rates, 16, used)
+    assert speed.best == best
+    monkeypatch.setattr("exp_tools.step_speed.measure", lambda params: speed)
+    check = doctor.check_speed(project)
+    assert (check.status == "warn") == (best != used) == (f"-S train.precision={best}" in check.remedy)
+
+
+def test_the_speed_is_measured_on_request_only(project):
+    assert "training speed" not in {check.name for check in doctor.diagnose(project)}
+
+
+def test_wrong_parameters_are_no_crash_of_the_measurement(project):
+    set_param(project, "model", "name", "timm")
+    set_param(project, "model", "timm", {"backbone": "resnet9000", "dropout": 0.0})
+    check = doctor.check_speed(project)
+    assert check.status == "warn"
+    assert "timm has no backbone 'resnet9000'" in check.detail
 
 
 def test_torchvision_built_for_another_torch_stops_the_pipeline(monkeypatch):

@@ -16,7 +16,8 @@ LAYERS = (
     {"exp_tools.data"},
     {"exp_tools.models"},
     {"exp_tools.evaluation", "exp_tools.explain", "exp_tools.training"},
-    {"exp_tools.app", "exp_tools.cli", "exp_tools.doctor", "exp_tools.recipes", "exp_tools.serving", "stages"},
+    {"exp_tools.app", "exp_tools.cli", "exp_tools.recipes", "exp_tools.serving", "stages"}
+    | {"exp_tools.doctor", "exp_tools.step_speed"},
     {"benchmarks"},
 )
 

@@ -15,7 +15,14 @@ from exp_tools.models import artifact
 from exp_tools.models.artifact import ModelFacts, load_model, read_facts, save_model
 from exp_tools.models.backbone import Backbone, VectorNorm
 from exp_tools.models.inputs import normalise
-from exp_tools.models.registry import build_model, count_parameters, describe_models, list_models, metadata_knobs
+from exp_tools.models.registry import (
+    build_model,
+    count_parameters,
+    depthwise_share,
+    describe_models,
+    list_models,
+    metadata_knobs,
+)
 
 TINY = {"backbone": "test_resnet"}
 
@@ -255,3 +262,27 @@ def test_a_file_that_is_no_model_of_ours_is_refused(tmp_path, facts):
     save_model(tmp_path / "m.safetensors", build_model("timm", TINY, 4), facts)
     with pytest.raises(UserError, match="do not fit the architecture"):
         load_model(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("name", "knobs", "low", "high"),
+    [
+        ("timm", {"backbone": "resnet18"}, 0, 0),
+        ("timm", {"backbone": "resnext50_32x4d"}, 0, 0),  # groups, and no depthwise convolution
+        ("timm", {"backbone": "vit_tiny_patch16_224"}, 0, 0),
+        ("timm", {"backbone": "convnext_tiny"}, 0.01, 0.03),
+        ("efficientnet_v2", {}, 0.005, 0.02),
+        ("timm", {"backbone": "tf_efficientnet_lite0"}, 0.07, 0.11),
+        ("emas", {}, 0.05, 0.07),
+        ("multimodal", TINY | {"sexes": 3, "localizations": 2}, 0, 0),
+    ],
+)
+def test_how_much_depthwise_convolutions_compute(name, knobs, low, high):
+    generator = torch.get_rng_state()
+    assert low <= depthwise_share(name, knobs, 224) <= high
+    assert torch.equal(torch.get_rng_state(), generator)  # what is drawn after it stays the same
+
+
+def test_a_size_that_a_network_cannot_take_is_said_before_it_trains():
+    with pytest.raises(UserError, match="cannot take images of 96 pixels"):
+        depthwise_share("timm", {"backbone": "swin_tiny_patch4_window7_224"}, 96)

@@ -351,13 +351,33 @@ def test_under_torchrun_two_signals_are_one(monkeypatch):
         assert stop.signal == signal.SIGTERM
 
 
-def test_precision_is_decided_by_the_processor(monkeypatch):
-    for capable, precision in ((True, "bf16"), (False, "fp32")):
-        monkeypatch.setattr("exp_tools.training.machine.cpu_has_bf16", lambda capable=capable: capable)
-        assert resolve_precision("auto", CPU) == precision
-    assert resolve_precision("bf16", CPU) == "bf16"
+AMX = {"avx512_bf16": True, "amx_bf16": True, "amx_tile": True}
+
+
+@pytest.mark.parametrize(
+    ("flags", "depthwise", "precision"),
+    [
+        (AMX, 0.0, "bf16"),
+        (AMX, 0.01, "bf16"),  # EfficientNetV2-S
+        (AMX, 0.06, "fp32"),  # E-MAS and other networks of depthwise convolutions: slower in bf16 even with AMX
+        ({"avx512_bf16": True, "amx_bf16": False, "amx_tile": False}, 0.0, "fp32"),  # half as fast in bf16 on a Xeon
+        ({"avx512_bf16": True}, 0.0, "fp32"),
+        (AMX | {"amx_tile": False}, 0.0, "fp32"),  # the system does not let programs use the tiles
+        ({"avx2": True}, 0.0, "fp32"),
+        ({}, 0.0, "fp32"),
+    ],
+)
+def test_precision_is_decided_by_what_processor_and_network_have(monkeypatch, flags, depthwise, precision):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: flags, raising=False)
+    assert resolve_precision("auto", CPU, lambda: depthwise) == precision
+
+
+def test_precision_without_flags_and_by_hand(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert resolve_precision("auto", CPU, lambda: 0.0) == "fp32"
+    assert resolve_precision("bf16", CPU, lambda: 1.0) == "bf16"
     with pytest.raises(UserError, match="needs a CUDA GPU"):
-        resolve_precision("fp16", CPU)
+        resolve_precision("fp16", CPU, lambda: 0.0)
 
 
 def test_scores_of_validation_that_are_no_numbers_stop(data):

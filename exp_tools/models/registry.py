@@ -60,6 +60,36 @@ def metadata_knobs(name: str, vocabulary: Vocabulary) -> dict[str, int]:
     return {knob: size for knob, size in sizes.items() if knob in taken}
 
 
+def depthwise_share(name: str, knobs: dict[str, Any], image_size: int) -> float:
+    """Share, 0..1, of a network's multiply-adds (of convolutions and linear layers) that depthwise convolutions do.
+
+    Found with shapes alone, without numbers. 1.0 for a network that cannot be run so, of which nothing is known.
+
+    Raises
+    ------
+    UserError
+        As `build_model`, or the network takes no images of `image_size` pixels.
+    """
+    sums = {True: 0, False: 0}
+
+    def count(module: nn.Module, _: Any, output: torch.Tensor) -> None:
+        each = module.weight[0].numel()
+        depthwise = isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1
+        sums[depthwise] += output.numel() * each
+
+    try:
+        with torch.device("meta"), torch.no_grad():
+            network = build_model(name, knobs, 2).eval()
+            for module in network.modules():
+                if isinstance(module, nn.Conv2d | nn.Linear):
+                    module.register_forward_hook(count)
+            inputs = [torch.empty(1, 3, image_size, image_size), torch.empty(1, 3)]
+            network(*inputs[: 2 if network.uses_metadata else 1])
+    except (NotImplementedError, RuntimeError):
+        return 1.0
+    return sums[True] / max(1, sum(sums.values()))
+
+
 def describe_models(num_classes: int = 7) -> list[dict[str, Any]]:
     """What each architecture is at its published defaults, whatever params.yaml says; nothing is computed.
 
