@@ -38,9 +38,9 @@ def _gpu() -> torch.device | None:
 
 
 MOST_DEPTHWISE = 0.04
-"""Share of depthwise multiply-adds up to which AMX makes training in bf16 faster than in fp32. Measured with 20 networks
-on a Xeon with AMX: up to 0.026 (ResNet, ResNeXt, DenseNet, RegNet, ViT, ConvNeXt, EfficientNetV2) 1.05 to 1.9 times as
-fast; from 0.053 on (MobileNet, EfficientNet and its Lite, E-MAS) 0.55 to 0.96 times."""
+"""Share of depthwise multiply-adds up to which AMX makes training in bf16 faster than in fp32. Measured with 20
+networks on a Xeon with AMX: up to 0.026 (ResNet, ResNeXt, DenseNet, RegNet, ViT, ConvNeXt, EfficientNetV2) 1.05 to 1.9
+times as fast; from 0.053 on (MobileNet, EfficientNet and its Lite, E-MAS) 0.55 to 0.96 times."""
 
 
 def resolve_precision(precision: str, device: torch.device, depthwise: Callable[[], float]) -> str:
