@@ -11,13 +11,13 @@ from torchvision.transforms import v2
 
 from benchmarks.case import Case, compare, of_times, seconds
 from benchmarks.plain_decode import SIZE, decode_with_pillow
-from exp_tools.data.augment import PRESETS, Magnitudes, augment, generator_for
-from exp_tools.data.dataset import FixedOrder, PackedImages
 from exp_tools.data.duplicates.pairs import Photographs
 from exp_tools.data.duplicates.search import find_duplicates
-from exp_tools.data.images import pack_images
-from exp_tools.data.parallel import cores
+from exp_tools.data.images.pack import pack_images
+from exp_tools.data.inputs.augment import PRESETS, Magnitudes, augment, generator_for
+from exp_tools.data.inputs.dataset import FixedOrder, PackedImages
 from exp_tools.data.splits import allocate_groups
+from exp_tools.system import cores
 
 MEDIUM = Magnitudes(**PRESETS["medium"])
 HAM10000 = 10_015

@@ -31,7 +31,7 @@ from tqdm import tqdm
 from benchmarks.case import Case
 from benchmarks.report import machine_facts, results_path, write_growth
 from benchmarks.start_cases import copy_project
-from exp_tools.data.images import find_images
+from exp_tools.data.images.decode import find_images
 from exp_tools.params import PARAMS_FILE
 from exp_tools.taxonomy import DIAGNOSES
 

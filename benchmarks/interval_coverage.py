@@ -13,8 +13,8 @@ import argparse
 import numpy as np
 from numpy.typing import NDArray
 
-from exp_tools.evaluation.intervals import bootstrap_intervals, bootstrap_metric_samples, class_intervals
-from exp_tools.evaluation.metrics import class_metrics, headline_metrics
+from exp_tools.evaluation.metrics.bootstrap import bootstrap_intervals, bootstrap_metric_samples, class_intervals
+from exp_tools.evaluation.metrics.classification import class_metrics, headline_metrics
 
 HEADLINE = ("accuracy", "balanced_accuracy", "macro_auc", "macro_f1", "average_precision", "brier", "log_loss")
 OF_RAREST = ("sensitivity", "auc")

@@ -21,14 +21,14 @@ import torch
 from benchmarks.case import Case, of_pairs
 from benchmarks.report import print_cases
 from benchmarks.start_cases import ROOT
-from exp_tools.data.parallel import cores
+from exp_tools.devices import prepare_machine, resolve_precision
 from exp_tools.models.registry import build_model
 from exp_tools.params import load_params
-from exp_tools.training.batches import groups
-from exp_tools.training.data import Setup, TrainingData
-from exp_tools.training.loop import Trainer
-from exp_tools.training.machine import prepare_machine, resolve_precision
-from exp_tools.training.stopping import StopRequest
+from exp_tools.system import cores
+from exp_tools.training.distributed import wrap
+from exp_tools.training.interrupts import StopRequest
+from exp_tools.training.loader import Setup, TrainingData, groups
+from exp_tools.training.trainer import Trainer
 
 SIZE, STEPS, BATCHES = 64, 4, (32, 64, 128)
 
@@ -73,7 +73,7 @@ def work(images: Path, batch: int) -> None:
     model = build_model("timm", {"backbone": "resnet18"}, 7)
     setup = Setup(device, resolve_precision("auto", device, lambda: 0.0))  # no depthwise convolution
     trainer = Trainer(model, data, params.train.model_copy(update=changes), setup, None, StopRequest(), print)
-    trainer.runner = trainer.wrap()
+    trainer.runner = wrap(trainer.network, trainer.team, trainer.device, compiled=False)
     trainer.network.train()
     for epoch in (1, 2):
         start = time.perf_counter()

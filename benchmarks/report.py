@@ -19,9 +19,9 @@ import torch
 from matplotlib.figure import Figure
 
 from benchmarks.case import Case
-from exp_tools.data.files import write_json
-from exp_tools.data.parallel import cores
-from exp_tools.evaluation.drawing import COLOURS, STYLE, new_figure, save_figure
+from exp_tools.evaluation.plots.style import COLOURS, STYLE, new_figure, save_figure
+from exp_tools.io import write_json
+from exp_tools.system import cores
 
 RESULTS = Path(__file__).parent / "results"
 LIBRARIES = ("torch", "torchvision", "timm", "opencv-python-headless", "pillow", "numpy", "dvc", "onnxruntime")

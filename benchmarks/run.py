@@ -47,9 +47,9 @@ def main() -> None:
 
     from benchmarks.report import machine_facts, print_cases, results_path, write_cases
     from benchmarks.work import Request, cpu_work, gpu_work
-    from exp_tools.data.drawing.sample import write_sample
-    from exp_tools.data.images import find_images
-    from exp_tools.data.parallel import cores
+    from exp_tools.data.images.decode import find_images
+    from exp_tools.data.synthetic.generate import write_sample
+    from exp_tools.system import cores
 
     quick, start = arguments.quick, time.perf_counter()
     repeats = arguments.repeats or (3 if quick else 7)

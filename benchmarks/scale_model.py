@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from exp_tools.data.duplicates.candidates import MAX_IN_WORD, MAX_SIDE, POINTS_A_WORD
 from exp_tools.data.duplicates.keypoints import MAX_POINTS
+from exp_tools.data.duplicates.retrieval import MAX_IN_WORD, MAX_SIDE, POINTS_A_WORD
 from exp_tools.models.registry import build_model, count_parameters, list_models
 
 GPUS = (1, 2, 4, 8, 16, 32, 64)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from benchmarks.case import Case, of_times, seconds
-from exp_tools.evaluation.intervals import bootstrap_intervals, class_intervals
+from exp_tools.evaluation.metrics.bootstrap import bootstrap_intervals, class_intervals
 from exp_tools.taxonomy import DIAGNOSES
 
 IMAGES, RESAMPLES, LIMIT = 10_000, 2000, 5.0

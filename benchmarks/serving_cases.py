@@ -9,14 +9,14 @@ import numpy as np
 import torch
 
 from benchmarks.case import Case, compare
-from exp_tools.data.parallel import cores
-from exp_tools.models.artifact import ModelFacts, save_model
+from exp_tools.models.model_file import ModelFacts, save_model
 from exp_tools.models.registry import build_model
 from exp_tools.serving.batch import predict_batch
-from exp_tools.serving.export import add_facts, export_onnx
+from exp_tools.serving.batch_inputs import batch_inputs
+from exp_tools.serving.export.int8 import Examples, write_int8
+from exp_tools.serving.export.onnx import add_facts, export_onnx
 from exp_tools.serving.predictor import Predictor
-from exp_tools.serving.quantise import Examples, write_int8
-from exp_tools.serving.worklist import worklist
+from exp_tools.system import cores
 from exp_tools.taxonomy import DIAGNOSES
 
 CALLS = 10
@@ -70,7 +70,7 @@ def predict_one_case(file: Path, scratch: Path, repeats: int) -> Case:
 
 def predict_batch_case(folder: Path, scratch: Path, size: int, repeats: int) -> Case:
     """A folder of files to its table, against decoding them all and then computing them all, on the same cores."""
-    predictor, work = resnet18(scratch / "model.safetensors", size), worklist(folder)
+    predictor, work = resnet18(scratch / "model.safetensors", size), batch_inputs(folder)
     nothing = np.zeros((32, 3), np.float32)
 
     def one_after_the_other() -> None:

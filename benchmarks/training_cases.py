@@ -17,17 +17,17 @@ from torchvision.transforms import v2
 
 from benchmarks.case import Case, compare, seconds
 from benchmarks.data_cases import plain_augmentation
-from exp_tools.data.images import pack_images
-from exp_tools.data.parallel import cores
+from exp_tools.data.images.pack import pack_images
+from exp_tools.devices import loader_workers, prepare_machine, resolve_precision
 from exp_tools.evaluation.predict import predict_logits
-from exp_tools.models.inputs import normalise
+from exp_tools.models.normalize import normalise
 from exp_tools.models.registry import build_model, depthwise_share
 from exp_tools.params import TrainParams, load_params
-from exp_tools.training.batches import groups, make_loader
-from exp_tools.training.data import Setup, TrainingData
-from exp_tools.training.loop import Trainer, fit
-from exp_tools.training.machine import loader_workers, prepare_machine, resolve_precision
-from exp_tools.training.stopping import StopRequest
+from exp_tools.system import cores
+from exp_tools.training.distributed import wrap
+from exp_tools.training.interrupts import StopRequest
+from exp_tools.training.loader import Setup, TrainingData, groups, make_loader
+from exp_tools.training.trainer import Trainer, fit
 
 CLASSES = list("abcdefg")
 GIB = 2**30
@@ -100,7 +100,7 @@ def training_pass(bench: Bench, name: str, knobs: dict) -> Callable[[], None]:
     model, params = network_of(bench, name, knobs), recipe(bench.batch)
     AcceleratorState._reset_state(reset_partial_state=True)  # accelerate keeps the precision of the case before
     trainer = Trainer(model, bench.data(), params, bench.setup_of(name, knobs), None, StopRequest(), print)
-    trainer.runner = trainer.wrap()
+    trainer.runner = wrap(trainer.network, trainer.team, trainer.device, compiled=False)
     trainer.network.train()
     epoch = 0
 

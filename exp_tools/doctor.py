@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from exp_tools.errors import UserError
+from exp_tools.taxonomy import is_drawn
 
 INSTALL = "make install"
 GIB = 2**30
@@ -25,11 +26,6 @@ class Check(NamedTuple):
     status: Literal["ok", "warn", "missing"]
     detail: str
     remedy: str = ""
-
-
-def find_project(start: Path) -> Path:
-    """The nearest folder at or above `start` that holds a dvc.yaml; `start` itself where there is none."""
-    return next((folder for folder in (start, *start.parents) if (folder / "dvc.yaml").is_file()), start)
 
 
 def diagnose(root: Path, *, measure: bool = False) -> list[Check]:
@@ -128,7 +124,7 @@ def check_bf16(device: str, capable: bool) -> Check:
 
 def _fast_in_bf16() -> tuple[str, bool]:
     torch = _import_torch()
-    from exp_tools.training.machine import resolve_precision
+    from exp_tools.devices import resolve_precision
 
     device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     return device, resolve_precision("auto", torch.device(device), lambda: 0.0) == "bf16"
@@ -137,7 +133,7 @@ def _fast_in_bf16() -> tuple[str, bool]:
 def check_speed(root: Path) -> Check:
     """Times a training step of the chosen model in each precision, and says which to set."""
     from exp_tools.params import PARAMS_FILE, load_params
-    from exp_tools.step_speed import measure
+    from exp_tools.training.step_speed import measure
 
     try:
         params = load_params(root / PARAMS_FILE)
@@ -247,7 +243,7 @@ def check_data(root: Path) -> Check:
     except UserError:
         return Check("data", "warn", "unknown while the parameters are wrong")
     if data.dir is None:
-        if data.source == "synthetic":
+        if is_drawn(data.source):
             return Check("data", "ok", "the embedded sample set")
         remedy = "unpack a copy and name its folder: -S data.dir=FOLDER, or in params.yaml"
         return Check("data", "missing", f"data.source is {data.source}, and data.dir names no folder", remedy)

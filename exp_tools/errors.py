@@ -1,7 +1,8 @@
 """The one error that speaks to the person at the keyboard."""
 
+import difflib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 
@@ -18,6 +19,12 @@ class Stopped(Exception):
     def __init__(self, message: str, signal_number: int):
         super().__init__(message)
         self.status = 128 + signal_number
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """A hint for an error message: " (did you mean 'x'?)" with the nearest choice, "" where none is near."""
+    near = difflib.get_close_matches(word, list(choices), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def require_file(path: Path, maker: str) -> None:

@@ -3,7 +3,6 @@
 Every value comes from the file: no field here has a default, so this module checks values and never makes one.
 """
 
-import difflib
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,6 +11,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from exp_tools.errors import UserError
+from exp_tools.param_errors import explain_errors
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -304,59 +304,6 @@ def parse_params(content: Any, name: str = "params.yaml") -> Params:
     try:
         return Params.model_validate(content)
     except ValidationError as error:
-        lines = _one_line_a_key(error)
+        lines = explain_errors(error, Params)
         many = f" has {len(lines)} faults" if len(lines) > 1 else ""
         raise UserError(f"{name}{many}: " + ("\n  " if many else "") + "\n  ".join(lines)) from error
-
-
-def _one_line_a_key(error: ValidationError) -> list[str]:
-    """A value that fits neither branch of a union (a number or `auto`) is two faults to pydantic, one to a person."""
-    lines: dict[str, str] = {}
-    for fault in error.errors():
-        path = [part for part in fault["loc"] if part not in _UNION_BRANCHES]
-        key = ".".join(str(part) for part in path)
-        if key not in lines:
-            lines[key] = _explain(fault, key, path)
-        elif fault["type"] == "literal_error":
-            lines[key] += f", or {fault['ctx']['expected']}"
-    return list(lines.values())
-
-
-def _explain(fault: Any, key: str, path: list[Any]) -> str:
-    """One fault of pydantic's list as one line."""
-    value, kind, context = fault["input"], fault["type"], fault.get("ctx", {})
-    if kind == "missing":
-        return f"{key} is missing"
-    if kind == "extra_forbidden":
-        known = _keys_beside(path)
-        return f"{key} is unknown; known here: {', '.join(known)}{_did_you_mean(str(path[-1]), known)}"
-    if kind == "literal_error":
-        choices = re.findall(r"'([^']*)'", context["expected"]) or [context["expected"]]
-        return f"{key} is {value!r}; choose one of {', '.join(choices)}{_did_you_mean(str(value), choices)}"
-    if kind == "value_error":
-        return f"{key}: {context['error']}"
-    message = fault["msg"].removeprefix("Input ")
-    return f"{key} is {value!r}; it {message}"
-
-
-_UNION_BRANCHES = {
-    "constrained-int",
-    "constrained-float",
-    "literal['auto']",
-    "function-before[_number_written_as_text(), constrained-float]",
-    "function-before[_number_written_as_text(), float]",
-}
-
-
-def _keys_beside(path: list[Any]) -> list[str]:
-    section: Any = Params
-    for part in path[:-1]:
-        if getattr(section, "model_fields", None) is None:  # an entry of data.external
-            return list(ExternalParams.model_fields)
-        section = section.model_fields[part].annotation
-    return list(getattr(section, "model_fields", ExternalParams.model_fields))
-
-
-def _did_you_mean(word: str, choices: list[str]) -> str:
-    near = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
-    return f" (did you mean {near[0]!r}?)" if near else ""

@@ -1,6 +1,5 @@
 """Recipes: published ways to train, as partial parameter files in `recipes/`, and the words that hand one to DVC."""
 
-import difflib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from exp_tools.errors import UserError
+from exp_tools.errors import UserError, did_you_mean
 from exp_tools.params import PARAMS_FILE, Params, load_params, parse_params
 
 FOLDER = Path("recipes")
@@ -40,8 +39,7 @@ def find_recipe(root: Path, name: str) -> Recipe:
     """One recipe; raises UserError, with the nearest name, where there is none."""
     recipes = {recipe.name: recipe for recipe in list_recipes(root)}
     if name not in recipes:
-        near = difflib.get_close_matches(name, recipes, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        hint = did_you_mean(name, recipes)
         raise UserError(f"no recipe {name!r}; choose one of {', '.join(recipes)}{hint}")
     return recipes[name]
 

@@ -49,6 +49,15 @@ OTHER_DIAGNOSES = {
 }
 """Diagnoses of other data sets."""
 
+DRAWN_SOURCE = "synthetic"
+"""The source whose pictures are drawn. What a model learnt from them means nothing on real skin."""
+
+
+def is_drawn(source: str) -> bool:
+    """Whether the images of a source are drawn ones."""
+    return source == DRAWN_SOURCE
+
+
 TASKS = ("diagnosis", "melanoma")
 MELANOMA = "mel"
 MELANOMA_CLASSES = ("non_mel", MELANOMA)

@@ -6,20 +6,19 @@ goes to the store downloads/, where it is verified once and linked from.
 Writes  data/raw/, of which nothing goes but what this stage made
 """
 
-from exp_tools.data.facts import Wanted, licence_text
-from exp_tools.data.gather import provide, refuse_own_folder
-from exp_tools.data.made import refilled
-from exp_tools.data.origin import facts_of, project_root
-from exp_tools.data.parallel import io_processes
+from exp_tools.data.acquire.link import provide, refuse_own_folder
+from exp_tools.data.acquire.managed_folder import refilled
+from exp_tools.data.sources.registry import SourceOptions, licence_text, spec_of
 from exp_tools.errors import run_main
 from exp_tools.params import load_params
-from stages.paths import FILLED, RAW
+from exp_tools.project import FILLED, RAW, project_root
+from exp_tools.system import io_processes
 
 
 def main() -> None:
     params = load_params()
     root = project_root()
-    wanted = Wanted(
+    wanted = SourceOptions(
         dir=params.data.dir,
         second_dir=params.data.second_dir,
         table=params.data.table,
@@ -31,7 +30,7 @@ def main() -> None:
     refuse_own_folder(wanted, FILLED, root)
     with refilled(RAW, "data.dir") as raw:
         done = provide(params.data.source, wanted, raw, root=root, processes=io_processes(params.machine))
-    print(f"{licence_text(facts_of(params.data.source))}{RAW}/: {done}")
+    print(f"{licence_text(spec_of(params.data.source))}{RAW}/: {done}")
 
 
 if __name__ == "__main__":

@@ -13,25 +13,22 @@ import numpy as np
 import pandas as pd
 import torch
 
-from exp_tools.data.files import atomic_write, write_csv, write_json
-from exp_tools.data.labels import SET, read_labels
-from exp_tools.data.metadata import Vocabulary, encode
-from exp_tools.data.splits import read_splits
-from exp_tools.data.task_view import as_task
+from exp_tools.data.inputs.metadata import Vocabulary, encode
+from exp_tools.data.labels.select import as_task
+from exp_tools.data.labels.table import SET, read_labels, read_splits
+from exp_tools.devices import prepare_machine
 from exp_tools.errors import UserError, run_main
 from exp_tools.evaluation.baseline import colour_baseline
-from exp_tools.evaluation.card import model_card
-from exp_tools.evaluation.metrics import headline_metrics
-from exp_tools.evaluation.pages import draw_figures, write_curves
+from exp_tools.evaluation.metrics.classification import headline_metrics
+from exp_tools.evaluation.plots.write import draw_figures, write_curves
 from exp_tools.evaluation.predict import VIEWS, predict_views
 from exp_tools.evaluation.predictions import as_arrays, prediction_table
-from exp_tools.evaluation.scoring import score_set, with_metadata
-from exp_tools.models.artifact import ModelFacts, load_model
+from exp_tools.evaluation.report.build import score_set, with_metadata
+from exp_tools.evaluation.report.model_card import model_card
+from exp_tools.io import atomic_write, file_digest, write_csv, write_json
+from exp_tools.models.model_file import ModelFacts, load_model
 from exp_tools.params import EvaluateParams, load_params
-from exp_tools.taxonomy import task_label
-from exp_tools.training.machine import prepare_machine
-from exp_tools.training.runs import file_digest
-from stages.paths import (
+from exp_tools.project import (
     CARD,
     CURVES,
     EVALUATE_METRICS,
@@ -45,6 +42,7 @@ from stages.paths import (
     REPORT,
     SPLITS,
 )
+from exp_tools.taxonomy import task_label
 
 
 class TestSet(NamedTuple):

@@ -11,23 +11,23 @@ import numpy as np
 import pandas as pd
 import torch
 
-from exp_tools.data.dataset import PackedImages
-from exp_tools.data.files import write_json
-from exp_tools.data.labels import read_labels
-from exp_tools.data.masks import PackedMasks
-from exp_tools.data.metadata import Vocabulary, encode
+from exp_tools.data.images.masks import PackedMasks
+from exp_tools.data.inputs.dataset import PackedImages
+from exp_tools.data.inputs.metadata import Vocabulary, encode
+from exp_tools.data.labels.table import read_labels
+from exp_tools.devices import prepare_machine
 from exp_tools.errors import UserError, run_main
 from exp_tools.evaluation.predictions import read_predictions
 from exp_tools.explain.cases import choose_cases, choose_of_each
 from exp_tools.explain.figures import Case, draw_cases, draw_sanity
-from exp_tools.explain.focus import focus_report
+from exp_tools.explain.localization import localization_report
 from exp_tools.explain.maps import explain_rows, methods_of
-from exp_tools.explain.sanity import randomisation_test
-from exp_tools.models.artifact import ModelFacts, load_model
+from exp_tools.explain.randomization import randomisation_test
+from exp_tools.io import write_json
+from exp_tools.models.model_file import ModelFacts, load_model
 from exp_tools.models.registry import build_model
 from exp_tools.params import load_params
-from exp_tools.training.machine import prepare_machine
-from stages.paths import EXPLAIN_FIGURES, EXPLAIN_METRICS, IMAGES, LABELS, MASKS, MODEL, PREDICTIONS
+from exp_tools.project import EXPLAIN_FIGURES, EXPLAIN_METRICS, IMAGES, LABELS, MASKS, MODEL, PREDICTIONS
 
 OF_EACH_CLASS = 40
 """Images of a diagnosis, at most, over which the share of the map on the lesion is taken."""
@@ -66,7 +66,7 @@ def main() -> None:
     focus = None
     if len(outlined):
         shapes = np.stack([masks.of(row) for row in outlined["row"]])
-        focus = focus_report(maps_of(model, outlined), shapes, outlined["dx"].to_list(), facts.classes)
+        focus = localization_report(maps_of(model, outlined), shapes, outlined["dx"].to_list(), facts.classes)
 
     few = choose_cases(test, SANITY_IMAGES, facts.classes, params.explain.seed)
     torch.manual_seed(params.explain.seed)

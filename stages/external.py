@@ -11,21 +11,19 @@ from pathlib import Path
 
 import pandas as pd
 
+from exp_tools.data.acquire.link import provide, refuse_own_folder
+from exp_tools.data.acquire.managed_folder import refilled
 from exp_tools.data.duplicates.groups import with_groups
-from exp_tools.data.external import without_known_images
-from exp_tools.data.facts import Wanted, licence_text
-from exp_tools.data.files import write_csv, write_json
-from exp_tools.data.gather import provide, refuse_own_folder
-from exp_tools.data.images import join_arrays
-from exp_tools.data.labels import LABEL_COLUMNS, SET, read_labels, summarise_labels, typed_labels
-from exp_tools.data.made import refilled
-from exp_tools.data.origin import facts_of, project_root, read_source
-from exp_tools.data.parallel import io_processes
-from exp_tools.data.preparing import check_and_pack, packing_of
-from exp_tools.data.problems import report_table, stop_on, summarise_problems
+from exp_tools.data.duplicates.pairs import without_known_images
+from exp_tools.data.images.pack import join_arrays
+from exp_tools.data.labels.issues import report_table, stop_on, summarise_problems
+from exp_tools.data.labels.table import LABEL_COLUMNS, SET, read_labels, summarise_labels, typed_labels
+from exp_tools.data.prepare import check_and_pack, packing_of
+from exp_tools.data.sources.registry import SourceOptions, licence_text, read_source, spec_of
 from exp_tools.errors import run_main
+from exp_tools.io import write_csv, write_json
 from exp_tools.params import Params, load_params
-from stages.paths import (
+from exp_tools.project import (
     EXTERNAL_IMAGES,
     EXTERNAL_LABELS,
     EXTERNAL_METRICS,
@@ -34,7 +32,9 @@ from stages.paths import (
     FILLED,
     LABELS,
     RAW,
+    project_root,
 )
+from exp_tools.system import io_processes
 
 
 def main() -> None:
@@ -54,7 +54,7 @@ def main() -> None:
                 table, main_table, main_labels, params.prepare.duplicates, processes=processes
             )
             arrays.append(Path(folder, f"{name}.npy"))
-            kept, problems = check_and_pack(left, facts_of(chosen.source), raw, arrays[-1], packing)
+            kept, problems = check_and_pack(left, spec_of(chosen.source), raw, arrays[-1], packing)
             reports.append(of_set(name, report_table(problems)))
             write_csv(EXTERNAL_PROBLEMS, pd.concat(reports))
             stop_on(problems, EXTERNAL_PROBLEMS)
@@ -74,13 +74,13 @@ def main() -> None:
 def gather(params: Params) -> None:
     """Link or download every set into a folder of its name below data/external_raw/."""
     root, processes = project_root(), io_processes(params.machine)
-    wanted = {name: Wanted(dir=chosen.dir) for name, chosen in params.data.external.items()}
+    wanted = {name: SourceOptions(dir=chosen.dir) for name, chosen in params.data.external.items()}
     for name in wanted:
         refuse_own_folder(wanted[name], FILLED, root)
     with refilled(EXTERNAL_RAW, "data.external.NAME.dir") as fresh:
         for name, chosen in params.data.external.items():
             done = provide(chosen.source, wanted[name], fresh / name, root=root, processes=processes)
-            print(f"{licence_text(facts_of(chosen.source))}{EXTERNAL_RAW / name}/: {done}", flush=True)
+            print(f"{licence_text(spec_of(chosen.source))}{EXTERNAL_RAW / name}/: {done}", flush=True)
 
 
 def of_set(name: str, table: pd.DataFrame) -> pd.DataFrame:

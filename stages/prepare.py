@@ -14,19 +14,18 @@ import pandas as pd
 from exp_tools.data.duplicates.contact_sheet import draw_pairs
 from exp_tools.data.duplicates.groups import pair_report, with_groups
 from exp_tools.data.duplicates.pairs import duplicate_pairs, photograph
-from exp_tools.data.facts import Facts
-from exp_tools.data.files import write_csv, write_json
-from exp_tools.data.labels import summarise_labels, typed_labels
-from exp_tools.data.masks import find_masks, pack_masks
-from exp_tools.data.origin import facts_of, project_root, read_source
-from exp_tools.data.parallel import io_processes
-from exp_tools.data.preparing import Packing, check_and_pack, packing_of
-from exp_tools.data.problems import stop_on, summarise_problems, write_report
+from exp_tools.data.images.masks import find_masks, pack_masks
+from exp_tools.data.labels.issues import stop_on, summarise_problems, write_report
+from exp_tools.data.labels.table import summarise_labels, typed_labels
+from exp_tools.data.prepare import Packing, check_and_pack, packing_of
+from exp_tools.data.sources.registry import DatasetSpec, read_source, spec_of
 from exp_tools.errors import run_main
-from exp_tools.evaluation.figures import draw_class_distribution
+from exp_tools.evaluation.plots.class_counts import draw_class_distribution
+from exp_tools.io import write_csv, write_json
 from exp_tools.params import load_params
+from exp_tools.project import DATA_FIGURES, DATA_METRICS, DUPLICATES, IMAGES, LABELS, MASKS, PROBLEMS, RAW, project_root
+from exp_tools.system import io_processes
 from exp_tools.taxonomy import task_classes
-from stages.paths import DATA_FIGURES, DATA_METRICS, DUPLICATES, IMAGES, LABELS, MASKS, PROBLEMS, RAW
 
 
 def main() -> None:
@@ -34,7 +33,7 @@ def main() -> None:
     processes = io_processes(params.machine)
     packing = packing_of(params.prepare, processes)
     table = read_source(params.data.source, RAW)
-    kept, problems = check_and_pack(table, facts_of(params.data.source), RAW, IMAGES, packing)
+    kept, problems = check_and_pack(table, spec_of(params.data.source), RAW, IMAGES, packing)
     write_report(PROBLEMS, problems)
     report = report_path()
     write_report(report, problems)
@@ -46,7 +45,7 @@ def main() -> None:
     labels = with_groups(labels, pairs)
     list_duplicates(labels, files, pairs)
     write_csv(LABELS, labels)
-    masks = pack_lesion_masks(labels["image_id"].to_list(), files, facts_of(params.data.source), packing)
+    masks = pack_lesion_masks(labels["image_id"].to_list(), files, spec_of(params.data.source), packing)
     counted = {
         "rows_read": len(table),
         "rows_left_out": len(table) - len(kept),
@@ -62,7 +61,7 @@ def main() -> None:
     )
 
 
-def pack_lesion_masks(image_ids: list[str], files: list[str], facts: Facts, packing: Packing) -> int:
+def pack_lesion_masks(image_ids: list[str], files: list[str], facts: DatasetSpec, packing: Packing) -> int:
     """Pack the masks that the set came with; says which cannot be used, and returns how many can."""
     found = find_masks(RAW, facts.lesion_masks)
     shape = {"size": packing.size, "resize": packing.resize}

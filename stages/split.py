@@ -4,14 +4,14 @@ Reads   data/prepared/{labels.csv, duplicates.csv}
 Writes  data/splits.csv, metrics/split.json
 """
 
-from exp_tools.data.files import write_csv, write_json
-from exp_tools.data.labels import lesions_known, read_labels
-from exp_tools.data.proof import crossings
+from exp_tools.data.labels.table import lesions_known, read_labels
+from exp_tools.data.split_proof import crossings
 from exp_tools.data.splits import assert_disjoint, assign_splits, summarise_splits
 from exp_tools.errors import UserError, run_main
+from exp_tools.io import write_csv, write_json
 from exp_tools.params import load_params
+from exp_tools.project import DUPLICATES, LABELS, SPLIT_METRICS, SPLITS
 from exp_tools.taxonomy import task_classes, task_label
-from stages.paths import DUPLICATES, LABELS, SPLIT_METRICS, SPLITS
 
 
 def main() -> None:

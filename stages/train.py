@@ -21,25 +21,24 @@ from typing import Any
 import numpy as np
 import torch
 
-from exp_tools.data.labels import read_labels
-from exp_tools.data.metadata import Vocabulary, encode, fit_vocabulary
-from exp_tools.data.splits import read_splits
+from exp_tools.data.inputs.metadata import Vocabulary, encode, fit_vocabulary
+from exp_tools.data.labels.table import read_labels, read_splits
+from exp_tools.devices import loader_workers, prepare_machine, resolve_precision
 from exp_tools.errors import run_main
-from exp_tools.evaluation.calibration import choose_abstention, fit_temperature, softmax
-from exp_tools.evaluation.melanoma import choose_threshold
-from exp_tools.models.artifact import ModelFacts, save_model
+from exp_tools.evaluation.validation import choose_abstention, choose_threshold, fit_temperature, softmax
+from exp_tools.io import file_digest
+from exp_tools.models.model_file import ModelFacts, save_model
+from exp_tools.models.pretrained import load_weights
 from exp_tools.models.registry import build_model, depthwise_share, metadata_knobs
-from exp_tools.models.weights import load_weights
 from exp_tools.params import Params, ThresholdsParams, load_params
+from exp_tools.project import IMAGES, LABELS, MODEL, RUNS, SPLITS, TRAIN_METRICS
 from exp_tools.taxonomy import MELANOMA, task_classes, task_label
-from exp_tools.training.data import Setup, TrainingData
-from exp_tools.training.loop import Fitted, fit
-from exp_tools.training.machine import loader_workers, prepare_machine, resolve_precision
-from exp_tools.training.runs import RunStore, file_digest, fingerprint
-from exp_tools.training.stopping import StopRequest
-from exp_tools.training.team import start_processes, world_of
+from exp_tools.training.checkpoints import RunStore, fingerprint
+from exp_tools.training.distributed import start_processes, world_of
+from exp_tools.training.interrupts import StopRequest
+from exp_tools.training.loader import Setup, TrainingData
 from exp_tools.training.tracking import log_epoch, track
-from stages.paths import IMAGES, LABELS, MODEL, RUNS, SPLITS, TRAIN_METRICS
+from exp_tools.training.trainer import Fitted, fit
 
 LIBRARIES = ("torch", "timm", "accelerate", "numpy", "opencv-python-headless", "pillow")
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from exp_tools.models.artifact import ModelFacts, save_model
+from exp_tools.models.model_file import ModelFacts, save_model
 from exp_tools.models.registry import build_model
 from exp_tools.taxonomy import DIAGNOSES
 

@@ -18,12 +18,12 @@ from starlette.testclient import TestClient
 
 from exp_tools.errors import UserError
 from exp_tools.explain.overlay import overlay
-from exp_tools.serving import front
-from exp_tools.serving.answers import BatchAnswer, HealthAnswer, ModelAnswer, PredictionAnswer, prediction_example
-from exp_tools.serving.api import create_app
-from exp_tools.serving.limits import Limits
+from exp_tools.serving.api import middleware
+from exp_tools.serving.api.app import create_app
+from exp_tools.serving.api.limits import Limits
+from exp_tools.serving.api.problems import KINDS
+from exp_tools.serving.api.schemas import BatchAnswer, HealthAnswer, ModelAnswer, PredictionAnswer, prediction_example
 from exp_tools.serving.predictor import DISCLAIMER, Patient, Predictor
-from exp_tools.serving.problems import KINDS
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -281,7 +281,7 @@ FORM = {"content-type": "multipart/form-data; boundary=b", "content-length": "10
 
 
 def test_a_request_that_does_not_arrive_gives_its_place_back(predictor, monkeypatch):
-    monkeypatch.setattr(front, "SILENCE_SECONDS", 0.05)
+    monkeypatch.setattr(middleware, "SILENCE_SECONDS", 0.05)
     app = create_app(predictor, Limits(at_once=1, waiting=0, upload_seconds=0.1))
     sent = exchange(app, [{"type": "http.request", "body": b"--b\r\n", "more_body": True}], FORM)
     assert sent[0]["status"] == 408

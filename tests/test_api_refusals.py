@@ -17,10 +17,10 @@ from PIL import Image
 from served import encoded, photograph, save_tiny_model
 from starlette.testclient import TestClient
 
-from exp_tools.serving.api import create_app
-from exp_tools.serving.limits import Limits
+from exp_tools.serving.api.app import create_app
+from exp_tools.serving.api.limits import Limits
+from exp_tools.serving.api.problems import KINDS
 from exp_tools.serving.predictor import Predictor
-from exp_tools.serving.problems import KINDS
 
 GOOD = photograph(1)
 LIMITS = Limits(image_bytes=1_000_000, batch_bytes=2_000_000, batch_images=4, pixels=2_000_000)

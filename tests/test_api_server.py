@@ -19,7 +19,7 @@ import pytest
 import requests
 from served import noise, photograph, save_tiny_model
 
-from exp_tools.cli import main
+from exp_tools.cli.main import main
 from exp_tools.serving.predictor import DISCLAIMER, Predictor
 
 ROOT = Path(__file__).parent.parent

@@ -19,24 +19,18 @@ pytest.importorskip("streamlit")
 
 from streamlit.testing.v1 import AppTest
 
-from exp_tools import cli
-from exp_tools.app import bars, experiments_page, launch, main, pictures, training, versions
-from exp_tools.app.settings import Outs, Settings
+from exp_tools import revisions
+from exp_tools.app import launch, main
+from exp_tools.app.pages import experiments
+from exp_tools.app.parts import charts, experiment_queue, images
+from exp_tools.app.parts.settings import Settings
+from exp_tools.cli import main as cli
 from exp_tools.errors import UserError
 from exp_tools.params import load_params
+from exp_tools.project import CARD, CURVES, DATA_METRICS, EVALUATE_METRICS, MODEL, REPORT, TRAIN_METRICS
 from exp_tools.serving.predictor import DISCLAIMER, Patient, Predictor
 
 torch.set_num_threads(1)
-OUTS = Outs(
-    model="models/model.safetensors",
-    summary="metrics/evaluate.json",
-    report="metrics/report.json",
-    card="MODEL_CARD.md",
-    curves="plots/curves",
-    figures="plots/figures",
-    training="metrics/train",
-    data="metrics/data.json",
-)
 
 
 def image_file(number: int = 0, form: str = "PNG") -> bytes:
@@ -65,14 +59,14 @@ def settings(tmp_path) -> Settings:
     (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes/slow.yaml").write_text("# slow and long\ntrain:\n  epochs: 40\n  lr: 1.0e-4\n")
-    write_model(tmp_path / OUTS.model)
-    return Settings(str(tmp_path), OUTS)
+    write_model(tmp_path / MODEL)
+    return Settings(str(tmp_path))
 
 
 def write_summary(folder: Path, score: float) -> None:
     (folder / "metrics").mkdir(exist_ok=True)
     names = ("balanced_accuracy", "accuracy", "macro_f1", "macro_auc")
-    (folder / OUTS.summary).write_text(json.dumps(dict.fromkeys(names, score)))
+    (folder / EVALUATE_METRICS).write_text(json.dumps(dict.fromkeys(names, score)))
 
 
 @pytest.fixture(autouse=True)
@@ -158,14 +152,14 @@ def test_a_port_that_is_taken_is_said(monkeypatch, tmp_path, capsys):
     ],
 )
 def test_a_percentage_never_rounds_to_certainty(share, text):
-    assert bars.percent(share) == text
+    assert charts.percent(share) == text
 
 
 def test_bars_are_ranked_say_malignant_in_words_and_escape_names(tmp_path):
     write_model(tmp_path / "m.safetensors")
     prediction = Predictor(tmp_path / "m.safetensors").predict(image_file())
     shares = {"nv": 0.2, "mel": 0.5, "<b>mine</b>": 0.3}
-    html = bars.probability_bars(
+    html = charts.probability_bars(
         type(prediction)(**{**prediction.__dict__, "probabilities": shares, "diagnosis": "mel"})
     )
     table = html[html.index("<table") :]
@@ -179,7 +173,7 @@ def test_bars_are_ranked_say_malignant_in_words_and_escape_names(tmp_path):
 
 @pytest.mark.parametrize(("resize", "size"), [("squash", (512, 384)), ("crop", (512, 512)), ("pad", (512, 512))])
 def test_a_picture_is_shown_in_the_shape_that_a_person_expects(resize, size):
-    assert pictures.shown(image_file(), resize).size == size
+    assert images.shown(image_file(), resize).size == size
 
 
 def test_a_turned_photograph_is_shown_upright():
@@ -187,23 +181,23 @@ def test_a_turned_photograph_is_shown_upright():
     exif[0x0112] = 6
     buffer = BytesIO()
     picture(1, 60, 45).save(buffer, format="JPEG", exif=exif)
-    assert pictures.shown(buffer.getvalue(), "squash").size == (384, 512)
+    assert images.shown(buffer.getvalue(), "squash").size == (384, 512)
 
 
 def test_the_overlay_changes_the_hot_half_only_and_no_strength_changes_nothing():
-    plain = np.asarray(pictures.shown(image_file(), "crop")).astype(int)
+    plain = np.asarray(images.shown(image_file(), "crop")).astype(int)
     heat = np.zeros((32, 32), np.float32)
     heat[:, 20:] = 1
-    assert np.array_equal(np.asarray(pictures.shown(image_file(), "crop", heat, 0.0)), plain)
-    difference = np.abs(np.asarray(pictures.shown(image_file(), "crop", heat, 0.9)) - plain).sum(axis=2)
+    assert np.array_equal(np.asarray(images.shown(image_file(), "crop", heat, 0.0)), plain)
+    difference = np.abs(np.asarray(images.shown(image_file(), "crop", heat, 0.9)) - plain).sum(axis=2)
     assert difference[:, :256].max() == 0
     assert difference[:, 400:].min() > 0
 
 
 def test_examples_are_the_same_every_time_each_of_another_class():
-    names = [pictures.draw_example(number)[0] for number in range(3)]
+    names = [images.draw_example(number)[0] for number in range(3)]
     assert names == ["drawn_1_akiec.png", "drawn_2_bcc.png", "drawn_3_bkl.png"]
-    assert pictures.draw_example(1)[1] == pictures.draw_example(1)[1] != pictures.draw_example(8)[1]
+    assert images.draw_example(1)[1] == images.draw_example(1)[1] != images.draw_example(8)[1]
 
 
 # ------------------------------------------------------------------------------------------- versions of the project
@@ -231,16 +225,18 @@ def repository(settings) -> Settings:
 
 
 def test_versions_are_the_workspace_branches_and_experiments(repository):
-    found = versions.list_versions(repository.folder)
+    found = revisions.list_versions(repository.folder)
     assert [(one.kind, one.name) for one in found] == [
         ("workspace", "workspace"),
         ("branch", "main"),
         ("experiment", "fast"),
     ]
     assert found[2].base == found[1].commit == git(repository.folder, "rev-parse", "main")
-    texts = versions.read_files(repository.folder, [(one.commit, OUTS.summary) for one in found])
+    texts = revisions.read_files(repository.folder, [(one.commit, EVALUATE_METRICS) for one in found])
     assert [json.loads(text)["accuracy"] for text in texts] == [0.25, 0.5, 0.75]
-    assert versions.read_files(repository.folder, [("", "no"), (found[1].commit, "no"), ("f" * 40, "params.yaml")]) == [
+    assert revisions.read_files(
+        repository.folder, [("", "no"), (found[1].commit, "no"), ("f" * 40, "params.yaml")]
+    ) == [
         None,
         None,
         None,
@@ -248,12 +244,12 @@ def test_versions_are_the_workspace_branches_and_experiments(repository):
 
 
 def test_outside_git_there_is_the_workspace(settings):
-    assert versions.list_versions(settings.folder) == [versions.WORKSPACE]
+    assert revisions.list_versions(settings.folder) == [revisions.WORKSPACE]
 
 
 def test_experiments_of_one_name_are_told_apart(repository):
     git(repository.folder, "update-ref", f"refs/exps/{'ab'}/{'c' * 38}/fast", "main")
-    names = [one.name for one in versions.list_versions(repository.folder) if one.kind == "experiment"]
+    names = [one.name for one in revisions.list_versions(repository.folder) if one.kind == "experiment"]
     assert len(set(names)) == 2
     assert all(name.startswith("fast ") and len(name) == 12 for name in names)
 
@@ -266,28 +262,28 @@ def test_a_model_of_an_experiment_comes_from_dvc_once_and_what_is_gone_is_said(r
         subprocess.run([sys.executable, "-m", "dvc", *command], cwd=folder, env=environment, check=True)
 
     dvc("init", "-q")
-    dvc("add", "-q", OUTS.model)
-    git(folder, "add", ".dvc", "models/.gitignore", f"{OUTS.model}.dvc")
+    dvc("add", "-q", MODEL)
+    git(folder, "add", ".dvc", "models/.gitignore", f"{MODEL}.dvc")
     git(folder, "commit", "-qm", "model")
-    committed = versions.list_versions(folder)[1]
-    weights = (folder / OUTS.model).read_bytes()
-    (folder / OUTS.model).write_bytes(b"something else")
+    committed = revisions.list_versions(folder)[1]
+    weights = (folder / MODEL).read_bytes()
+    (folder / MODEL).write_bytes(b"something else")
 
-    kept = versions.fetch_model(folder, committed, OUTS.model, cache)
+    kept = revisions.fetch_model(folder, committed, MODEL, cache)
     assert kept.read_bytes() == weights
     assert len(kept.stem) == 32
-    assert versions.fetch_bytes(folder, committed, OUTS.model) == weights
+    assert revisions.fetch_bytes(folder, committed, MODEL) == weights
     before = kept.stat().st_mtime_ns
-    assert versions.fetch_model(folder, committed, OUTS.model, cache) == kept
+    assert revisions.fetch_model(folder, committed, MODEL, cache) == kept
     assert kept.stat().st_mtime_ns == before
-    assert versions.fetch_model(folder, versions.WORKSPACE, OUTS.model, cache) == folder / OUTS.model
+    assert revisions.fetch_model(folder, revisions.WORKSPACE, MODEL, cache) == folder / MODEL
 
     kept.unlink()
     for path in (folder / ".dvc/cache/files").rglob("*"):
         if path.is_file():
             path.unlink()
     with pytest.raises(UserError, match="neither in DVC's cache nor in its remote"):
-        versions.fetch_model(folder, committed, OUTS.model, cache)
+        revisions.fetch_model(folder, committed, MODEL, cache)
     assert list(cache.iterdir()) == []
 
 
@@ -307,10 +303,10 @@ def test_a_prediction_is_the_predictors_own(settings, monkeypatch):
     app = page(settings, "Predict", monkeypatch)
     app.file_uploader[0].set_value(("mole.png", image_file(3), "image/png")).run()
     assert not app.exception
-    expected = Predictor(settings.folder / OUTS.model).predict(image_file(3))
-    assert app.subheader[0].value == f"{expected.name}: {bars.percent(expected.probability)}"
+    expected = Predictor(settings.folder / MODEL).predict(image_file(3))
+    assert app.subheader[0].value == f"{expected.name}: {charts.percent(expected.probability)}"
     table = app.html[0].proto.body
-    assert all(bars.percent(share) in table for share in expected.probabilities.values())
+    assert all(charts.percent(share) in table for share in expected.probabilities.values())
     assert "Flagged for melanoma" in app.error[0].value  # the threshold is 0: everything is flagged
     assert any("Too uncertain" in warning.value for warning in app.warning)
     assert [button.label for button in app.download_button] == ["Download result (JSON)", "Download picture (PNG)"]
@@ -324,7 +320,7 @@ def test_of_many_files_a_broken_one_is_said_and_the_others_are_predicted(setting
     table = app.dataframe[0].value
     assert list(table["file"]) == ["a.png", "broken.png", "c.png"]
     assert table["result"][1].startswith("not read: the file is no image")
-    predictor = Predictor(settings.folder / OUTS.model)
+    predictor = Predictor(settings.folder / MODEL)
     for row, number in ((0, 1), (2, 2)):
         assert table["probability"][row] == pytest.approx(predictor.predict(image_file(number)).probability, abs=1e-6)
     close = next(box for box in app.selectbox if box.label == "Look closely at")
@@ -335,10 +331,10 @@ def test_of_many_files_a_broken_one_is_said_and_the_others_are_predicted(setting
 
 def test_metadata_are_asked_for_by_a_model_that_uses_them_and_only_then(settings, monkeypatch):
     assert len(page(settings, "Predict", monkeypatch).number_input) == 0
-    write_model(settings.folder / OUTS.model, "multimodal")
+    write_model(settings.folder / MODEL, "multimodal")
     app = page(settings, "Predict", monkeypatch)
     app.file_uploader[0].set_value(("mole.png", image_file(3), "image/png")).run()
-    predictor = Predictor(settings.folder / OUTS.model)
+    predictor = Predictor(settings.folder / MODEL)
     unknown = predictor.predict(image_file(3))
     app.number_input[0].set_value(85).run()
     next(box for box in app.selectbox if box.label == "Sex").set_value("male").run()
@@ -350,16 +346,16 @@ def test_metadata_are_asked_for_by_a_model_that_uses_them_and_only_then(settings
 
 
 def test_an_untrained_or_missing_model_is_not_shown(settings, monkeypatch):
-    write_model(settings.folder / OUTS.model, trained=False)
+    write_model(settings.folder / MODEL, trained=False)
     app = page(settings, "Predict", monkeypatch)
     assert "no record of training" in app.error[0].value
     assert len(app.file_uploader) == 0
-    (settings.folder / OUTS.model).unlink()
+    (settings.folder / MODEL).unlink()
     assert "there is no model model.safetensors yet" in page(settings, "Predict", monkeypatch).error[0].value
 
 
 def test_the_model_of_real_data_is_not_called_drawn(settings, monkeypatch):
-    write_model(settings.folder / OUTS.model, source="ham10000")
+    write_model(settings.folder / MODEL, source="ham10000")
     app = page(settings, "Predict", monkeypatch)
     assert [warning.value for warning in app.warning] == [DISCLAIMER]
     assert any("trained on **ham10000**" in text.value for text in app.markdown)
@@ -377,12 +373,12 @@ def test_the_table_of_experiments_has_scores_and_what_each_changed(repository, m
 
 def test_changes_between_parameters_are_found_at_any_depth():
     base = {"a": {"b": 1, "c": {"d": 2}}, "e": 3}
-    assert experiments_page.changes(base, {"a": {"b": 1, "c": {"d": 5}}, "e": 3, "f": None}) == "a.c.d=5, f=None"
+    assert experiments.changes(base, {"a": {"b": 1, "c": {"d": 5}}, "e": 3, "f": None}) == "a.c.d=5, f=None"
 
 
 def report(metric: float) -> dict:
     """A report in the form of `scoring.score_set`, where every score is `metric`."""
-    from exp_tools.evaluation.summary import SHOWN
+    from exp_tools.evaluation.report.text import SHOWN
 
     bounds = {"low": metric - 0.1, "high": metric + 0.1, "small": True}
     row = dict.fromkeys(("sensitivity", "specificity", "precision", "f1", "auc"), metric)
@@ -415,8 +411,8 @@ def test_evaluate_shows_the_report_of_the_chosen_set_and_says_what_is_missing(se
     assert "dvc repro evaluate" in page(settings, "Evaluate", monkeypatch).info[0].value
     write_summary(settings.folder, 0.5)
     content = {"test": report(0.8) | {"baseline": {"balanced_accuracy": 0.46}}, "external": {"ph2": report(0.6)}}
-    (settings.folder / OUTS.report).write_text(json.dumps(content))
-    curves = settings.folder / OUTS.curves
+    (settings.folder / REPORT).write_text(json.dumps(content))
+    curves = settings.folder / CURVES
     curves.mkdir(parents=True)
     (curves / "confusion.csv").write_text("actual,predicted\nmel,mel\nmel,nv\nnv,nv\n")
     app = page(settings, "Evaluate", monkeypatch)
@@ -434,10 +430,10 @@ def test_evaluate_shows_the_report_of_the_chosen_set_and_says_what_is_missing(se
 
 
 def test_about_has_the_card_the_limits_the_classes_and_the_data(settings, monkeypatch):
-    (settings.folder / OUTS.card).write_text("# A card of its own")
+    (settings.folder / CARD).write_text("# A card of its own")
     (settings.folder / "metrics").mkdir()
     data = {"images": 1400, "lesions": 1083, "source": {"synthetic": 1400}, "classes": {"nv": 937}}
-    (settings.folder / OUTS.data).write_text(json.dumps(data))
+    (settings.folder / DATA_METRICS).write_text(json.dumps(data))
     app = page(settings, "About", monkeypatch)
     texts = " ".join(text.value for text in app.markdown)
     assert "# A card of its own" in texts
@@ -449,8 +445,8 @@ def test_about_has_the_card_the_limits_the_classes_and_the_data(settings, monkey
 def test_a_model_file_of_ones_own_is_shown_and_the_projects_reports_are_not_its(settings, monkeypatch, tmp_path):
     own = tmp_path / "own.safetensors"
     write_model(own, source="ham10000")
-    given = Settings(settings.root, OUTS, model=str(own))
-    (settings.folder / OUTS.card).write_text("# The project's card")
+    given = Settings(settings.root, model=str(own))
+    (settings.folder / CARD).write_text("# The project's card")
     app = page(given, "About", monkeypatch)
     assert len(app.selectbox) == 0
     assert not any("The project's card" in text.value for text in app.markdown)
@@ -461,9 +457,9 @@ def test_a_model_file_of_ones_own_is_shown_and_the_projects_reports_are_not_its(
 
 
 def test_a_choice_of_parameters_becomes_words_for_dvc(settings):
-    chosen = training.chosen_words(settings.folder, None, {"train.seed": 3, "model.name": "emas"})
+    chosen = experiment_queue.chosen_words(settings.folder, None, {"train.seed": 3, "model.name": "emas"})
     assert chosen == ["-S", "train.seed=3", "-S", "model.name=emas"]
-    chosen = training.chosen_words(settings.folder, "slow", {"train.lr": 0.01})
+    chosen = experiment_queue.chosen_words(settings.folder, "slow", {"train.lr": 0.01})
     assert chosen == ["-S", "train.epochs=40", "-S", "train.lr=0.01"]
 
 
@@ -480,19 +476,19 @@ def test_a_choice_of_parameters_becomes_words_for_dvc(settings):
 )
 def test_a_choice_that_cannot_be_is_refused_before_anything_runs(settings, changes, message):
     with pytest.raises(UserError, match=message):
-        training.chosen_words(settings.folder, None, changes)
+        experiment_queue.chosen_words(settings.folder, None, changes)
 
 
 def test_other_parameters_are_lines_of_key_and_value():
     text = "train.batch_size = 16\n\n data.dir=null\nsplit.fractions=[0.6, 0.2, 0.2]\n"
-    assert training.parse_changes(text) == {
+    assert experiment_queue.parse_changes(text) == {
         "train.batch_size": 16,
         "data.dir": None,
         "split.fractions": [0.6, 0.2, 0.2],
     }
     for line in ("train.lr", "--force=1", "train lr=1", "train.x=[1"):
         with pytest.raises(UserError):
-            training.parse_changes(line)
+            experiment_queue.parse_changes(line)
 
 
 STATUS = """Task     Name      Created       Status
@@ -505,30 +501,34 @@ Worker status: 1 active, 0 idle
 
 
 def test_the_queue_is_read_from_dvcs_table(settings, monkeypatch):
-    monkeypatch.setattr(training, "_dvc", lambda root, *command: STATUS)
-    assert training.tasks(settings.folder) == [
-        training.Task("84e0397", "one", "Running"),
-        training.Task("5d412aa", "", "Queued"),
-        training.Task("1a2b3c4", "my-three", "Failed"),
+    monkeypatch.setattr(experiment_queue, "_dvc", lambda root, *command: STATUS)
+    assert experiment_queue.tasks(settings.folder) == [
+        experiment_queue.Task("84e0397", "one", "Running"),
+        experiment_queue.Task("5d412aa", "", "Queued"),
+        experiment_queue.Task("1a2b3c4", "my-three", "Failed"),
     ]
 
 
 def test_progress_is_the_stage_of_the_log_and_the_epochs_of_its_folder(settings):
-    one = training.Task("84e0397", "one", "Running")
-    assert training.progress(settings.folder, one, OUTS.training) == training.Progress("", 0, 0, "")
+    one = experiment_queue.Task("84e0397", "one", "Running")
+    assert experiment_queue.progress(settings.folder, one, TRAIN_METRICS) == experiment_queue.Progress("", 0, 0, "")
     work = settings.folder / ".dvc/tmp/exps/run/84e03974b5"
     work.mkdir(parents=True)
     (work.parent / "5d412aa826").mkdir()
     (work.parent / "5d412aa826/5d412aa826.out").write_text("Running stage 'evaluate':\n")
     log = "Stage 'split' is cached\nRunning stage 'train':\ntraining timm"
     (work / "84e03974b5.out").write_text(log)
-    assert training.progress(settings.folder, one, OUTS.training) == training.Progress("train", 0, 0, log)
+    assert experiment_queue.progress(settings.folder, one, TRAIN_METRICS) == experiment_queue.Progress(
+        "train", 0, 0, log
+    )
     (work / "84e03974b5.run").write_text(json.dumps({"name": "one", "root_dir": str(settings.folder)}))
-    curve = settings.folder / OUTS.training / "plots/metrics/val/loss.tsv"
+    curve = settings.folder / TRAIN_METRICS / "plots/metrics/val/loss.tsv"
     curve.parent.mkdir(parents=True)
     curve.write_text("step\tloss\n1\t0.9\n2\t0.7\n")
     epochs = load_params(settings.folder / "params.yaml").train.epochs
-    assert training.progress(settings.folder, one, OUTS.training) == training.Progress("train", 2, epochs, log)
+    assert experiment_queue.progress(settings.folder, one, TRAIN_METRICS) == experiment_queue.Progress(
+        "train", 2, epochs, log
+    )
 
 
 def test_the_form_queues_what_was_chosen_and_starts_one_worker(repository, monkeypatch):
@@ -538,8 +538,8 @@ def test_the_form_queues_what_was_chosen_and_starts_one_worker(repository, monke
         commands.append(command)
         return {"exp": "Queueing …\nQueued experiment 'mine' for future execution.", "queue": STATUS}[command[0]]
 
-    monkeypatch.setattr(training, "_dvc", dvc)
-    allowed = Settings(repository.root, OUTS, allow_training=True)
+    monkeypatch.setattr(experiment_queue, "_dvc", dvc)
+    allowed = Settings(repository.root, allow_training=True)
     app = page(allowed, "Experiments", monkeypatch)
     assert any("**one** — running" in text.value for text in app.markdown)
     app.text_input[0].set_value("mine")

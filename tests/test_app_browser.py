@@ -36,7 +36,7 @@ import sys, tempfile
 def refuse(*given, **named):
     raise AssertionError("a temporary file was asked for")
 tempfile.TemporaryFile = refuse
-from exp_tools.cli import main
+from exp_tools.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """
 PAGES = ("Predict", "Experiments", "Evaluate", "About")

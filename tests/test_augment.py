@@ -10,7 +10,15 @@ import cv2
 import numpy as np
 import pytest
 
-from exp_tools.data.augment import PRESETS, Magnitudes, augment, draw_colour, draw_warp, generator_for, magnitudes
+from exp_tools.data.inputs.augment import (
+    PRESETS,
+    Magnitudes,
+    augment,
+    draw_colour,
+    draw_warp,
+    generator_for,
+    magnitudes,
+)
 from exp_tools.params import AugmentParams, parse_params
 
 

@@ -313,7 +313,7 @@ def test_a_full_disk_is_refused_before_anything_is_written(spoilt, monkeypatch):
     project = spoilt(lambda f: None)
     project.run("download")
     monkeypatch.setattr(
-        "exp_tools.data.download.store.shutil.disk_usage", lambda path: type("Usage", (), {"free": 10_000})()
+        "exp_tools.data.acquire.store.shutil.disk_usage", lambda path: type("Usage", (), {"free": 10_000})()
     )
     message = project.fails("prepare")
     assert "28 images of 32x32" in message

@@ -10,7 +10,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from exp_tools.errors import UserError
 from exp_tools.evaluation.baseline import colour_baseline, colour_features
-from exp_tools.evaluation.metrics import headline_metrics
+from exp_tools.evaluation.metrics.classification import headline_metrics
 
 REAL = Path(__file__).parents[1] / "../shared/data/ham10000-mini"
 

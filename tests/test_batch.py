@@ -9,13 +9,13 @@ import torch
 from tiny import picture, write_table
 from trained import CLASSES, write_model
 
-from exp_tools import cli
+from exp_tools.cli import main as cli
 from exp_tools.errors import UserError
-from exp_tools.evaluation.metrics import headline_metrics
+from exp_tools.evaluation.metrics.classification import headline_metrics
 from exp_tools.evaluation.predictions import as_arrays, read_predictions
 from exp_tools.serving.batch import AHEAD, predict_batch, problems_file
+from exp_tools.serving.batch_inputs import batch_inputs
 from exp_tools.serving.predictor import Patient, Predictor
-from exp_tools.serving.worklist import worklist
 
 torch.set_num_threads(1)
 HEADER = "image_id,lesion_id,dx,age,sex,localization"
@@ -50,7 +50,7 @@ def probabilities(table: pd.DataFrame) -> np.ndarray:
 
 
 def test_a_folder_becomes_a_table_with_what_the_predictor_says(folder, predictor, tmp_path):
-    outcome = predict_batch(predictor, worklist(folder), tmp_path / "out/p.csv", batch_size=4, threads=2)
+    outcome = predict_batch(predictor, batch_inputs(folder), tmp_path / "out/p.csv", batch_size=4, threads=2)
     table = pd.read_csv(tmp_path / "out/p.csv")
     assert (outcome.predicted, outcome.resumed, outcome.problems, outcome.report) == (10, 0, [], None)
     assert sorted(table["image_id"]) == [f"image_{number}" for number in range(10)]
@@ -68,7 +68,7 @@ def test_a_table_gives_metadata_and_scores(folder, tmp_path):
     write_model(tmp_path / "m.safetensors", "multimodal")
     predictor = Predictor(tmp_path / "m.safetensors")
     write_table(folder / "table.csv", [*rows(9), "image_9,lesion_4,wart,,,"], HEADER)
-    outcome = predict_batch(predictor, worklist(folder / "table.csv"), tmp_path / "p.csv", threads=2)
+    outcome = predict_batch(predictor, batch_inputs(folder / "table.csv"), tmp_path / "p.csv", threads=2)
     table = pd.read_csv(tmp_path / "p.csv", keep_default_na=False)
     known = Patient(33, "male", "back")
     fourth = table[table["image_id"] == "image_3"].iloc[0]
@@ -92,7 +92,7 @@ def test_a_table_gives_metadata_and_scores(folder, tmp_path):
 
 def test_the_table_can_be_scored_again_without_the_model(folder, predictor, tmp_path):
     write_table(folder / "table.csv", rows(), HEADER)
-    outcome = predict_batch(predictor, worklist(folder / "table.csv"), tmp_path / "p.csv", threads=1)
+    outcome = predict_batch(predictor, batch_inputs(folder / "table.csv"), tmp_path / "p.csv", threads=1)
     table, classes = read_predictions(tmp_path / "p.csv")
     again = headline_metrics(*as_arrays(table, classes)[:2], classes)
     assert again["balanced_accuracy"] == outcome.report["metrics"]["balanced_accuracy"]
@@ -102,7 +102,7 @@ def test_bad_files_are_listed_and_the_rest_is_predicted(folder, predictor, tmp_p
     (folder / "broken.jpg").write_bytes((folder / "image_1.jpg").read_bytes()[:400])
     (folder / "empty.png").write_bytes(b"")
     (folder / "words.jpg").write_text("no image")
-    outcome = predict_batch(predictor, worklist(folder), tmp_path / "p.csv", batch_size=3, threads=2)
+    outcome = predict_batch(predictor, batch_inputs(folder), tmp_path / "p.csv", batch_size=3, threads=2)
     assert outcome.predicted == 10
     listed = pd.read_csv(problems_file(tmp_path / "p.csv"))
     assert dict(zip(listed["value"], listed["kind"], strict=True)) == {
@@ -113,7 +113,7 @@ def test_bad_files_are_listed_and_the_rest_is_predicted(folder, predictor, tmp_p
     assert set(listed["action"]) == {"skipped"}
     for name in listed["value"]:
         (folder / name).unlink()
-    predict_batch(predictor, worklist(folder), tmp_path / "p.csv", threads=2)
+    predict_batch(predictor, batch_inputs(folder), tmp_path / "p.csv", threads=2)
     assert not problems_file(tmp_path / "p.csv").exists()
 
 
@@ -126,7 +126,7 @@ def test_faults_of_a_table_are_put_right_or_left_out_and_said(folder, predictor,
         "image_7,lesion_9,nv,200,it,back",
     ]
     write_table(folder / "table.csv", lines, HEADER)
-    work = worklist(folder / "table.csv")
+    work = batch_inputs(folder / "table.csv")
     assert list(work.labels["image_id"]) == [f"image_{number}" for number in range(8)]
     assert {(problem.kind, problem.action) for problem in work.problems} == {
         ("untidy_text", "fixed"),
@@ -159,7 +159,7 @@ def counting(predictor, monkeypatch, stop_after: int | None = None) -> list[int]
 
 def test_a_batch_goes_on_where_it_was_stopped_and_ends_with_the_same_bytes(folder, predictor, tmp_path, monkeypatch):
     (folder / "words.jpg").write_text("no image")
-    work, out = worklist(folder), tmp_path / "p.csv"
+    work, out = batch_inputs(folder), tmp_path / "p.csv"
     predict_batch(predictor, work, tmp_path / "whole.csv", batch_size=2, threads=2)
     with monkeypatch.context() as patch:
         assert counting(predictor, patch, stop_after=3) == []
@@ -171,7 +171,7 @@ def test_a_batch_goes_on_where_it_was_stopped_and_ends_with_the_same_bytes(folde
     assert done == 6
     with journal.open("a") as file:
         file.write('["half a li')
-    changed = worklist(folder).files[0]
+    changed = batch_inputs(folder).files[0]
     os.utime(changed, ns=(1, 1))  # looks like another file: it is done again
     passes = counting(predictor, monkeypatch)
     outcome = predict_batch(predictor, work, out, batch_size=2, threads=2)
@@ -184,10 +184,10 @@ def test_a_batch_goes_on_where_it_was_stopped_and_ends_with_the_same_bytes(folde
 def test_the_journal_of_another_model_is_not_taken_over(folder, predictor, tmp_path, monkeypatch):
     counting(predictor, monkeypatch, stop_after=1)
     with pytest.raises(Stop):
-        predict_batch(predictor, worklist(folder), tmp_path / "p.csv", batch_size=2, threads=1)
+        predict_batch(predictor, batch_inputs(folder), tmp_path / "p.csv", batch_size=2, threads=1)
     write_model(tmp_path / "other.safetensors", "soft_attention")
     with pytest.raises(UserError, match=r"p\.csv\.journal is left over from a batch with another model"):
-        predict_batch(Predictor(tmp_path / "other.safetensors"), worklist(folder), tmp_path / "p.csv", threads=1)
+        predict_batch(Predictor(tmp_path / "other.safetensors"), batch_inputs(folder), tmp_path / "p.csv", threads=1)
 
 
 def test_few_images_wait_in_memory(folder, predictor, tmp_path, monkeypatch):
@@ -201,7 +201,7 @@ def test_few_images_wait_in_memory(folder, predictor, tmp_path, monkeypatch):
         return right(pixels, metadata)
 
     monkeypatch.setattr(predictor.engine, "logits", logits)
-    predict_batch(predictor, worklist(folder), tmp_path / "p.csv", batch_size=1, threads=2)
+    predict_batch(predictor, batch_inputs(folder), tmp_path / "p.csv", batch_size=1, threads=2)
     assert len(most) == 10
     assert max(most) <= AHEAD + 1
 
@@ -209,7 +209,7 @@ def test_few_images_wait_in_memory(folder, predictor, tmp_path, monkeypatch):
 def test_files_of_one_name_keep_apart(folder, predictor, tmp_path):
     (folder / "again").mkdir()
     picture(30, 80, 80).save(folder / "again/image_1.jpg")
-    predict_batch(predictor, worklist(folder), tmp_path / "p.csv", threads=1)
+    predict_batch(predictor, batch_inputs(folder), tmp_path / "p.csv", threads=1)
     ids = set(pd.read_csv(tmp_path / "p.csv")["image_id"])
     assert {"again/image_1.jpg", "image_1.jpg", "image_2"} <= ids
     assert len(ids) == 11
@@ -217,7 +217,7 @@ def test_files_of_one_name_keep_apart(folder, predictor, tmp_path):
 
 def test_masks_in_a_folder_are_no_images_of_skin(folder):
     picture(31, 80, 80).save(folder / "image_1_segmentation.png")
-    work = worklist(folder)
+    work = batch_inputs(folder)
     assert len(work.files) == 10
     assert [(one.kind, one.value, one.action) for one in work.problems] == [
         ("mask", "image_1_segmentation.png", "skipped")
@@ -227,18 +227,18 @@ def test_masks_in_a_folder_are_no_images_of_skin(folder):
 def test_nothing_to_predict_is_said(folder, predictor, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="there is no image below"):
-        worklist(tmp_path / "empty")
+        batch_inputs(tmp_path / "empty")
     with pytest.raises(UserError, match="neither a folder with images nor a table"):
-        worklist(folder / "image_1.jpg")
+        batch_inputs(folder / "image_1.jpg")
     write_table(tmp_path / "table.csv", ["far,nv"], "image_id,dx")
     with pytest.raises(UserError, match="names no image that is below"):
-        worklist(tmp_path / "table.csv")
+        batch_inputs(tmp_path / "table.csv")
     write_table(tmp_path / "table.csv", ["far"], "name")
     with pytest.raises(UserError, match="has no column image_id"):
-        worklist(tmp_path / "table.csv")
+        batch_inputs(tmp_path / "table.csv")
     (tmp_path / "empty/words.jpg").write_text("no image")
     with pytest.raises(UserError, match="none of 1 images can be used"):
-        predict_batch(predictor, worklist(tmp_path / "empty"), tmp_path / "p.csv", threads=1)
+        predict_batch(predictor, batch_inputs(tmp_path / "empty"), tmp_path / "p.csv", threads=1)
 
 
 def test_the_command_says_what_it_did(folder, tmp_path, capsys):

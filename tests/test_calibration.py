@@ -8,15 +8,13 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import log_loss
 
 from exp_tools.errors import UserError
-from exp_tools.evaluation.calibration import (
+from exp_tools.evaluation.metrics.calibration import (
     calibration_report,
-    choose_abstention,
     expected_calibration_error,
-    fit_temperature,
     reliability_before_after,
     reliability_bins,
-    softmax,
 )
+from exp_tools.evaluation.validation import choose_abstention, fit_temperature, softmax
 
 
 def two_class(confidences):

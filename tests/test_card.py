@@ -8,13 +8,13 @@ import pandas as pd
 import pytest
 from project import Project
 
-from exp_tools import cli
-from exp_tools.data.files import plain
-from exp_tools.evaluation.card import model_card
-from exp_tools.evaluation.metrics import headline_metrics
+from exp_tools.cli import main as cli
+from exp_tools.evaluation.metrics.classification import headline_metrics
 from exp_tools.evaluation.predictions import as_arrays, prediction_table
-from exp_tools.evaluation.scoring import score_set
-from exp_tools.models.artifact import ModelFacts
+from exp_tools.evaluation.report.build import score_set
+from exp_tools.evaluation.report.model_card import model_card
+from exp_tools.io import plain
+from exp_tools.models.model_file import ModelFacts
 
 THRESHOLDS = {"melanoma": 0.31, "melanoma_sensitivity": 0.95, "abstain": 0.4, "abstain_share": 0.1}
 DIGESTS = {"data/prepared/labels.csv": "0a" * 16, "data/splits.csv": "1b" * 16, "models/model.safetensors": "2c" * 16}

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from exp_tools import cli
+from exp_tools.cli import main as cli
 from exp_tools.errors import UserError
 
 MODELS = [
@@ -61,7 +61,7 @@ def test_a_misspelt_command_is_answered_with_the_right_one(capsys):
     assert "did you mean 'models'?" in capsys.readouterr().err
     assert cli.main(["xyz"]) == 2
     message = capsys.readouterr().err
-    assert "models, doctor" in message
+    assert "doctor, models" in message
     assert "did you mean" not in message
 
 
@@ -85,7 +85,7 @@ def test_without_a_command_usage_is_shown_with_status_2(capsys):
 
 def test_help_loads_no_library():
     script = (
-        "import sys; from exp_tools.cli import main\n"
+        "import sys; from exp_tools.cli.main import main\n"
         "try: main(['--help'])\n"
         "except SystemExit: pass\n"
         "print(sorted({'torch', 'numpy', 'pandas', 'pydantic', 'dvc', 'yaml'} & sys.modules.keys()))"

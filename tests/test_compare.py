@@ -12,15 +12,15 @@ from project import Project
 from scipy.stats import t
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, brier_score_loss, f1_score, roc_auc_score
 
-from exp_tools import cli
+from exp_tools.cli import main as cli
 from exp_tools.errors import UserError
-from exp_tools.evaluation.compare import compare_groups, ensemble
-from exp_tools.evaluation.compare_groups import group_runs, make_group
-from exp_tools.evaluation.compare_runs import Run, read_run
-from exp_tools.evaluation.compare_scores import check_metrics
-from exp_tools.evaluation.compare_text import as_markdown, as_table, as_text, verdict
-from exp_tools.evaluation.forest import draw_forest
-from exp_tools.evaluation.pairing import mcnemar, paired_differences, pooled_spread
+from exp_tools.evaluation.compare.compare import compare_groups, ensemble
+from exp_tools.evaluation.compare.forest import draw_forest
+from exp_tools.evaluation.compare.groups import group_runs, make_group
+from exp_tools.evaluation.compare.render import as_markdown, as_table, as_text, verdict
+from exp_tools.evaluation.compare.runs import Run, read_run
+from exp_tools.evaluation.compare.scores import check_metrics
+from exp_tools.evaluation.metrics.paired import mcnemar, paired_differences, pooled_spread
 from exp_tools.evaluation.predictions import prediction_table
 
 CLASSES = ("bkl", "mel", "nv")

@@ -28,7 +28,7 @@ from packaging.utils import canonicalize_name
 from tiny import ROOT, picture
 from trained import write_model
 
-from exp_tools import cli
+from exp_tools.cli import main as cli
 
 
 def instructions() -> list[tuple[str, str]]:
@@ -86,7 +86,7 @@ def test_the_rules_of_what_is_ignored_are_read_as_docker_reads_them():
     assert ignored("data/raw/a.jpg")
     assert ignored("models/model.safetensors")
     assert ignored("exp_tools/data/__pycache__/labels.cpython-312.pyc")
-    assert not ignored("exp_tools/data/labels.py")
+    assert not ignored("exp_tools/data/labels/table.py")
     assert not ignored("exp_tools/data/duplicates/known/ham10000.csv")
     assert not ignored("pyproject.toml")
 

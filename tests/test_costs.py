@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from exp_tools.errors import UserError
-from exp_tools.evaluation.costs import cost_report
-from exp_tools.evaluation.metrics import headline_metrics
+from exp_tools.evaluation.metrics.classification import headline_metrics
+from exp_tools.evaluation.metrics.costs import cost_report
 
 CLASSES = ["bkl", "mel", "nv"]
 COSTS = {"mel": {"nv": 20, "bkl": 10}, "nv": {"mel": 2}}

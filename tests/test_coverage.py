@@ -9,9 +9,9 @@ from PIL import Image
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
 from exp_tools.errors import UserError
-from exp_tools.evaluation.calibration import softmax
-from exp_tools.evaluation.calibration_figures import draw_risk_coverage
-from exp_tools.evaluation.coverage import coverage_report, risk_coverage
+from exp_tools.evaluation.metrics.selective import coverage_report, risk_coverage
+from exp_tools.evaluation.plots.calibration import draw_risk_coverage
+from exp_tools.evaluation.validation import softmax
 
 # Five images that predict class 0, 0, 1, 0, 1 with falling confidence; right, right, wrong, wrong, right.
 PROBABILITIES = [[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.7, 0.3], [0.4, 0.6]]

@@ -6,7 +6,8 @@ import pytest
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
 from exp_tools.errors import UserError
-from exp_tools.evaluation.curves import (
+from exp_tools.evaluation.metrics.classification import class_metrics
+from exp_tools.evaluation.plots.points import (
     MAX_POINTS,
     class_bars,
     confusion_pairs,
@@ -14,7 +15,7 @@ from exp_tools.evaluation.curves import (
     roc_points,
     thin_curve,
 )
-from exp_tools.evaluation.metrics import class_metrics, confusion
+from exp_tools.evaluation.validation import confusion
 
 
 def binary(scores):

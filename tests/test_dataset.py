@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from exp_tools.data.dataset import PADDING, EpochOrder, FixedOrder, Key, PackedImages
-from exp_tools.training.batches import leave_signals_to_the_main_process, make_loader
-from exp_tools.training.data import TrainingData
+from exp_tools.data.inputs.dataset import PADDING, EpochOrder, FixedOrder, Key, PackedImages
+from exp_tools.training.loader import TrainingData, leave_signals_to_the_main_process, make_loader
 
 
 def test_fetched_images_and_labels_are_those_of_the_rows(packed):

@@ -5,8 +5,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from exp_tools.data.dermoscopy import NOTHING, TouchUp, equalise, hair_mask, remove_hair, shades_of_grey, touch_up
-from exp_tools.data.images import load_image
+from exp_tools.data.images.decode import load_image
+from exp_tools.data.images.preprocess import (
+    NO_FILTERS,
+    DermoscopyFilters,
+    apply_filters,
+    equalise,
+    hair_mask,
+    remove_hair,
+    shades_of_grey,
+)
 
 
 @pytest.fixture
@@ -59,10 +67,10 @@ def test_contrast_is_evened_and_colours_stay(skin):
 
 
 def test_nothing_is_done_unless_it_is_asked_for(skin, tmp_path):
-    assert touch_up(skin, NOTHING) is skin
+    assert apply_filters(skin, NO_FILTERS) is skin
     Image.fromarray(skin).save(tmp_path / "a.png")
     plain = load_image(tmp_path / "a.png", 64)
-    wanted = TouchUp(hair_removal=True, colour_constancy=True, clahe=True)
+    wanted = DermoscopyFilters(hair_removal=True, colour_constancy=True, clahe=True)
     expected = equalise(shades_of_grey(remove_hair(plain)))
     assert (load_image(tmp_path / "a.png", 64, touched_up=wanted) == expected).all()
     assert (expected != plain).any()

@@ -19,7 +19,7 @@ from accelerate.state import AcceleratorState
 from project import ROOT, Project, merge
 from safetensors.numpy import load_file
 
-from exp_tools.data.dataset import PADDING, EpochOrder, PackedImages
+from exp_tools.data.inputs.dataset import PADDING, EpochOrder, PackedImages
 
 TRANSFORMER = {  # no BatchNorm: its statistics are a process's own
     "model": {"soft_attention": {"backbone": "test_vit", "dropout": 0.0}},

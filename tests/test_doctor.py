@@ -10,8 +10,9 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from exp_tools import cli, doctor
-from exp_tools.step_speed import Speed
+from exp_tools import doctor
+from exp_tools.cli import main as cli
+from exp_tools.training.step_speed import Speed
 
 ROOT = Path(__file__).resolve().parents[1]
 GIB = 2**30
@@ -125,7 +126,7 @@ def test_a_training_step_is_timed_in_both_precisions(project, monkeypatch, capsy
 def test_only_a_clear_difference_is_advice(project, monkeypatch, rates, used, best):
     speed = Speed(rates, 16, used)
     assert speed.best == best
-    monkeypatch.setattr("exp_tools.step_speed.measure", lambda params: speed)
+    monkeypatch.setattr("exp_tools.training.step_speed.measure", lambda params: speed)
     check = doctor.check_speed(project)
     assert (check.status == "warn") == (best != used) == (f"-S train.precision={best}" in check.remedy)
 

@@ -10,14 +10,14 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from exp_tools.data.drawing.scene import draw_lesion
-from exp_tools.data.duplicates import candidates
-from exp_tools.data.duplicates.candidates import MAX_IN_WORD, passed_over
+from exp_tools.data.duplicates import retrieval
 from exp_tools.data.duplicates.contact_sheet import draw_pairs
 from exp_tools.data.duplicates.groups import group_ids, known_pairs, name_pairs, pair_report
 from exp_tools.data.duplicates.keypoints import compare, find_keypoints, mirrored
 from exp_tools.data.duplicates.pairs import photograph
+from exp_tools.data.duplicates.retrieval import MAX_IN_WORD, passed_over
 from exp_tools.data.duplicates.search import find_duplicates, identical_files
+from exp_tools.data.synthetic.scene import draw_lesion
 
 WIDTH, HEIGHT = 224, 168  # the size that key points are looked for in
 
@@ -240,7 +240,7 @@ def test_a_search_that_passes_over_many_key_points_says_so(monkeypatch, capsys):
     pictures = np.stack([view(skin(1)), view(skin(2)), view(skin(1), turn=30)])
     assert pairs_of(find_duplicates(pictures)) == {(0, 2)}
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr(candidates, "MAX_IN_WORD", 0)
+    monkeypatch.setattr(retrieval, "MAX_IN_WORD", 0)
     assert find_duplicates(pictures).empty
     assert "passes over 100% of the key points" in capsys.readouterr().err
 

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from exp_tools import cli
-from exp_tools.data.drawing.scene import draw_lesion
+from exp_tools.cli import main as cli
+from exp_tools.data.synthetic.scene import draw_lesion
 
 
 @pytest.fixture

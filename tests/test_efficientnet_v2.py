@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from exp_tools.models.efficientnet_v2 import deep_head
+from exp_tools.models.architectures.efficientnet_v2 import deep_head
 from exp_tools.models.registry import build_model, count_parameters
 
 DEEP_HEAD = 1280 * 512 + 512 + 2 * 512 + 512 * 256 + 256 + 2 * 256 + 256 * 7 + 7

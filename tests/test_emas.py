@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional
 from torchvision.models.segmentation.deeplabv3 import ASPP as TorchvisionASPP
 
-from exp_tools.models.emas import ASPP
+from exp_tools.models.architectures.emas import ASPP
 from exp_tools.models.registry import build_model, count_parameters
 
 

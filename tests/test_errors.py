@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from exp_tools.errors import UserError
-from exp_tools.evaluation.errors import draw_missed, draw_mistakes
+from exp_tools.evaluation.plots.contact_sheets import draw_missed, draw_mistakes
 
 CLASSES = ["bkl", "mel", "nv"]
 # image, lesion, true class, probabilities, row in the packed images

@@ -12,15 +12,15 @@ from scipy.stats import spearmanr
 from tiny import DataProject
 from torch import nn
 
-from exp_tools.data.dataset import PackedImages
+from exp_tools.data.inputs.dataset import PackedImages
 from exp_tools.errors import UserError
 from exp_tools.evaluation.predictions import prediction_table
 from exp_tools.explain.cases import choose_cases, choose_of_each
 from exp_tools.explain.figures import outlined
-from exp_tools.explain.focus import energy_inside, focus_report
+from exp_tools.explain.localization import energy_inside, localization_report
 from exp_tools.explain.maps import explain_rows, methods_of
 from exp_tools.explain.overlay import overlay, unit, upsample
-from exp_tools.explain.sanity import (
+from exp_tools.explain.randomization import (
     STEPS,
     randomisation_test,
     randomised_names,
@@ -28,7 +28,7 @@ from exp_tools.explain.sanity import (
     similarity,
     structural_similarity,
 )
-from exp_tools.models.artifact import ModelFacts, save_model
+from exp_tools.models.model_file import ModelFacts, save_model
 from exp_tools.models.registry import build_model
 
 CLASSES = ["bkl", "mel", "nv"]
@@ -130,7 +130,7 @@ def test_an_even_map_has_the_share_of_the_area():
 def test_focus_by_class():
     masks = np.array([[[True, False], [False, False]]] * 2 + [[[True, True], [False, False]]] * 2)
     maps = np.array([[[1.0, 0], [0, 0]], [[1.0, 1], [0, 0]], [[0, 0.0], [1, 1]], [[0.0, 0], [0, 0]]])
-    report = focus_report({"gradcam": maps}, masks, ["mel", "mel", "nv", "nv"], CLASSES)["gradcam"]
+    report = localization_report({"gradcam": maps}, masks, ["mel", "mel", "nv", "nv"], CLASSES)["gradcam"]
     assert report == {
         "all": {"images": 3, "blank": 1, "energy": 0.5, "area": pytest.approx(1 / 3)},
         "mel": {"images": 2, "blank": 0, "energy": 0.75, "area": 0.25},
@@ -310,7 +310,7 @@ def test_the_stage_gives_the_same_bytes_twice(project):
 
 
 def test_the_stage_without_masks_and_without_attention(project):
-    from exp_tools.data.masks import pack_masks
+    from exp_tools.data.images.masks import pack_masks
 
     pack_masks(project.folder / "data/prepared/masks.npy", [], [], {}, size=32, resize="squash", processes=1)
     write_model(project, "timm", {"backbone": "test_resnet"})

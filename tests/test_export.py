@@ -13,16 +13,16 @@ from PIL import Image
 from tiny import picture
 from trained import CLASSES, write_model
 
-from exp_tools import cli
-from exp_tools.data.labels import LABEL_COLUMNS
+from exp_tools.cli import main as cli
+from exp_tools.data.labels.table import LABEL_COLUMNS
 from exp_tools.errors import UserError
-from exp_tools.evaluation.calibration import softmax
-from exp_tools.models.artifact import load_model, read_facts, save_model
-from exp_tools.models.inputs import network_inputs
-from exp_tools.serving import export
+from exp_tools.evaluation.validation import softmax
+from exp_tools.io import file_digest
+from exp_tools.models.model_file import load_model, read_facts, save_model
+from exp_tools.models.normalize import network_inputs
+from exp_tools.serving.export import onnx as export
+from exp_tools.serving.export.int8 import Examples, quantise
 from exp_tools.serving.predictor import Patient, Predictor
-from exp_tools.serving.quantise import Examples, quantise
-from exp_tools.training.runs import file_digest
 
 torch.set_num_threads(1)
 CPU = torch.device("cpu")

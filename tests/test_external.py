@@ -8,7 +8,7 @@ import pytest
 import yaml
 from tiny import ROOT, DataProject, ham, ham_rows, save, write_table
 
-from exp_tools.data.task_view import as_task
+from exp_tools.data.labels.select import as_task
 from exp_tools.errors import UserError
 
 

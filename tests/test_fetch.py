@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 from file_server import Answer, FileServer, Pattern
 
-from exp_tools.data.download import fetch as fetch_module
-from exp_tools.data.download import transfer
-from exp_tools.data.download.fetch import RemoteFile, fetch
+from exp_tools.data.acquire import fetch as fetch_module
+from exp_tools.data.acquire import transfer
+from exp_tools.data.acquire.fetch import RemoteFile, fetch
 from exp_tools.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -407,7 +407,7 @@ def test_a_part_longer_than_the_servers_file_is_dropped(server, file, store):
 
 def pretend_free(monkeypatch, free: int) -> None:
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr("exp_tools.data.download.store.shutil.disk_usage", lambda _: usage(free, 0, free))
+    monkeypatch.setattr("exp_tools.data.acquire.store.shutil.disk_usage", lambda _: usage(free, 0, free))
 
 
 @pytest.mark.parametrize(
@@ -478,7 +478,7 @@ def start(file: RemoteFile, store: Path) -> subprocess.Popen:
     # A shell that runs the tests in the background makes its children deaf to Ctrl-C.
     script = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
-        f"from pathlib import Path; from exp_tools.data.download.fetch import *; fetch({file!r}, Path({str(store)!r}))"
+        f"from pathlib import Path; from exp_tools.data.acquire.fetch import *; fetch({file!r}, Path({str(store)!r}))"
     )
     return subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stderr=subprocess.PIPE, text=True)
 

@@ -11,11 +11,12 @@ from dvc_render.vega import VegaRenderer
 from matplotlib.figure import Figure
 from PIL import Image
 
-from exp_tools.evaluation import figures
-from exp_tools.evaluation.calibration import reliability_before_after, softmax
-from exp_tools.evaluation.calibration_figures import draw_reliability
-from exp_tools.evaluation.curves import class_bars, confusion_pairs, precision_recall_points, roc_points
-from exp_tools.evaluation.metrics import class_metrics, confusion
+from exp_tools.evaluation.metrics.calibration import reliability_before_after
+from exp_tools.evaluation.metrics.classification import class_metrics
+from exp_tools.evaluation.plots import classification
+from exp_tools.evaluation.plots.calibration import draw_reliability
+from exp_tools.evaluation.plots.points import class_bars, confusion_pairs, precision_recall_points, roc_points
+from exp_tools.evaluation.validation import confusion, softmax
 
 ROOT = Path(__file__).parents[1]
 CLASSES = ["akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"]
@@ -35,15 +36,15 @@ def draw_all(folder):
     counts = pd.DataFrame({"train": 700, "val": 1500, "test": range(7)}, index=CLASSES)
     title = "sample data, test split"
     matrix = confusion(labels, probabilities.argmax(axis=1), 7)
-    figures.draw_confusion(folder / "confusion.png", matrix, CLASSES, title)
-    figures.draw_roc(folder / "roc.png", roc_points(probabilities, labels, CLASSES), per_class, title)
-    figures.draw_precision_recall(
+    classification.draw_confusion(folder / "confusion.png", matrix, CLASSES, title)
+    classification.draw_roc(folder / "roc.png", roc_points(probabilities, labels, CLASSES), per_class, title)
+    classification.draw_precision_recall(
         folder / "precision_recall.png", precision_recall_points(probabilities, labels, CLASSES), per_class, title
     )
     draw_reliability(folder / "reliability.png", reliability_before_after(logits, labels, 2.0), title)
-    figures.draw_class_distribution(folder / "classes.png", counts, title)
-    figures.draw_class_distribution(folder / "one.png", counts[["train"]], title)
-    figures.draw_class_bars(folder / "bars.png", per_class, title)
+    classification.draw_class_distribution(folder / "classes.png", counts, title)
+    classification.draw_class_distribution(folder / "one.png", counts[["train"]], title)
+    classification.draw_class_bars(folder / "bars.png", per_class, title)
 
 
 @pytest.fixture
@@ -109,7 +110,7 @@ def assert_titles_and_legends(drawn):
 
 
 def test_confusion_is_coloured_by_the_share_of_the_true_class(tmp_path, drawn):
-    figures.draw_confusion(tmp_path / "c.png", np.array([[900, 100], [1, 3]]), ["nv", "mel"], "t")
+    classification.draw_confusion(tmp_path / "c.png", np.array([[900, 100], [1, 3]]), ["nv", "mel"], "t")
     shares = drawn["c"].axes[0].images[0].get_array()
     assert np.asarray(shares).tolist() == [[0.9, 0.1], [0.25, 0.75]]
     assert {"900\n90%", "1\n25%"} <= set(texts(drawn["c"]))
@@ -120,9 +121,9 @@ def test_a_class_keeps_its_colour_and_no_two_lines_look_alike(tmp_path, drawn):
     rng = np.random.default_rng(0)
     probabilities, labels = softmax(rng.normal(size=(90, 9))), np.arange(90) % 9
     per_class = class_metrics(probabilities, labels, codes)
-    figures.draw_roc(tmp_path / "all.png", roc_points(probabilities, labels, codes), per_class, "t")
+    classification.draw_roc(tmp_path / "all.png", roc_points(probabilities, labels, codes), per_class, "t")
     some = roc_points(probabilities, labels, codes).query("`class` != 'class 00'")
-    figures.draw_roc(tmp_path / "some.png", some, per_class, "t")
+    classification.draw_roc(tmp_path / "some.png", some, per_class, "t")
 
     def looks(name):
         lines = drawn[name].axes[0].get_lines()[1:]  # the first is the diagonal

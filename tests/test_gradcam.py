@@ -8,8 +8,7 @@ import torch
 from captum.attr import LayerGradCam
 from torch import nn
 
-from exp_tools.explain.attention import attention_map, has_attention
-from exp_tools.explain.gradcam import grad_cam
+from exp_tools.explain.maps import attention_map, grad_cam, has_attention
 from exp_tools.models.registry import build_model
 
 MODELS = {

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from exp_tools.data.images import ImageFault, find_images, load_image, pack_images
+from exp_tools.data.images.decode import ImageFault, find_images, load_image
+from exp_tools.data.images.pack import pack_images
 
 
 def picture(width: int = 60, height: int = 40) -> np.ndarray:
@@ -116,7 +117,7 @@ def test_exif_orientation_is_obeyed():
 
 def test_a_bomb_is_refused_before_it_is_decoded(monkeypatch):
     data = encode(Image.new("1", (400, 400)))
-    monkeypatch.setattr("exp_tools.data.images.MAX_PIXELS", 100_000)
+    monkeypatch.setattr("exp_tools.data.images.decode.MAX_PIXELS", 100_000)
     with pytest.raises(ImageFault, match="400x400 pixels are more than 100,000"):
         load_image(data, 32)
 

@@ -8,15 +8,15 @@ from scipy.stats import t
 
 from benchmarks.interval_coverage import SHARES, SKILLS, coverage
 from exp_tools.errors import UserError
-from exp_tools.evaluation.intervals import (
+from exp_tools.evaluation.metrics.bootstrap import (
     bootstrap_intervals,
     bootstrap_metric_samples,
     class_intervals,
     group_weights,
     weighted_intervals,
 )
-from exp_tools.evaluation.metrics import class_metrics, headline_metrics
-from exp_tools.evaluation.weighted import class_scorer
+from exp_tools.evaluation.metrics.classification import class_metrics, headline_metrics
+from exp_tools.evaluation.metrics.weighted import class_scorer
 
 
 def draw(rng, images=120, num_classes=4, ties=False):

@@ -4,12 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from exp_tools.data.labels import lesions_known, typed_labels
-from exp_tools.data.origin import facts_of, read_source
-from exp_tools.data.problems import Problem, apply_actions, decide, stop_on, write_report
+from exp_tools.data.labels.issues import Problem, apply_actions, decide, stop_on, write_report
+from exp_tools.data.labels.table import lesions_known, typed_labels
+from exp_tools.data.labels.validate import check_counts, check_labels
 from exp_tools.data.sources import ham10000
-from exp_tools.data.tables import read_text_table, require_columns
-from exp_tools.data.validation import check_counts, check_labels
+from exp_tools.data.sources.registry import read_source, spec_of
+from exp_tools.data.sources.tables import read_text_table, require_columns
 from exp_tools.errors import UserError
 from exp_tools.taxonomy import DIAGNOSES
 
@@ -160,7 +160,7 @@ def test_the_real_table_is_as_published(real_data, tmp_path):
     (tmp_path / TABLE).write_bytes((real_data / TABLE).read_bytes())
     table = read_source("ham10000", tmp_path).assign(file="x")
     assert check(table) == []
-    assert check_counts(table, facts_of("ham10000").counts, "HAM10000") == []
+    assert check_counts(table, spec_of("ham10000").counts, "HAM10000") == []
     labels = typed_labels(table)
     assert labels["dx"].value_counts().to_dict() == {
         "nv": 6705,

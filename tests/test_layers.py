@@ -4,6 +4,7 @@ import ast
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,14 @@ from import_graph import Modules
 ROOT = Path(__file__).resolve().parents[1]
 
 LAYERS = (
-    {"exp_tools.errors", "exp_tools.params", "exp_tools.taxonomy"},
-    {"exp_tools.data"},
+    {f"exp_tools.{name}" for name in ("errors", "io", "param_errors", "params", "project", "system", "taxonomy")},
+    {"exp_tools.data", "exp_tools.devices", "exp_tools.revisions"},
     {"exp_tools.models"},
-    {"exp_tools.evaluation", "exp_tools.explain", "exp_tools.training"},
-    {"exp_tools.app", "exp_tools.cli", "exp_tools.recipes", "exp_tools.serving", "stages"}
-    | {"exp_tools.doctor", "exp_tools.step_speed"},
+    {"exp_tools.evaluation"},
+    {"exp_tools.explain", "exp_tools.training"},
+    {"exp_tools.doctor", "exp_tools.recipes", "exp_tools.serving"},
+    {"exp_tools.app"},
+    {"exp_tools.cli", "stages"},
     {"benchmarks"},
 )
 
@@ -50,6 +53,39 @@ def violations(root: Path) -> list[str]:
     return sorted(found)
 
 
+def room(modules: Modules, module: str) -> str:
+    """The package that a module is in; a module that lies directly in `exp_tools` stands for itself."""
+    package = modules.package(module)
+    return module if package == "exp_tools" else package
+
+
+def package_cycles(root: Path) -> list[str]:
+    """Pairs of packages that import each other, directly or through others; a package and one inside it are two.
+
+    A file that is imported by a name from outside (an architecture, a source) makes no pair: it registers itself.
+    """
+    modules = Modules(root)
+    imports: dict[str, set[str]] = {}
+    for module in modules.files:
+        package = room(modules, module)
+        for name in modules.imports(module):
+            for target in {name} & modules.files.keys():
+                if room(modules, target) != package:
+                    imports.setdefault(package, set()).add(room(modules, target))
+    reached = {package: _reachable(package, imports) for package in imports}
+    return sorted(f"{one} <-> {other}" for one in imports for other in imports[one] if one in reached.get(other, ()))
+
+
+def _reachable(start: str, imports: dict[str, set[str]]) -> set[str]:
+    seen: set[str] = set()
+    waiting = [start]
+    while waiting:
+        new = imports.get(waiting.pop(), set()) - seen
+        seen |= new
+        waiting += new
+    return seen
+
+
 def names_params_file(tree: ast.Module) -> bool:
     """Whether a string is the file's name or a path to it; a sentence that mentions it is not."""
     return any(
@@ -62,20 +98,48 @@ def test_no_import_goes_up_and_each_subject_has_one_place():
     assert violations(ROOT) == []
 
 
+def test_packages_do_not_import_each_other():
+    assert package_cycles(ROOT) == []
+
+
+def test_a_cycle_of_packages_is_found(tmp_path):
+    write(tmp_path, {"exp_tools/data/a.py": "from exp_tools.data.images import b", "exp_tools/data/images/b.py": ""})
+    assert package_cycles(tmp_path) == []
+    write(tmp_path, {"exp_tools/data/images/b.py": "def f():\n    from exp_tools.data.labels.c import g"})
+    write(tmp_path, {"exp_tools/data/labels/c.py": "from exp_tools.data.a import h"})
+    assert package_cycles(tmp_path) == [
+        "exp_tools.data <-> exp_tools.data.images",
+        "exp_tools.data.images <-> exp_tools.data.labels",
+        "exp_tools.data.labels <-> exp_tools.data",
+    ]
+
+
+def test_no_package_has_more_than_14_modules_and_no_file_more_than_330_lines():
+    modules = Modules(ROOT)
+    inside = Counter(modules.package(name) for name in modules.files if name.startswith("exp_tools"))
+    assert [name for name, count in inside.items() if count > 14] == []
+    lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in ROOT.glob("exp_tools/**/*.py")}
+    assert [str(path) for path, count in lines.items() if count > 330] == []
+
+
 @pytest.mark.parametrize(
     ("file", "source", "complaint"),
     [
-        ("exp_tools/data/labels.py", "from exp_tools.models import registry", "imports exp_tools.models"),
+        ("exp_tools/data/labels/table.py", "from exp_tools.models import registry", "imports exp_tools.models"),
         (
-            "exp_tools/data/labels.py",
-            "def read():\n    import exp_tools.training.loop",
-            "imports exp_tools.training.loop",
+            "exp_tools/data/labels/table.py",
+            "def read():\n    import exp_tools.training.trainer",
+            "imports exp_tools.training.trainer",
         ),
-        ("exp_tools/data/labels.py", "from ..evaluation.metrics import f1", "imports exp_tools.evaluation.metrics"),
-        ("exp_tools/data/labels.py", "from exp_tools import cli", "imports exp_tools.cli"),
+        (
+            "exp_tools/data/labels/table.py",
+            "from ...evaluation.metrics.classification import f1",
+            "imports exp_tools.evaluation.metrics",
+        ),
+        ("exp_tools/data/labels/table.py", "from exp_tools.cli import main", "imports exp_tools.cli.main"),
         ("exp_tools/models/registry.py", "import_module(f'exp_tools.training.{name}')", "imports exp_tools.training.*"),
-        ("exp_tools/evaluation/metrics.py", "import stages.train", "imports stages.train"),
-        ("exp_tools/training/loop.py", "from dvclive import Live", "imports dvclive"),
+        ("exp_tools/evaluation/metrics/classification.py", "import stages.train", "imports stages.train"),
+        ("exp_tools/training/trainer.py", "from dvclive import Live", "imports dvclive"),
         ("stages/train.py", "import yaml\nyaml.safe_load(open('params.yaml'))", "names the file params.yaml"),
         ("exp_tools/utils.py", "", "is in no layer"),
     ],
@@ -83,13 +147,13 @@ def test_no_import_goes_up_and_each_subject_has_one_place():
 def test_a_planted_violation_is_found(tmp_path, file, source, complaint):
     tree = {
         "exp_tools/params.py": "PARAMS_FILE = 'params.yaml'",
-        "exp_tools/cli.py": "from exp_tools.models import registry",
-        "exp_tools/data/labels.py": "from exp_tools.params import load_params",
+        "exp_tools/cli/main.py": "from exp_tools.models import registry",
+        "exp_tools/data/labels/table.py": "from exp_tools.params import load_params",
         "exp_tools/models/registry.py": "import torch\nimport_module(f'exp_tools.models.{name}')",
-        "exp_tools/training/loop.py": "from .tracking import track\nfrom exp_tools.evaluation import metrics",
+        "exp_tools/training/trainer.py": "from .tracking import track\nfrom exp_tools.evaluation import metrics",
         "exp_tools/training/tracking.py": "from dvclive import Live",
-        "exp_tools/evaluation/metrics.py": "'''Never opens params.yaml.'''",
-        "stages/train.py": "from exp_tools.training import loop",
+        "exp_tools/evaluation/metrics/classification.py": "'''Never opens params.yaml.'''",
+        "stages/train.py": "from exp_tools.training import trainer",
     }
     write(tmp_path, tree)
     assert violations(tmp_path) == []

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from exp_tools.errors import UserError
-from exp_tools.evaluation.lesions import lesion_view
+from exp_tools.evaluation.predictions import lesion_view
 
 CLASSES = ["bcc", "mel"]
 

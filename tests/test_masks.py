@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 from tiny import CODES, DataProject, ham, save
 
-from exp_tools.data.drawing.sample import draw_sample_image
-from exp_tools.data.images import load_image
-from exp_tools.data.masks import PackedMasks, find_masks, load_mask, pack_masks
+from exp_tools.data.images.decode import load_image
+from exp_tools.data.images.masks import PackedMasks, find_masks, load_mask, pack_masks
+from exp_tools.data.synthetic.generate import draw_sample_image
 
 
 def save_mask(path, values):

@@ -7,8 +7,9 @@ import pytest
 from sklearn import metrics as sk
 
 from exp_tools.errors import UserError
-from exp_tools.evaluation.intervals import group_weights
-from exp_tools.evaluation.melanoma import choose_threshold, melanoma_report
+from exp_tools.evaluation.metrics.bootstrap import group_weights
+from exp_tools.evaluation.metrics.melanoma import melanoma_report
+from exp_tools.evaluation.validation import choose_threshold
 
 # Ten others and five melanomas, from the highest probability down: M M o M o M o o M o o o o o o.
 P_MEL = np.array([0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1, 0.05])

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from exp_tools.data.metadata import Vocabulary, encode, fit_vocabulary
+from exp_tools.data.inputs.metadata import Vocabulary, encode, fit_vocabulary
 
 
 def table(*rows) -> pd.DataFrame:

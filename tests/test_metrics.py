@@ -8,7 +8,8 @@ import pytest
 from sklearn import metrics as sk
 
 from exp_tools.errors import UserError
-from exp_tools.evaluation.metrics import class_metrics, confusion, headline_metrics, top_k_accuracy
+from exp_tools.evaluation.metrics.classification import class_metrics, headline_metrics, top_k_accuracy
+from exp_tools.evaluation.validation import confusion
 
 CLASSES = ["bcc", "mel", "nv"]
 # Six images: truth bcc, bcc, mel, nv, nv, nv; predicted bcc, nv, mel, nv, nv, mel.

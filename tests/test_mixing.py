@@ -7,7 +7,7 @@ from timm.data import mixup as theirs
 from timm.data.mixup import Mixup
 
 from exp_tools.training.losses import one_hot, weighted_targets
-from exp_tools.training.mixing import cut_box, mix
+from exp_tools.training.mixup import cut_box, mix
 
 SIZE = 16
 PLACE = {"seed": 3, "epoch": 2, "step": 1, "rank": 0}

@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from exp_tools.data.metadata import Vocabulary
+from exp_tools.data.inputs.metadata import Vocabulary
 from exp_tools.errors import UserError
-from exp_tools.models import artifact
-from exp_tools.models.artifact import ModelFacts, load_model, read_facts, save_model
+from exp_tools.models import model_file
 from exp_tools.models.backbone import Backbone, VectorNorm
-from exp_tools.models.inputs import normalise
+from exp_tools.models.model_file import ModelFacts, load_model, read_facts, save_model
+from exp_tools.models.normalize import normalise
 from exp_tools.models.registry import (
     build_model,
     count_parameters,
@@ -255,7 +255,7 @@ def test_a_file_that_is_no_model_of_ours_is_refused(tmp_path, facts):
     save_file({"a": torch.zeros(2)}, tmp_path / "plain.safetensors")
     with pytest.raises(UserError, match="weights only"):
         read_facts(tmp_path / "plain.safetensors")
-    header = {artifact.HEADER_KEY: json.dumps({"format": 99})}
+    header = {model_file.HEADER_KEY: json.dumps({"format": 99})}
     save_file({"a": torch.zeros(2)}, tmp_path / "new.safetensors", metadata=header)
     with pytest.raises(UserError, match="format 99"):
         read_facts(tmp_path / "new.safetensors")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from exp_tools.models.multimodal import MetadataBranch
+from exp_tools.models.architectures.multimodal import MetadataBranch
 from exp_tools.models.registry import build_model, count_parameters
 
 TINY = {"backbone": "test_resnet"}

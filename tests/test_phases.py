@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from exp_tools.models.registry import build_model
-from exp_tools.training.phases import apply_phase, phase_of, train_mode
+from exp_tools.training.freezing import apply_phase, phase_of, train_mode
 
 
 @pytest.fixture

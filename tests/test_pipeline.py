@@ -130,7 +130,7 @@ def test_a_key_is_read_by_these_stages_and_no_other(project, edit, keys, stages)
 
 
 def test_an_unused_architectures_file_runs_nothing(project):
-    path = project.folder / "exp_tools/models/timm.py"
+    path = project.folder / "exp_tools/models/architectures/timm.py"
     before = path.read_text()
     path.write_text(before + "\n# a remark\n")
     try:
@@ -155,7 +155,7 @@ def test_a_queued_run_uses_the_code_of_the_moment_it_was_queued(project):
     mine.write_bytes(b"a file of the user's, who keeps it in the wrong place")
     changes = ["-S", "train.lr=0.004", "-S", "data.sample_images=70", "-S", "prepare.clahe=true"]
     project.run("dvc", "exp", "run", "--queue", "-n", "queued", *changes)
-    path = project.folder / "exp_tools/training/loop.py"
+    path = project.folder / "exp_tools/training/trainer.py"
     before = path.read_text()
     path.write_text("raise SystemExit('the edited workspace ran')\n")
     try:

@@ -13,9 +13,9 @@ import yaml
 from dvc_render.vega import VegaRenderer
 from PIL import Image
 
-from exp_tools.evaluation.pages import write_curves
+from exp_tools.evaluation.plots.write import write_curves
 from exp_tools.evaluation.predictions import prediction_table
-from exp_tools.evaluation.scoring import score_set
+from exp_tools.evaluation.report.build import score_set
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = ["bkl", "mel", "nv"]

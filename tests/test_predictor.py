@@ -13,18 +13,18 @@ from PIL import Image
 from tiny import picture
 from trained import CLASSES, VOCABULARY, write_model
 
-from exp_tools import cli
-from exp_tools.data.dermoscopy import TouchUp
-from exp_tools.data.images import ImageFault, pack_images
-from exp_tools.data.metadata import Vocabulary, encode
+from exp_tools.cli import main as cli
+from exp_tools.data.images.decode import ImageFault
+from exp_tools.data.images.pack import pack_images
+from exp_tools.data.images.preprocess import DermoscopyFilters
+from exp_tools.data.inputs.metadata import Vocabulary, encode
 from exp_tools.errors import UserError
 from exp_tools.evaluation.predict import predict_logits
 from exp_tools.evaluation.predictions import prediction_table
-from exp_tools.explain.attention import attention_map
-from exp_tools.explain.gradcam import grad_cam
+from exp_tools.explain.maps import attention_map, grad_cam
 from exp_tools.explain.overlay import upsample
-from exp_tools.models.artifact import load_model, save_model
-from exp_tools.models.inputs import network_inputs
+from exp_tools.models.model_file import load_model, save_model
+from exp_tools.models.normalize import network_inputs
 from exp_tools.serving.predictor import DISCLAIMER, Patient, Predictor
 
 torch.set_num_threads(1)
@@ -72,7 +72,7 @@ PREPARATIONS = [
 
 @pytest.mark.parametrize(("resize", "wanted"), PREPARATIONS)
 def test_the_network_gets_the_very_bits_that_evaluation_gives_it(tmp_path, files, resize, wanted):
-    touched_up = TouchUp(**wanted)
+    touched_up = DermoscopyFilters(**wanted)
     write_model(tmp_path / "m.safetensors", "multimodal")
     changed(tmp_path / "m.safetensors", resize=resize, touch_up=touched_up._asdict())
     findings = pack_images(files, tmp_path / "images.npy", size=96, resize=resize, touched_up=touched_up)

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from project import ROOT, TINY, Project, merge
 
-from exp_tools.cli import _parser
+from exp_tools.cli.main import _parser
 from exp_tools.params import parse_params
 
 FENCE = re.compile(r"^```bash *(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -9,9 +9,9 @@ import pytest
 import yaml
 from project import TINY, Project, clone, merge
 
-from exp_tools import cli
+from exp_tools.cli import main as cli
 from exp_tools.errors import UserError
-from exp_tools.models.artifact import read_facts
+from exp_tools.models.model_file import read_facts
 from exp_tools.params import AugmentParams, TrainParams, parse_params
 from exp_tools.recipes import REFUSED_BY_DVC, Recipe, find_recipe, list_recipes, merged, words
 

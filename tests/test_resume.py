@@ -13,10 +13,10 @@ import torch
 import yaml
 from project import Project, merge
 
-from exp_tools.cli import main as cli
+from exp_tools.cli.main import main as cli
 from exp_tools.errors import UserError
-from exp_tools.training import runs
-from exp_tools.training.runs import RunStore, delete_run, fingerprint, list_runs
+from exp_tools.training import checkpoints
+from exp_tools.training.checkpoints import RunStore, delete_run, fingerprint, list_runs
 
 OUTS = ("models/model.safetensors", "metrics/train/**/*")
 BUSY = {  # everything that has a state of its own
@@ -60,7 +60,7 @@ KILLER = """
 import os, random, signal, sys, time
 from pathlib import Path
 import torch
-import exp_tools.models.soft_attention
+import exp_tools.models.architectures.soft_attention
 import stages.train
 from exp_tools.errors import run_main
 
@@ -123,13 +123,14 @@ def test_a_signal_ends_after_the_step_with_the_state_saved(project, number, send
     script = (
         "import os, signal, subprocess, time\n"
         "os.setsid(); signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "import stages.train as t; from exp_tools.training import loop; from exp_tools.errors import run_main\n"
-        "step = loop.Trainer.step; count = []\n"
+        "import stages.train as t; from exp_tools.training import trainer\n"
+        "from exp_tools.errors import run_main\n"
+        "step = trainer.Trainer.step; count = []\n"
         "def counted(self, *a):\n"
         "    count.append(1)\n"
         f"    if len(count) == 3: {send}\n"
         "    step(self, *a)\n"
-        "loop.Trainer.step = counted\n"
+        "trainer.Trainer.step = counted\n"
         "run_main(t.main)"
     )
     change(project, machine={"checkpoint_steps": None, "workers": workers})
@@ -150,7 +151,7 @@ def test_another_run_never_takes_the_state(project):
     assert "going on" not in train(project).stdout
     assert left_over(project) == first
     change(project, train={"lr": 1e-3})
-    (project.folder / "exp_tools/training/loop.py").open("a").write("\n# another code\n")
+    (project.folder / "exp_tools/training/trainer.py").open("a").write("\n# another code\n")
     assert "going on" not in train(project).stdout
     assert left_over(project) == first
 
@@ -158,9 +159,10 @@ def test_another_run_never_takes_the_state(project):
 def interrupted(project: Project) -> list[str]:
     """Stop a run after its second step; returns what it left."""
     script = (
-        "import stages.train as t; from exp_tools.training import loop; step = loop.Trainer.step; count = []\n"
+        "import stages.train as t; from exp_tools.training import trainer\n"
+        "step = trainer.Trainer.step; count = []\n"
         "def counted(self, *a):\n    count.append(1); step(self, *a); len(count) == 3 and __import__('os')._exit(9)\n"
-        "loop.Trainer.step = counted; t.main()"
+        "trainer.Trainer.step = counted; t.main()"
     )
     assert project.run(sys.executable, "-c", script, check=False).returncode == 9
     names = [name for name in left_over(project) if not name.endswith(".lock")]
@@ -219,7 +221,7 @@ def test_a_full_disk_keeps_the_last_good_state_and_is_said(tmp_path, monkeypatch
             raise OSError(errno.ENOSPC, "No space left on device")
 
         with monkeypatch.context() as patch:
-            patch.setattr(runs.torch, "save", full)
+            patch.setattr(checkpoints.torch, "save", full)
             store.save_best(2, {"weights": {}})
             assert not store.save({"x": torch.ones(3)}, 2, {"weights": {}}, {})
         assert "could not be written" in capsys.readouterr().err
@@ -264,5 +266,5 @@ def test_the_fingerprint_stands_for_facts_and_code(tmp_path, monkeypatch):
     first = fingerprint({"lr": 0.1, "x": None})
     assert first == fingerprint({"x": None, "lr": 0.1})
     assert first != fingerprint({"lr": 0.2, "x": None})
-    monkeypatch.setattr(runs, "code_digest", lambda: "other")
+    monkeypatch.setattr(checkpoints, "code_digest", lambda: "other")
     assert first != fingerprint({"lr": 0.1, "x": None})

@@ -11,13 +11,13 @@ from scipy.special import log_softmax
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import nn
 
-from exp_tools.cli import main
-from exp_tools.data.files import write_csv
+from exp_tools.cli.main import main
 from exp_tools.errors import UserError
-from exp_tools.evaluation.metrics import headline_metrics
+from exp_tools.evaluation.metrics.classification import headline_metrics
 from exp_tools.evaluation.predict import VIEWS, predict_logits, predict_views
 from exp_tools.evaluation.predictions import as_arrays, prediction_table, read_predictions, temperature_of
-from exp_tools.evaluation.scoring import score_set, with_metadata
+from exp_tools.evaluation.report.build import score_set, with_metadata
+from exp_tools.io import write_csv
 
 CPU = torch.device("cpu")
 

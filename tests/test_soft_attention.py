@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn import functional
 
 from exp_tools.errors import UserError
+from exp_tools.models.architectures.soft_attention import SoftAttention, widen
 from exp_tools.models.registry import build_model, count_parameters
-from exp_tools.models.soft_attention import SoftAttention, widen
 
 TINY = {"backbone": "test_resnet", "heads": 4}
 

@@ -11,10 +11,9 @@ import pandas as pd
 import pytest
 from tiny import CODES, DataProject, ham, ham_rows, save, write_table
 
-from exp_tools.data.facts import Wanted
-from exp_tools.data.gather import provide
-from exp_tools.data.origin import facts_of, read_source
-from exp_tools.data.validation import check_counts, check_labels
+from exp_tools.data.acquire.link import provide
+from exp_tools.data.labels.validate import check_counts, check_labels
+from exp_tools.data.sources.registry import SourceOptions, read_source, spec_of
 from exp_tools.params import DataParams
 
 SOURCES = DataParams.model_fields["source"].annotation.__args__
@@ -113,9 +112,9 @@ def test_ham10000_is_the_same_in_every_layout(tmp_path, layout):
     folder = ham(tmp_path / "set")
     layout(folder)
     raw = tmp_path / "raw"
-    provide("ham10000", Wanted(dir=str(folder)), raw, root=tmp_path, processes=1)
+    provide("ham10000", SourceOptions(dir=str(folder)), raw, root=tmp_path, processes=1)
     table = read_source("ham10000", raw)
-    assert check_labels(table, facts_of("ham10000").classes) == []
+    assert check_labels(table, spec_of("ham10000").classes) == []
     assert table["image_id"].tolist() == [f"ISIC_{number:07d}" for number in range(28)]
     assert set(table["source"]) == {"rosendahl" if layout is eight_columns else "ham10000"}
     assert len([path for path in raw.rglob("*.jpg") if path.exists()]) == 28
@@ -126,7 +125,7 @@ def test_ham10000_is_the_same_in_every_layout(tmp_path, layout):
 def test_second_copies_are_counted(tmp_path):
     folder = ham(tmp_path / "set")
     doubled(folder)
-    done = provide("ham10000", Wanted(dir=str(folder)), tmp_path / "raw", root=tmp_path, processes=1)
+    done = provide("ham10000", SourceOptions(dir=str(folder)), tmp_path / "raw", root=tmp_path, processes=1)
     assert "28 images of HAM10000" in done
     assert "28 second copies" in done
 
@@ -140,8 +139,8 @@ def test_what_is_not_there_is_downloaded_into_the_store_and_linked(tmp_path, mon
         asked.append((file.name, file.url.split("datafile/")[1], file.md5))
         return folder / file.name
 
-    monkeypatch.setitem(sys.modules, "exp_tools.data.download.fetch", types.SimpleNamespace(fetch=fetch))
-    done = provide("ham10000", Wanted(), tmp_path / "raw", root=tmp_path, processes=1)
+    monkeypatch.setitem(sys.modules, "exp_tools.data.acquire.fetch", types.SimpleNamespace(fetch=fetch))
+    done = provide("ham10000", SourceOptions(), tmp_path / "raw", root=tmp_path, processes=1)
     assert "28 images of HAM10000 downloaded" in done
     assert asked == [
         ("HAM10000_images_part_1.zip", "3172585", "4639bfa73ab251610530a97c898e6e46"),
@@ -157,7 +156,7 @@ def test_every_source_says_what_is_missing(source, project):
     assert "data.dir 'nowhere': there is no folder" in made.fails("download")
     (made.folder / "empty").mkdir()
     assert "there is no image" in made.change(data__dir="empty").fails("download")
-    if not facts_of(source).files and source not in ("isic2018", "combined"):
+    if not spec_of(source).files and source not in ("isic2018", "combined"):
         assert "set data.dir" in made.change(data__dir=None).fails("download")
 
 
@@ -165,13 +164,13 @@ def test_the_official_test_set_in_both_forms(tmp_path):
     for number in (1, 2, 3):
         save(tmp_path / "set" / f"ISIC_{number}.jpg", number)
     form = write_table(tmp_path / "set" / "ISIC2018_Task3_Test_GroundTruth.csv", one_hot("mel", "nv", "vasc"), ONE_HOT)
-    provide("isic2018_test", Wanted(dir="set"), tmp_path / "one", root=tmp_path, processes=1)
+    provide("isic2018_test", SourceOptions(dir="set"), tmp_path / "one", root=tmp_path, processes=1)
     first = read_source("isic2018_test", tmp_path / "one")
     assert first["dx"].tolist() == ["mel", "nv", "vasc"]
     assert (first["lesion_id"] == first["image_id"]).all()
     rows = [f"HAMTEST_{n},ISIC_{n},{code},histo,50,male,back" for n, code in enumerate(("mel", "nv", "vasc"), 1)]
     write_table(form, rows)
-    provide("isic2018_test", Wanted(dir="set"), tmp_path / "two", root=tmp_path, processes=1)
+    provide("isic2018_test", SourceOptions(dir="set"), tmp_path / "two", root=tmp_path, processes=1)
     second = read_source("isic2018_test", tmp_path / "two")
     assert second["dx"].tolist() == ["mel", "nv", "vasc"]
     assert second["lesion_id"].tolist() == ["HAMTEST_1", "HAMTEST_2", "HAMTEST_3"]
@@ -213,7 +212,7 @@ def test_ph2_from_its_text_table(tmp_path):
     lines = ["||   Name   || Histological Diagnosis || Clinical Diagnosis || Asymmetry ||"]
     lines += [f"|| {name} ||  ||  {code} || 0 || T ||" for name, code in rows] + ["", "Legend: 0 - Common Nevus"]
     (tmp_path / "set" / "PH2_dataset.txt").write_text("\n".join(lines))
-    provide("ph2", Wanted(dir="set"), tmp_path / "raw", root=tmp_path, processes=1)
+    provide("ph2", SourceOptions(dir="set"), tmp_path / "raw", root=tmp_path, processes=1)
     table = read_source("ph2", tmp_path / "raw")
     codes = {"0": "common_nevus", "1": "atypical_nevus", "2": "mel"}
     assert dict(zip(table["image_id"], table["dx"], strict=True)) == {name: codes[code] for name, code in rows}
@@ -225,7 +224,7 @@ def test_ph2_from_its_text_table(tmp_path):
 def test_ph2_from_class_folders(tmp_path):
     for number, name in enumerate(("nev/IMD001", "atypical/IMD002", "mel/IMD003", "NEV2/IMD004")):
         save(tmp_path / "set" / f"{name}.bmp", number)
-    provide("ph2", Wanted(dir="set"), tmp_path / "raw", root=tmp_path, processes=1)
+    provide("ph2", SourceOptions(dir="set"), tmp_path / "raw", root=tmp_path, processes=1)
     table = read_source("ph2", tmp_path / "raw")
     assert table.set_index("image_id")["dx"].to_dict() == {
         "IMD001": "common_nevus",
@@ -233,7 +232,7 @@ def test_ph2_from_class_folders(tmp_path):
         "IMD003": "mel",
         "IMD004": "NEV2",
     }
-    assert [problem.kind for problem in check_labels(table, facts_of("ph2").classes)] == ["unknown_diagnosis"]
+    assert [problem.kind for problem in check_labels(table, spec_of("ph2").classes)] == ["unknown_diagnosis"]
 
 
 def test_the_real_ph2_table_counts_as_published_and_its_missing_images_are_skipped(real_data, project):
@@ -241,7 +240,7 @@ def test_the_real_ph2_table_counts_as_published_and_its_missing_images_are_skipp
     assert "missing_image 185" in made.fails("download", "prepare")
     table = read_source("ph2", made.folder / "data/raw")
     assert table["dx"].value_counts().to_dict() == {"common_nevus": 80, "atypical_nevus": 80, "mel": 40}
-    assert check_counts(table, facts_of("ph2").counts, "PH2") == []
+    assert check_counts(table, spec_of("ph2").counts, "PH2") == []
     made.change(prepare__on_problem__missing_image="skip").run("prepare")
     assert len(made.images()) == len(made.labels()) == 15
     assert made.metrics("data")["problems"] == {"missing_image": {"skipped": 185}}
@@ -250,10 +249,10 @@ def test_the_real_ph2_table_counts_as_published_and_its_missing_images_are_skipp
 def test_the_real_ham10000_table_counts_as_published(real_data, tmp_path):
     shutil.copy(real_data / "HAM10000_metadata.csv", tmp_path)
     table = read_source("ham10000", tmp_path)
-    assert check_counts(table, facts_of("ham10000").counts, "HAM10000") == []
-    assert {problem.kind for problem in check_labels(table, facts_of("ham10000").classes)} == {"missing_image"}
+    assert check_counts(table, spec_of("ham10000").counts, "HAM10000") == []
+    assert {problem.kind for problem in check_labels(table, spec_of("ham10000").classes)} == {"missing_image"}
     changed = table.assign(dx=["mel", *table["dx"][1:]])
-    said = [problem.rule for problem in check_counts(changed, facts_of("ham10000").counts, "HAM10000")]
+    said = [problem.rule for problem in check_counts(changed, spec_of("ham10000").counts, "HAM10000")]
     assert len(said) == 2
     assert "dx bkl: 1,098, but the published set has 1099" in said[1]
 
@@ -269,9 +268,9 @@ def test_one_hot_tables_with_the_tables_beside_them(tmp_path):
     about = "image,age_approx,anatom_site_general,lesion_id,sex"
     write_table(folder / "meta.csv", ["ISIC_6,55,anterior torso,BCN_1,female", "ISIC_5,,,,"], about)
     write_table(folder / "groups.csv", ["ISIC_1,HAM_9,histopathology"], "image,lesion_id,diagnosis confirm type")
-    provide("isic", Wanted(dir="set"), tmp_path / "raw", root=tmp_path, processes=1)
+    provide("isic", SourceOptions(dir="set"), tmp_path / "raw", root=tmp_path, processes=1)
     table = read_source("isic", tmp_path / "raw").set_index("image_id")
-    assert check_labels(table.reset_index(), facts_of("isic").classes) == []
+    assert check_labels(table.reset_index(), spec_of("isic").classes) == []
     assert table["dx"].to_dict() == dict(
         zip([f"ISIC_{n}" for n in range(1, 7)], ["mel", "nv", "bkl", "ak", "scc", "nv"], strict=True)
     )
@@ -292,8 +291,8 @@ def test_a_one_hot_row_of_no_class_or_several_is_a_problem_with_its_row(tmp_path
         save(tmp_path / "set" / f"ISIC_{number}.jpg", number)
     rows = ["ISIC_1,1,1,0,0,0,0,0", "ISIC_2,0,0,0,0,0,0,0", "ISIC_3,maybe,0,0,0,0,0,0", "ISIC_4,0,1,0,0,0,0,0"]
     write_table(tmp_path / "set" / "truth.csv", rows, ONE_HOT)
-    provide("isic", Wanted(dir="set"), tmp_path / "raw", root=tmp_path, processes=1)
-    found = check_labels(read_source("isic", tmp_path / "raw"), facts_of("isic").classes)
+    provide("isic", SourceOptions(dir="set"), tmp_path / "raw", root=tmp_path, processes=1)
+    found = check_labels(read_source("isic", tmp_path / "raw"), spec_of("isic").classes)
     assert [(problem.kind, problem.row, problem.value) for problem in found] == [
         ("unknown_diagnosis", 2, "mel+nv"),
         ("unknown_diagnosis", 3, ""),
@@ -344,7 +343,7 @@ def test_anybodys_class_folders(tmp_path, project, capsys):
 def test_a_name_in_two_class_folders_is_two_images(tmp_path):
     for name in ("a/1.png", "b/1.png", "b/2.png"):
         save(tmp_path / "set" / name, len(name))
-    provide("folder", Wanted(dir="set"), tmp_path / "raw", root=tmp_path, processes=1)
+    provide("folder", SourceOptions(dir="set"), tmp_path / "raw", root=tmp_path, processes=1)
     table = read_source("folder", tmp_path / "raw")
     assert table["image_id"].tolist() == ["a__1", "b__1", "2"]
     assert check_labels(table, None) == []
@@ -455,7 +454,7 @@ def test_a_limit_works_for_every_source(tmp_path, project, source):
 
 def test_every_source_declares_what_a_reader_wants_to_know():
     for source in SOURCES:
-        facts = facts_of(source)
+        facts = spec_of(source)
         assert facts.title
         own = source in ("synthetic", "folder", "table")
         assert (facts.licence is None) == own

@@ -6,18 +6,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exp_tools.data.files import write_csv
+from exp_tools.data.labels.table import read_splits
+from exp_tools.data.sources.tables import read_text_table
 from exp_tools.data.splits import (
     SPLITS,
     allocate_groups,
     assert_disjoint,
     assign_splits,
     leak_of_random_split,
-    read_splits,
     summarise_splits,
 )
-from exp_tools.data.tables import read_text_table
 from exp_tools.errors import UserError
+from exp_tools.io import write_csv
 
 
 @pytest.fixture

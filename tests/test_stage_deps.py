@@ -16,9 +16,10 @@ from exp_tools import params
 
 ROOT = Path(__file__).resolve().parents[1]
 TEMPLATE = re.compile(r"\$\{([\w.]+)\}")
-NO_DEPENDENCY = {"exp_tools/params.py", "exp_tools/errors.py", "stages/paths.py"}
-"""The first only checks values that are all in params.yaml (see below), so its effect goes through the keys; the second
-says how a stage stops; a path of the third that changes must change in dvc.yaml too. `__init__.py` files are empty."""
+NO_DEPENDENCY = {f"exp_tools/{name}.py" for name in ("params", "param_errors", "errors", "project", "system")}
+"""params.py only checks values that are all in params.yaml (see below), so its effect goes through the keys; errors.py
+says how a stage stops; a path of project.py that changes must change in dvc.yaml too; system.py says how many processes
+share the work, which no result depends on. `__init__.py` files are empty."""
 
 
 def field(key: str) -> Any:
@@ -198,13 +199,13 @@ def test_every_parameter_comes_from_the_file():
 
 
 TREE = {
-    "stages/train.py": "import exp_tools.params\ndef main():\n    from exp_tools.training import loop\n",
+    "stages/train.py": "import exp_tools.params\ndef main():\n    from exp_tools.training import trainer\n",
     "exp_tools/params.py": "",
     "exp_tools/training/__init__.py": "",
-    "exp_tools/training/loop.py": "from exp_tools.models.registry import build_model",
-    "exp_tools/models/registry.py": "import_module(f'exp_tools.models.{name}')",
-    "exp_tools/models/timm.py": "",
-    "exp_tools/models/soft_attention.py": "from . import attention",
+    "exp_tools/training/trainer.py": "from exp_tools.models.registry import build_model",
+    "exp_tools/models/registry.py": "import_module(f'exp_tools.models.architectures.{name}')",
+    "exp_tools/models/architectures/timm.py": "",
+    "exp_tools/models/architectures/soft_attention.py": "from exp_tools.models import attention",
     "exp_tools/models/attention.py": "",
 }
 DEPS = [
@@ -212,7 +213,7 @@ DEPS = [
     "exp_tools/training",
     "exp_tools/models/registry.py",
     "exp_tools/models/attention.py",
-    "exp_tools/models/${model.name}.py",
+    "exp_tools/models/architectures/${model.name}.py",
 ]
 
 
@@ -221,9 +222,9 @@ DEPS = [
     [
         (None, set()),
         ("stages/train.py", {"stages/train.py"}),
-        ("exp_tools/training", {"exp_tools/training/loop.py"}),
+        ("exp_tools/training", {"exp_tools/training/trainer.py"}),
         ("exp_tools/models/attention.py", {"exp_tools/models/attention.py"}),
-        ("exp_tools/models/${model.name}.py", {"exp_tools.models.*"}),
+        ("exp_tools/models/architectures/${model.name}.py", {"exp_tools.models.architectures.*"}),
     ],
 )
 def test_a_forgotten_dep_is_found(tmp_path, forgotten, missing):

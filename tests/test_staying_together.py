@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from tiny import DataProject, save, write_table
 
 from exp_tools.data.duplicates.groups import group_ids, with_groups
-from exp_tools.data.labels import typed_labels
-from exp_tools.data.proof import crossings
+from exp_tools.data.labels.table import typed_labels
+from exp_tools.data.labels.validate import complete, one_spelling
+from exp_tools.data.split_proof import crossings
 from exp_tools.data.splits import UNUSED, assign_splits
-from exp_tools.data.validation import complete, one_spelling
 
 LESIONS = 100
 SINGLE = 40

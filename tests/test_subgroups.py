@@ -10,10 +10,10 @@ from PIL import Image
 from sklearn.metrics import balanced_accuracy_score, recall_score, roc_auc_score
 
 from exp_tools.errors import UserError
-from exp_tools.evaluation.intervals import bootstrap_intervals, class_intervals
+from exp_tools.evaluation.metrics.bootstrap import bootstrap_intervals, class_intervals
+from exp_tools.evaluation.metrics.subgroups import subgroup_gaps, subgroup_points, subgroup_report
+from exp_tools.evaluation.plots.subgroups import draw_subgroups
 from exp_tools.evaluation.predictions import as_arrays, prediction_table
-from exp_tools.evaluation.subgroup_figures import draw_subgroups
-from exp_tools.evaluation.subgroups import subgroup_gaps, subgroup_points, subgroup_report
 
 CLASSES = ["bkl", "mel", "nv"]
 DRAWS = {"resamples": 100, "seed": 3}

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from exp_tools.data.drawing.sample import sample_table
-from exp_tools.data.links import link_file
-from exp_tools.data.subset import subset_of_lesions
+from exp_tools.data.labels.select import subset_of_lesions
+from exp_tools.data.synthetic.generate import sample_table
+from exp_tools.io import link_file
 
 
 @pytest.mark.parametrize("limit", [60, 400, 2000])

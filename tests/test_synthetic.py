@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from exp_tools.data.drawing import sample as sample_module
-from exp_tools.data.drawing.sample import draw_sample_image, sample_table, write_sample
-from exp_tools.data.drawing.scene import draw_lesion
+from exp_tools.data.synthetic import generate as sample_module
+from exp_tools.data.synthetic.generate import draw_sample_image, sample_table, write_sample
+from exp_tools.data.synthetic.scene import draw_lesion
 from exp_tools.errors import UserError
 from exp_tools.taxonomy import DIAGNOSES
 

@@ -8,20 +8,19 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from exp_tools.data.dataset import EpochOrder
+from exp_tools.data.inputs.dataset import EpochOrder
+from exp_tools.devices import resolve_precision
 from exp_tools.errors import Stopped, UserError
-from exp_tools.evaluation.calibration import softmax
-from exp_tools.evaluation.metrics import headline_metrics
+from exp_tools.evaluation.metrics.classification import headline_metrics
 from exp_tools.evaluation.predict import predict_logits
+from exp_tools.evaluation.validation import softmax, validation_scores
 from exp_tools.models.registry import build_model
-from exp_tools.training import batches, loop, runs
-from exp_tools.training.batches import resolve_batch_size
-from exp_tools.training.data import Setup, TrainingData
-from exp_tools.training.loop import Trainer, fit
-from exp_tools.training.machine import resolve_precision
-from exp_tools.training.runs import RunStore
-from exp_tools.training.stopping import StopRequest, divergence
-from exp_tools.training.team import Team
+from exp_tools.training import checkpoints, loader, trainer
+from exp_tools.training.checkpoints import RunStore
+from exp_tools.training.distributed import ProcessGroup
+from exp_tools.training.interrupts import StopRequest, divergence
+from exp_tools.training.loader import Setup, TrainingData, resolve_batch_size
+from exp_tools.training.trainer import Trainer, fit
 
 CPU = torch.device("cpu")
 CLASSES = ["a", "b", "c", "d"]
@@ -85,14 +84,14 @@ def test_it_overfits_eight_images(data, settings):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_same_seed_gives_the_same_bytes_with_any_workers(data, settings, precision):
     settings = changed(settings, epochs=2, sampler="balanced", mixup=0.3, cutmix=0.5, augment={"preset": "heavy"})
-    runs = [train(data, settings, precision=precision, workers=workers) for workers in (0, 0, 2)]
-    for model, fitted, history in runs[1:]:
-        assert history == runs[0][2]
-        assert fitted.best_epoch == runs[0][1].best_epoch
-        assert np.array_equal(fitted.logits, runs[0][1].logits)
-        assert same_weights(runs[0][0], model)
+    checkpoints = [train(data, settings, precision=precision, workers=workers) for workers in (0, 0, 2)]
+    for model, fitted, history in checkpoints[1:]:
+        assert history == checkpoints[0][2]
+        assert fitted.best_epoch == checkpoints[0][1].best_epoch
+        assert np.array_equal(fitted.logits, checkpoints[0][1].logits)
+        assert same_weights(checkpoints[0][0], model)
     other, _, _ = train(data, changed(settings, seed=1), precision=precision)
-    assert not torch.equal(other.classifier.weight, runs[0][0].classifier.weight)
+    assert not torch.equal(other.classifier.weight, checkpoints[0][0].classifier.weight)
 
 
 def test_the_model_holds_the_best_epoch_not_the_last(data, settings):
@@ -206,14 +205,14 @@ def test_divergence_names_step_batch_and_cause(data, settings):
 
 
 def test_divergence_names_the_batch_among_those_of_a_step(data, settings, monkeypatch):
-    inputs, seen = loop.network_inputs, []
+    inputs, seen = trainer.network_inputs, []
 
     def spoiled(*given):
         seen.append(given)
         images, *more = inputs(*given)
         return (images * float("nan") if len(seen) == 4 else images, *more)
 
-    monkeypatch.setattr(loop, "network_inputs", spoiled)
+    monkeypatch.setattr(trainer, "network_inputs", spoiled)
     settings = changed(settings, batch_size=2, accumulate=2)
     order = EpochOrder(data.train, 2, seed=settings.seed)
     order.set_epoch(1)
@@ -275,7 +274,7 @@ def test_a_stop_whose_state_cannot_be_saved_says_so(data, settings, tmp_path, mo
     def full(content, path):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(runs.torch, "save", full)
+    monkeypatch.setattr(checkpoints.torch, "save", full)
     stop = StopRequest()
     stop.signal = 15
     with RunStore(tmp_path, "a", {}) as store, pytest.raises(Stopped, match="this state could not be saved"):
@@ -317,11 +316,11 @@ def test_auto_batch_size_is_the_largest_that_fits(data, settings, monkeypatch):
         if size > 48:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
 
-    monkeypatch.setattr(batches, "try_step", limited)
+    monkeypatch.setattr(loader, "try_step", limited)
     gpu = Setup(torch.device("cuda"))
-    assert resolve_batch_size(network(), data, gpu, Team()) == 32
+    assert resolve_batch_size(network(), data, gpu, ProcessGroup()) == 32
     assert tried == [1024, 512, 256, 128, 64, 32]
-    assert resolve_batch_size(network(), data, Setup(CPU), Team()) == 32
+    assert resolve_batch_size(network(), data, Setup(CPU), ProcessGroup()) == 32
     _, fitted, _ = train(data, changed(settings, epochs=1, batch_size="auto"))
     assert fitted.batch_size == 32
 
@@ -329,7 +328,7 @@ def test_auto_batch_size_is_the_largest_that_fits(data, settings, monkeypatch):
 def test_trying_a_batch_leaves_the_network_alone(data):
     model = network()
     before = copy.deepcopy(model.state_dict())
-    batches.try_step(model, data, Setup(CPU), 4)
+    loader.try_step(model, data, Setup(CPU), 4)
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in before.items())
     assert all(parameter.grad is None for parameter in model.parameters())
 
@@ -382,4 +381,4 @@ def test_precision_without_flags_and_by_hand(monkeypatch):
 
 def test_scores_of_validation_that_are_no_numbers_stop(data):
     with pytest.raises(UserError, match="not finite"):
-        loop.validation_scores(np.full((8, 4), np.nan), data)
+        validation_scores(np.full((8, 4), np.nan), data.labels, data.classes)

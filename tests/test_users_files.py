@@ -11,7 +11,7 @@ import yaml
 from project import Project, clone
 from tiny import DataProject, ham, save
 
-from exp_tools.data.made import MARKER
+from exp_tools.data.acquire.managed_folder import MARKER
 
 TINY = {
     "data": {"sample_images": 40},
@@ -240,7 +240,7 @@ def test_a_run_that_was_killed_is_no_hindrance(alone, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         replace(source, target)
 
-    monkeypatch.setattr("exp_tools.data.made.os.replace", killed)
+    monkeypatch.setattr("exp_tools.data.acquire.managed_folder.os.replace", killed)
     with pytest.raises(KeyboardInterrupt):
         alone.run("download")
     monkeypatch.undo()

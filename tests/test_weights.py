@@ -16,8 +16,8 @@ from torch import nn
 
 from exp_tools.errors import UserError
 from exp_tools.models import backbone as backbones
+from exp_tools.models.pretrained import load_weights, summarise_names
 from exp_tools.models.registry import build_model
-from exp_tools.models.weights import load_weights, summarise_names
 
 TINY = {"backbone": "test_resnet"}
 ARCHITECTURES = [

@@ -16,10 +16,10 @@ import yaml
 from exp_tools.errors import UserError, run_main
 from exp_tools.models.registry import build_model
 from exp_tools.params import parse_params
-from exp_tools.training import loop
-from exp_tools.training.data import Setup, TrainingData
-from exp_tools.training.runs import RunStore
-from exp_tools.training.team import world_of
+from exp_tools.training import trainer
+from exp_tools.training.checkpoints import RunStore
+from exp_tools.training.distributed import world_of
+from exp_tools.training.loader import Setup, TrainingData
 
 ROOT = Path(__file__).parent.parent
 SHARED = {
@@ -59,7 +59,7 @@ def run(folder: Path, case: str, store: RunStore | None = None) -> dict:
     model = build_model("timm", {"backbone": backbone}, 4)
     history: list[dict] = []
     setup = Setup(torch.device("cpu"), "fp32", checkpoint_steps=1)
-    loop.fit(model, data, params, setup, store=store, on_epoch=lambda epoch, scores: history.append(scores))
+    trainer.fit(model, data, params, setup, store=store, on_epoch=lambda epoch, scores: history.append(scores))
     return {"weights": model.state_dict(), "history": history}
 
 
@@ -68,7 +68,7 @@ def main() -> None:
     torch.set_num_threads(1)
     folder = Path(sys.argv[1])
     first = world_of()[0] == 0
-    step = loop.Trainer.step
+    step = trainer.Trainer.step
     for case in CASES:
         straight = run(folder, case)
 
@@ -78,11 +78,11 @@ def main() -> None:
                 raise Killed
 
         with RunStore(folder / "runs", case[:4], {}) if first else contextlib.nullcontext() as store:
-            loop.Trainer.step = killed_after_five
+            trainer.Trainer.step = killed_after_five
             try:
                 run(folder, case, store)
             except Killed:
-                loop.Trainer.step = step
+                trainer.Trainer.step = step
             else:
                 raise AssertionError("nothing was killed")
             resumed = run(folder, case, store)
@@ -90,13 +90,13 @@ def main() -> None:
             torch.save({"straight": straight, "resumed": resumed}, folder / f"{case}.pt")
     dist.barrier()
     (folder / "cases are done").touch()
-    spoil = loop.network_inputs
+    spoil = trainer.network_inputs
 
     def spoiled(*given):
         images, *more = spoil(*given)
         return (images if first else images * float("nan"), *more)
 
-    loop.network_inputs = spoiled
+    trainer.network_inputs = spoiled
     run(folder, "BatchNorm at rest")
     raise UserError("the fault was not noticed")
 

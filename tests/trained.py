@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from exp_tools.models.artifact import ModelFacts, save_model
+from exp_tools.models.model_file import ModelFacts, save_model
 from exp_tools.models.registry import build_model
 
 CLASSES = ["bcc", "mel", "nv"]

@@ -5,7 +5,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from exp_tools.app.settings import MAX_UPLOAD_MB, Settings
+from exp_tools.app.parts.settings import MAX_UPLOAD_MB, Settings
 from exp_tools.errors import UserError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")

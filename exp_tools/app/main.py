@@ -6,15 +6,15 @@ import sys
 import streamlit as st
 from PIL import Image, ImageDraw
 
-from exp_tools.app import about_page, evaluate_page, experiments_page, predict_page
-from exp_tools.app.settings import Settings
+from exp_tools.app.pages import about, evaluate, experiments, predict
+from exp_tools.app.parts.settings import Settings
 from exp_tools.serving.predictor import DISCLAIMER
 
 PAGES = {
-    "Predict": predict_page.show,
-    "Experiments": experiments_page.show,
-    "Evaluate": evaluate_page.show,
-    "About": about_page.show,
+    "Predict": predict.show,
+    "Experiments": experiments.show,
+    "Evaluate": evaluate.show,
+    "About": about.show,
 }
 
 

@@ -2,12 +2,11 @@
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from exp_tools.errors import UserError, require_file
+from exp_tools.errors import UserError
 from exp_tools.params import SplitParams
 
 SPLITS = ("train", "val", "test")
@@ -238,10 +237,3 @@ def leak_of_random_split(splits: pd.DataFrame, seed: int) -> float:
     seen = set(splits.loc[shuffled == "train", "group_id"])
     test = splits.loc[shuffled == "test", "group_id"]
     return float(test.isin(seen).mean()) if len(test) else float("nan")
-
-
-def read_splits(path: Path) -> pd.DataFrame:
-    """Read splits.csv as `split` wrote it."""
-    require_file(path, "split")
-    types = {"image_id": str, "group_id": str, "dx": str, "split": str, "fold": "Int64"}
-    return pd.read_csv(path, dtype=types, keep_default_na=False, na_values={"fold": [""]})

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from exp_tools.data.dataset import FixedOrder, PackedImages
-from exp_tools.models.inputs import network_inputs
+from exp_tools.data.inputs.dataset import FixedOrder, PackedImages
+from exp_tools.models.normalize import network_inputs
 
 
 class View(NamedTuple):

@@ -12,7 +12,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure, SubFigure
 from numpy.typing import NDArray
 
-from exp_tools.evaluation.drawing import COLOURS, LINE_STYLES, REFERENCE, STYLE, save_figure
+from exp_tools.evaluation.plots.style import COLOURS, LINE_STYLES, REFERENCE, STYLE, save_figure
 from exp_tools.explain.overlay import COLOURS as HEAT
 from exp_tools.explain.overlay import overlay
 

@@ -1,23 +1,22 @@
-"""Architectures by name. One file each in this package; a file is imported when its name is asked for."""
+"""Architectures by name. Each is one file in `architectures/`, imported when its name is asked for."""
 
-import difflib
 import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from exp_tools import models
-from exp_tools.data.metadata import Vocabulary
-from exp_tools.errors import UserError
+from exp_tools.data.inputs.metadata import Vocabulary
+from exp_tools.errors import UserError, did_you_mean
 
 _BUILDERS: dict[str, Callable[..., nn.Module]] = {}
 _IMAGE_SIZES: dict[str, int] = {}
-_ROOMS = {"registry", "artifact", "backbone", "inputs", "weights"}
+_FOLDER = Path(__file__).with_name("architectures")
 
 
 def register(builder: Callable[..., nn.Module] | None = None, *, image_size: int = 224) -> Callable:
@@ -36,7 +35,7 @@ def register(builder: Callable[..., nn.Module] | None = None, *, image_size: int
 
 def list_models() -> list[str]:
     """Names of all architectures, sorted."""
-    return sorted(module.name for module in pkgutil.iter_modules(models.__path__) if module.name not in _ROOMS)
+    return sorted(module.name for module in pkgutil.iter_modules([str(_FOLDER)]))
 
 
 def build_model(name: str, knobs: dict[str, Any], num_classes: int, *, pretrained: bool = False) -> nn.Module:
@@ -128,8 +127,7 @@ def count_parameters(module: nn.Module) -> int:
 
 def _builder(name: str) -> Callable[..., nn.Module]:
     if name not in list_models():
-        near = difflib.get_close_matches(name, list_models(), n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        hint = did_you_mean(name, list_models())
         raise UserError(f"there is no architecture {name!r}; choose one of {', '.join(list_models())}{hint}")
-    importlib.import_module(f"exp_tools.models.{name}")
+    importlib.import_module(f"exp_tools.models.architectures.{name}")
     return _BUILDERS[name]

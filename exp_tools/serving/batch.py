@@ -12,21 +12,20 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from exp_tools.data.files import write_csv
-from exp_tools.data.images import ImageFault
-from exp_tools.data.metadata import Vocabulary, encode
-from exp_tools.data.problems import Problem, write_report
-from exp_tools.data.task_view import as_task
+from exp_tools.data.images.decode import ImageFault
+from exp_tools.data.inputs.metadata import Vocabulary, encode
+from exp_tools.data.labels.issues import Problem, write_report
+from exp_tools.data.labels.select import as_task
 from exp_tools.errors import UserError
-from exp_tools.evaluation.calibration import softmax
 from exp_tools.evaluation.predictions import prediction_table
-from exp_tools.evaluation.scoring import score_set, with_metadata
-from exp_tools.models.artifact import ModelFacts
-from exp_tools.serving.journal import Journal, Result
+from exp_tools.evaluation.report.build import score_set, with_metadata
+from exp_tools.evaluation.validation import softmax
+from exp_tools.io import file_digest, write_csv
+from exp_tools.models.model_file import ModelFacts
+from exp_tools.serving.batch_inputs import BatchInputs
+from exp_tools.serving.batch_journal import BatchJournal, Result
 from exp_tools.serving.predictor import Predictor
-from exp_tools.serving.worklist import Worklist
 from exp_tools.taxonomy import MELANOMA
-from exp_tools.training.runs import file_digest
 
 AHEAD = 3
 RESAMPLES = 2000
@@ -49,7 +48,7 @@ class Outcome(NamedTuple):
     left_out: dict[str, int]
 
 
-def predict_batch(predictor: Predictor, work: Worklist, out: Path, *, batch_size: int = 32, threads: int) -> Outcome:
+def predict_batch(predictor: Predictor, work: BatchInputs, out: Path, *, batch_size: int = 32, threads: int) -> Outcome:
     """Predict a list of images into a table, which `exp-tools score` reads where the diagnoses are known.
 
     Parameters
@@ -69,7 +68,7 @@ def predict_batch(predictor: Predictor, work: Worklist, out: Path, *, batch_size
     facts = predictor.facts
     numbers = _numbers(facts, work.labels)
     stamps = [[*_stamp(file), *row] for file, row in zip(work.files, numbers.tolist(), strict=True)]
-    journal = Journal(out, {"model": file_digest(predictor.path)})
+    journal = BatchJournal(out, {"model": file_digest(predictor.path)})
     done = journal.read(work.files, stamps)
     resumed = len(done)
     rows = [row for row in range(len(work.files)) if row not in done]

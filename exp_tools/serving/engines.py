@@ -8,11 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from exp_tools.explain.attention import attention_map
-from exp_tools.explain.gradcam import grad_cam
+from exp_tools.explain.maps import attention_map, grad_cam, methods_of
 from exp_tools.explain.overlay import upsample
-from exp_tools.models.artifact import ModelFacts, load_model
-from exp_tools.models.inputs import network_inputs
+from exp_tools.models.model_file import ModelFacts, load_model
+from exp_tools.models.normalize import network_inputs
 
 
 class Engine(Protocol):
@@ -46,8 +45,7 @@ class TorchEngine:
         network, self.facts = load_model(model)
         self.network = network.to(device, memory_format=torch.channels_last).requires_grad_(False)
         self.device = device
-        has_attention = getattr(network, "attention_map", None) is not None and self.facts.knobs.get("enabled", True)
-        self.explanations = ["gradcam", "attention"] if has_attention else ["gradcam"]
+        self.explanations = methods_of(network, "auto")
 
     def logits(self, pixels: NDArray[np.uint8], metadata: NDArray[np.float32]) -> NDArray[np.float32]:
         with torch.inference_mode():

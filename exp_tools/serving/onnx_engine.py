@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from exp_tools.errors import UserError
-from exp_tools.models.artifact import FORMAT, HEADER_KEY, ModelFacts
+from exp_tools.models.model_file import FORMAT, HEADER_KEY, ModelFacts
 
 ORT_MISSING = "ONNX Runtime is not installed: pip install '.[onnx]'"
 

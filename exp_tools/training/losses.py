@@ -5,7 +5,6 @@ smoothing spreads it within the image. Every loss is that of one image and linea
 sum by the weights of all images of a step.
 """
 
-import difflib
 from collections.abc import Callable
 from functools import partial
 
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from exp_tools.errors import UserError
+from exp_tools.errors import UserError, did_you_mean
 from exp_tools.params import TrainParams
 
 
@@ -54,8 +53,7 @@ def class_weights(labels: np.ndarray, classes: list[str], rule: str | dict[str, 
         unknown = [name for name in rule if name not in classes]
         if unknown:
             name = unknown[0]
-            near = difflib.get_close_matches(name, classes, n=1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            hint = did_you_mean(name, classes)
             raise UserError(f"train.class_weights names {name!r}; the classes are {', '.join(classes)}{hint}")
         return np.array([rule.get(name, 1.0) for name in classes], dtype=float)
     if rule == "none":

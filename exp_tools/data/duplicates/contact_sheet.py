@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
-from exp_tools.data.files import atomic_write
+from exp_tools.io import atomic_write
 
 COLUMNS = 4
 _TILE = (200, 150)

@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 
 from exp_tools.data.duplicates.groups import known_pairs, name_pairs
 from exp_tools.data.duplicates.keypoints import AREA
-from exp_tools.data.images import FORMATS
+from exp_tools.data.images.decode import FORMATS
 
 LONG_SIDE = 512
 WITH_LISTS = ("ham10000",)

@@ -20,7 +20,8 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from exp_tools.data.duplicates.candidates import (
+from exp_tools.data.duplicates.keypoints import MAX_POINTS, MIN_SPREAD, KeyPoints, compare, find_keypoints, mirrored
+from exp_tools.data.duplicates.retrieval import (
     Meetings,
     Vocabulary,
     add_votes,
@@ -30,8 +31,7 @@ from exp_tools.data.duplicates.candidates import (
     passed_over,
     quantise,
 )
-from exp_tools.data.duplicates.keypoints import MAX_POINTS, MIN_SPREAD, KeyPoints, compare, find_keypoints, mirrored
-from exp_tools.data.parallel import keep_freed_memory
+from exp_tools.system import keep_freed_memory
 
 MIN_INLIERS = 12
 """Inliers from which two pictures show the same spot. Key points are counted strictly here: matched both ways, once a

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from exp_tools.data.facts import Facts
 from exp_tools.data.sources import ham10000, ph2
-from exp_tools.data.taking import joined
+from exp_tools.data.sources.registry import DatasetSpec
+from exp_tools.data.sources.tables import joined
 from exp_tools.taxonomy import DIAGNOSES, broader
 
 PARTS = (("ham10000", "dir"), ("ph2", "second_dir"))
-FACTS = Facts(
+FACTS = DatasetSpec(
     title="HAM10000 and PH2",
     licence=f"HAM10000: {ham10000.FACTS.licence}; PH2: {ph2.FACTS.licence}",
     citation=f"{ham10000.FACTS.citation}; {ph2.FACTS.citation}",

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from exp_tools.data.facts import Facts
-from exp_tools.data.images import index_images
+from exp_tools.data.images.decode import index_images
+from exp_tools.data.sources.registry import DatasetSpec
 from exp_tools.errors import UserError
 from exp_tools.taxonomy import code_of
 
-FACTS = Facts(title="your own class folders", folders_are_labels=True)
+FACTS = DatasetSpec(title="your own class folders", folders_are_labels=True)
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 

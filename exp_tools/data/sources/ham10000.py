@@ -8,15 +8,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from exp_tools.data.download.remote_file import RemoteFile
-from exp_tools.data.facts import Facts
-from exp_tools.data.tables import read_text_table, require_columns
-from exp_tools.data.taking import with_files
+from exp_tools.data.sources.registry import DatasetSpec, RemoteFile
+from exp_tools.data.sources.tables import read_text_table, require_columns, with_files
 from exp_tools.errors import UserError
 from exp_tools.taxonomy import DIAGNOSES
 
 DATAVERSE = "https://dataverse.harvard.edu/api/access/datafile"
-FACTS = Facts(
+FACTS = DatasetSpec(
     title="HAM10000",
     licence="CC BY-NC 4.0 (https://creativecommons.org/licenses/by-nc/4.0): name the authors, no commercial use",
     citation="Tschandl, Rosendahl, Kittler: The HAM10000 dataset, Scientific Data 5:180161, 2018",

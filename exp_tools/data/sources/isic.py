@@ -9,14 +9,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from exp_tools.data.facts import Facts
-from exp_tools.data.tables import header_of, one_hot_codes, read_text_table, tables_below
-from exp_tools.data.taking import joined, with_files
+from exp_tools.data.sources.registry import DatasetSpec
+from exp_tools.data.sources.tables import header_of, joined, one_hot_codes, read_text_table, tables_below, with_files
 from exp_tools.errors import UserError
 from exp_tools.taxonomy import DIAGNOSES, OTHER_DIAGNOSES
 
 CODES = ("MEL", "NV", "BCC", "AKIEC", "AK", "BKL", "DF", "VASC", "SCC", "UNK")
-FACTS = Facts(
+FACTS = DatasetSpec(
     title="ISIC challenge data",
     licence="CC BY-NC 4.0 (2018, 2019: https://creativecommons.org/licenses/by-nc/4.0; 2020: see its page)",
     citation=(

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from exp_tools.data.facts import Facts
 from exp_tools.data.sources import ham10000, isic2018_test
-from exp_tools.data.taking import joined
+from exp_tools.data.sources.registry import DatasetSpec
+from exp_tools.data.sources.tables import joined
 from exp_tools.taxonomy import DIAGNOSES
 
 PARTS = (("ham10000", "dir"), ("isic2018_test", "second_dir"))
-FACTS = Facts(
+FACTS = DatasetSpec(
     title="HAM10000 and the ISIC 2018 Task 3 test set",
     licence=ham10000.FACTS.licence,
     citation=isic2018_test.FACTS.citation,

@@ -8,15 +8,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from exp_tools.data.download.remote_file import RemoteFile
-from exp_tools.data.facts import Facts
 from exp_tools.data.sources.ham10000 import DATAVERSE
-from exp_tools.data.tables import header_of, one_hot_codes, read_text_table, tables_below
-from exp_tools.data.taking import only_one, with_files
+from exp_tools.data.sources.registry import DatasetSpec, RemoteFile
+from exp_tools.data.sources.tables import header_of, one_hot_codes, only_one, read_text_table, tables_below, with_files
 from exp_tools.errors import UserError
 from exp_tools.taxonomy import DIAGNOSES
 
-FACTS = Facts(
+FACTS = DatasetSpec(
     title="ISIC 2018 Task 3 test set",
     licence="CC BY-NC 4.0 (https://creativecommons.org/licenses/by-nc/4.0): name the authors, no commercial use",
     citation=(

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from exp_tools.data.facts import Facts
-from exp_tools.data.images import index_images
-from exp_tools.data.spreadsheet import read_sheet
-from exp_tools.data.taking import only_one, with_files
+from exp_tools.data.images.decode import index_images
+from exp_tools.data.sources.registry import DatasetSpec
+from exp_tools.data.sources.tables import only_one, read_sheet, with_files
 from exp_tools.errors import UserError
 
-FACTS = Facts(
+FACTS = DatasetSpec(
     title="PH2",
     licence="research and education only, not to be passed on",
     citation=(

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from exp_tools.data.drawing.sample import write_sample
-from exp_tools.data.facts import Wanted
 from exp_tools.data.sources import ham10000
+from exp_tools.data.sources.registry import SourceOptions
+from exp_tools.data.synthetic.generate import write_sample
 
 
-def provide(wanted: Wanted, raw: Path, *, root: Path, processes: int) -> str:
+def provide(wanted: SourceOptions, raw: Path, *, root: Path, processes: int) -> str:
     """Draw `sample_images` pictures (at most `limit`) and their table into `raw`."""
     images = min(wanted.sample_images, wanted.limit or wanted.sample_images)
     write_sample(raw, images=images, seed=wanted.seed, processes=processes)

@@ -9,18 +9,25 @@ from pathlib import Path
 
 import pandas as pd
 
-from exp_tools.data.facts import Facts, read_choice
-from exp_tools.data.tables import header_of, read_text_table, require_columns, tables_below
-from exp_tools.data.taking import joined, only_one, with_files
+from exp_tools.data.sources.registry import DatasetSpec, read_options
+from exp_tools.data.sources.tables import (
+    header_of,
+    joined,
+    only_one,
+    read_text_table,
+    require_columns,
+    tables_below,
+    with_files,
+)
 from exp_tools.errors import UserError
 
-FACTS = Facts(title="your own images and table")
+FACTS = DatasetSpec(title="your own images and table")
 COLUMNS = ("image_id", "lesion_id", "dx", "dx_type", "age", "sex", "localization", "source", "split", "group")
 
 
 def read(raw: Path) -> pd.DataFrame:
     """Rows of the table, and of the test table behind them."""
-    choice = read_choice(raw)
+    choice = read_options(raw)
     test = raw / choice["test_table"] if "test_table" in choice else None
     if "table" in choice:
         path = raw / choice["table"]

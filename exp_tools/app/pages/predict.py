@@ -1,0 +1,235 @@
+"""The page Predict: images in, probabilities, maps and files out. Nothing that is uploaded is written to the disk."""
+
+import json
+from dataclasses import asdict, dataclass
+
+import pandas as pd
+import streamlit as st
+
+from exp_tools.app.parts import images, model_picker
+from exp_tools.app.parts.charts import percent, probability_bars
+from exp_tools.app.parts.settings import MAX_UPLOAD_MB, Settings
+from exp_tools.data.images.decode import EXTENSIONS
+from exp_tools.errors import UserError
+from exp_tools.models.model_file import ModelFacts
+from exp_tools.serving.predictor import OLDEST, Patient, Prediction, Predictor
+from exp_tools.taxonomy import is_drawn
+
+MOST = 50
+NAMES = {"gradcam": "Grad-CAM", "attention": "Attention"}
+MAP_NOTES = {
+    "gradcam": "Grad-CAM: where the last features spoke for the diagnosis. A hint, not a reason; it is coarse.",
+    "attention": "Attention: where the network weights its features, the same for every class. A hint, not a reason.",
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image that somebody gave: a key that is its own, the file's name, its bytes."""
+
+    key: str
+    name: str
+    data: bytes
+
+
+def show(settings: Settings) -> None:
+    """Draw the page."""
+    st.title("Predict")
+    version = model_picker.choose_version(settings)
+    predictor = model_picker.open_predictor(settings, version)
+    model_picker.say_model(predictor)
+    given = _ask_pictures(predictor.facts)
+    patient = _ask_patient(predictor.facts)
+    if not given:
+        st.info("Drop one or more dermoscopic images above. They stay in memory and are forgotten with this page.")
+        return
+    results = _predict_all(predictor, given, patient)
+    chosen = _overview(given, results, version.label) if len(given) > 1 else given[0]
+    result = results[chosen.key]
+    if isinstance(result, str):
+        st.error(f"{chosen.name}: {result}", icon=":material/broken_image:")
+        return
+    _details(predictor, chosen, patient, result, version.label)
+
+
+def _ask_pictures(facts: ModelFacts) -> list[Picture]:
+    files = st.file_uploader(
+        f"Images ({', '.join(ending[1:] for ending in EXTENSIONS)}; up to {MAX_UPLOAD_MB} MB each)",
+        type=[ending[1:] for ending in EXTENSIONS],
+        accept_multiple_files=True,
+        key="files",
+    )
+    given = [Picture(file.file_id, file.name, file.getvalue()) for file in files]
+    if is_drawn(facts.source):
+        count = st.session_state.setdefault("examples", 0)
+        if st.button("Draw an unseen example", icon=":material/draw:"):
+            count += 1
+            st.session_state["examples"] = count
+        if count:
+            given.append(Picture(f"example {count}", *images.draw_example(count - 1)))
+    if len(given) > MOST:
+        st.warning(f"The first {MOST} of {len(given)} images are shown; for more use `exp-tools batch`.")
+    return given[:MOST]
+
+
+def _ask_patient(facts: ModelFacts) -> Patient:
+    if facts.vocabulary is None:
+        st.caption("This model looks at the image alone: age, sex and site would change nothing, so it does not ask.")
+        return Patient()
+    with st.expander("About the patient (this model uses it; leave empty what is unknown)", expanded=True):
+        columns = st.columns(3)
+        age = columns[0].number_input("Age in years", 0, OLDEST, value=None, step=1, placeholder="unknown")
+        words = {
+            name: column.selectbox(label, facts.vocabulary[name], index=None, placeholder="unknown")
+            for name, label, column in zip(("sex", "localization"), ("Sex", "Site"), columns[1:], strict=True)
+        }
+    return Patient(age=age, **words)
+
+
+def _predict_all(predictor: Predictor, given: list[Picture], patient: Patient) -> dict[str, Prediction | str]:
+    """A prediction or what is wrong, for each picture; what this visitor has had already is not computed again."""
+    kept: dict = st.session_state.setdefault("predictions", {})
+    wanted = {picture.key: (picture.key, model_picker.identity(predictor), patient) for picture in given}
+    for stale in kept.keys() - set(wanted.values()):
+        del kept[stale]
+    missing = [picture for picture in given if wanted[picture.key] not in kept]
+    bar = st.progress(0.0, "Predicting …") if len(missing) > 3 else None
+    for done, picture in enumerate(missing, start=1):
+        try:
+            kept[wanted[picture.key]] = predictor.predict(picture.data, patient)
+        except UserError as error:
+            kept[wanted[picture.key]] = str(error)
+        if bar:
+            bar.progress(done / len(missing), f"{done} of {len(missing)}")
+    if bar:
+        bar.empty()
+    return {key: kept[place] for key, place in wanted.items()}
+
+
+def _overview(given: list[Picture], results: dict[str, Prediction | str], label: str) -> Picture:
+    """The table of all pictures with its download; the picture that is looked at closely."""
+    rows = [_row(picture.name, results[picture.key]) for picture in given]
+    table = pd.DataFrame(rows)
+    st.subheader(f"{len(given)} images")
+    st.dataframe(
+        table[["file", "result", "probability", "melanoma flag", "too uncertain"]],
+        hide_index=True,
+        column_config={"probability": st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1)},
+        alt="File, most probable class, its probability and flags of each image",
+    )
+    st.download_button(
+        "Download all as CSV",
+        table.assign(model=label).to_csv(index=False),
+        "predictions.csv",
+        "text/csv",
+        on_click="ignore",
+        icon=":material/download:",
+    )
+    place = st.selectbox("Look closely at", range(len(given)), format_func=lambda place: given[place].name)
+    return given[place]
+
+
+def _row(name: str, result: Prediction | str) -> dict:
+    if isinstance(result, str):
+        return {"file": name, "result": f"not read: {result}", "probability": None} | dict.fromkeys(
+            ("melanoma flag", "too uncertain")
+        )
+    words = {True: "yes", False: "no", None: "–"}
+    return {
+        "file": name,
+        "result": result.name,
+        "probability": result.probability,
+        "melanoma flag": words[result.melanoma],
+        "too uncertain": words[result.abstain],
+        "diagnosis": result.diagnosis,
+        "entropy": result.entropy,
+        **{f"p_{code}": share for code, share in result.probabilities.items()},
+    }
+
+
+def _details(predictor: Predictor, picture: Picture, patient: Patient, result: Prediction, label: str) -> None:
+    left, right = st.columns([5, 6], gap="medium")
+    with right:
+        st.subheader(f"{result.name}: {percent(result.probability)}")
+        st.markdown(result.description[:1].upper() + result.description[1:] + ".")
+        _say_flags(result, predictor.facts)
+        st.html(probability_bars(result))
+        st.caption(f"Uncertainty (entropy): {percent(result.entropy)} of the most that is possible.")
+        for note in result.notes:
+            st.caption(f"Note: {note}.")
+    with left:
+        overlaid = _show_picture(predictor, picture, patient)
+    record = {"file": picture.name, "model": label, "patient": asdict(patient), **result.as_dict()}
+    with right, st.container(horizontal=True):
+        st.download_button(
+            "Download result (JSON)",
+            json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False),
+            "prediction.json",
+            "application/json",
+            on_click="ignore",
+            icon=":material/download:",
+        )
+        st.download_button(
+            "Download picture (PNG)",
+            overlaid,
+            "picture.png",
+            "image/png",
+            on_click="ignore",
+            icon=":material/image:",
+        )
+
+
+def _show_picture(predictor: Predictor, picture: Picture, patient: Patient) -> bytes:
+    """Draw the picture with the map that is chosen; the PNG of what is seen."""
+    resize, kinds = predictor.facts.resize, predictor.explanations
+    kind, strength, place = None, 0.0, st.empty()
+    if kinds:
+        kind = st.segmented_control(
+            "Where the model looked",
+            ["none", *kinds],
+            default=kinds[0],
+            required=True,
+            format_func=lambda kind: NAMES.get(kind, "Image alone"),
+            key="kind",
+        )
+        kind = None if kind == "none" else kind
+        strength = st.slider(
+            "Strength of the overlay", 0, 100, 60, 5, format="%d %%", key="strength", disabled=not kind
+        )
+    heat = _map(predictor, picture, patient, kind) if kind else None
+    drawn = images.png(images.shown(picture.data, resize, heat, strength / 100))
+    seen = f"{picture.name}, with {NAMES[kind]} laid over it" if kind else picture.name
+    place.image(drawn, caption=picture.name, width="stretch", alt=seen)
+    if heat is not None and heat.min() == heat.max():
+        st.caption(f"{NAMES[kind]} is the same everywhere in this image, so it shows no place.")
+    elif kind:
+        st.caption(MAP_NOTES[kind])
+    return drawn
+
+
+def _map(predictor: Predictor, picture: Picture, patient: Patient, kind: str):
+    kept: dict = st.session_state.setdefault("maps", {})
+    place = (picture.key, model_picker.identity(predictor), patient, kind)
+    if place not in kept:
+        if len(kept) >= MOST:
+            kept.clear()
+        kept[place] = predictor.predict(picture.data, patient, explain=[kind]).maps[kind]
+    return kept[place]
+
+
+def _say_flags(result: Prediction, facts: ModelFacts) -> None:
+    if result.melanoma:
+        threshold, aim = facts.thresholds["melanoma"], facts.thresholds["melanoma_sensitivity"]
+        st.error(
+            f"Flagged for melanoma: its probability, {percent(result.melanoma_probability)}, reaches the model's "
+            f"threshold of {percent(threshold)}, set to flag {percent(aim)} of the validation melanomas.",
+            icon=":material/flag:",
+        )
+    if result.abstain:
+        st.warning(
+            f"Too uncertain: below the confidence of {percent(facts.thresholds['abstain'])} under which this model "
+            "leaves an image to a human.",
+            icon=":material/help:",
+        )
+    if result.melanoma is None and result.melanoma_probability is not None:
+        st.caption("This model file holds no melanoma threshold, so nothing is flagged.")

@@ -1,0 +1,82 @@
+"""Which model the pages show: the chooser, the predictor behind it, and what is said of its data."""
+
+from pathlib import Path
+
+import streamlit as st
+
+from exp_tools.app.parts.settings import CACHE, Settings
+from exp_tools.errors import UserError
+from exp_tools.project import EVALUATE_METRICS, MODEL
+from exp_tools.revisions import WORKSPACE, Version, fetch_model, list_versions, read_files
+from exp_tools.serving.predictor import Predictor
+from exp_tools.taxonomy import is_drawn
+
+KEY = "version"
+DRAWN = (
+    "**Drawn data.** This model has only ever seen drawn pictures (the embedded sample set). What it says of a "
+    "photograph means nothing; its scores say that the software works, no more."
+)
+
+
+def choose_version(settings: Settings) -> Version:
+    """Draw the chooser of versions that were evaluated; the choice holds on every page."""
+    if settings.model is not None:
+        return WORKSPACE
+    versions = list_versions(settings.folder)
+    trained = read_files(settings.folder, [(version.commit, EVALUATE_METRICS) for version in versions])
+    shown = [version for version, text in zip(versions, trained, strict=True) if text or not version.commit]
+    labels = {version.label: version for version in shown}
+    if st.session_state.get(KEY) not in labels:
+        st.session_state.pop(KEY, None)  # an experiment that was removed meanwhile
+    chosen = st.selectbox("Model of", list(labels), key=KEY, persist_state="session")
+    return labels[chosen]
+
+
+def open_predictor(settings: Settings, version: Version) -> Predictor:
+    """The version's model, ready; loaded once and shared by everyone. Stops the page where there is none."""
+    try:
+        if settings.model is not None:
+            path = Path(settings.model)
+        else:
+            path = fetch_model(settings.folder, version, MODEL, settings.folder / CACHE)
+        return _opened(str(path), _stamp(path))
+    except UserError as error:
+        st.error(str(error), icon=":material/error:")
+        st.stop()
+
+
+def say_model(predictor: Predictor) -> None:
+    """One line on the model, and a warning where its data are drawn."""
+    facts = predictor.facts
+    backbone = facts.knobs.get("backbone")
+    name = facts.architecture + (f" on {backbone}" if backbone else "")
+    st.markdown(
+        f"Model **{name}**, {len(facts.classes)} classes, {facts.image_size} px, trained on "
+        f"**{'the synthetic sample set' if is_drawn(facts.source) else facts.source}**."
+    )
+    if is_drawn(facts.source):
+        st.warning(DRAWN, icon=":material/draw:")
+
+
+def identity(predictor: Predictor) -> tuple[str, int, int]:
+    """What tells this model from others, and from one that replaces its file."""
+    return str(predictor.path), *_stamp(predictor.path)
+
+
+def require_trained(predictor: Predictor) -> Predictor:
+    """The predictor itself; UserError where nothing says that its model was ever trained."""
+    if not predictor.facts.training.get("best_epoch"):
+        raise UserError(f"{predictor.path.name} has no record of training; an untrained model is not shown")
+    return predictor
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Changes when the file does. Raises UserError where it is missing."""
+    if not path.is_file():
+        raise UserError(f"there is no model {path.name} yet; make one with `dvc repro` or fetch it with `dvc pull`")
+    return path.stat().st_mtime_ns, path.stat().st_size
+
+
+@st.cache_resource(max_entries=3, show_spinner="Loading the model …")
+def _opened(path: str, stamp: tuple[int, int]) -> Predictor:
+    return require_trained(Predictor(Path(path)))

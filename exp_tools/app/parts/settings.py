@@ -1,0 +1,36 @@
+"""What the web app is told when it starts: where the project is, and what the page may do."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+MAX_UPLOAD_MB = 20
+CACHE = Path(".dvc/tmp/exp-tools-app")
+"""Models of experiments, by their hash. In `.dvc/tmp`, which DVC keeps out of Git and which may be deleted any time."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where everything is.
+
+    root : the project's folder
+    model : a model file to use in place of the project's own; None: the project's
+    allow_training : whether the page may queue and run experiments
+    """
+
+    root: str
+    model: str | None = None
+    allow_training: bool = False
+
+    def to_text(self) -> str:
+        """As one argument of a command; `from_text` takes it back."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_text(cls, text: str) -> "Settings":
+        return cls(**json.loads(text))
+
+    @property
+    def folder(self) -> Path:
+        """The project's folder."""
+        return Path(self.root)

@@ -1,0 +1,158 @@
+"""Commands that score: a model on another data set, a prediction table, experiments side by side, the model card."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from exp_tools.cli.groups import Commands
+from exp_tools.project import CARD, LABELS, MODEL, PREDICTIONS, RAW, find_project
+
+GROUP = "evaluate and compare"
+
+
+def add_commands(commands: Commands) -> None:
+    """Add this group's commands."""
+    compare = commands.add(
+        GROUP,
+        "compare",
+        _compare,
+        "compare experiments: scores with intervals, and whether they differ by more than chance",
+        "exp-tools compare workspace my-experiment --metric balanced_accuracy",
+    )
+    compare.add_argument(
+        "experiments",
+        nargs="+",
+        metavar="EXP",
+        help="experiment, branch, tag, commit, `workspace`, predictions.csv, or GROUP=EXP,EXP (seeds, folds)",
+    )
+    compare.add_argument("--baseline", metavar="EXP", help="what the others are compared with (default: the first)")
+    compare.add_argument("--metric", nargs="+", action="extend", help="like balanced_accuracy or sensitivity:mel")
+    compare.add_argument("--split", default="test", help="test, val or external:NAME (default: test)")
+    compare.add_argument("--ensemble", action="store_true", help="score averaged probabilities too")
+    compare.add_argument("--resamples", type=int, default=2000, help="bootstrap resamples (default: 2000)")
+    compare.add_argument("--out", metavar="PREFIX", help="write PREFIX.md, PREFIX.csv and the forest plot PREFIX.png")
+    compare.add_argument("--format", choices=("text", "markdown", "csv"), default="text", help="format of the output")
+
+    evaluate = commands.add(
+        GROUP,
+        "evaluate",
+        _evaluate,
+        "score a trained model on another data set, outside the pipeline",
+        "exp-tools evaluate --source ph2 --dir ~/PH2Dataset",
+    )
+    evaluate.add_argument("--model", type=Path, default=MODEL, help=f"model file (default: {MODEL})")
+    evaluate.add_argument("--source", required=True, help="kind of data set: ham10000, ph2, folder, table, isic, …")
+    evaluate.add_argument("--dir", type=Path, required=True, help="folder of the data set")
+    evaluate.add_argument("--table", help="name of the table, with --source table")
+    evaluate.add_argument("--out", type=Path, default=Path("evaluation"), help="folder for predictions and report")
+
+    score = commands.add(
+        GROUP,
+        "score",
+        _score,
+        "score a predictions.csv again, without its model",
+        "exp-tools score data/predictions.csv --melanoma-threshold 0.2",
+    )
+    score.add_argument("predictions", type=Path, help="prediction table of any experiment")
+    score.add_argument("--labels", type=Path, help="labels.csv, for subgroups (default: the project's, where it fits)")
+    score.add_argument("--split", help="test, val or external:NAME (default: test, or the only one there is)")
+    score.add_argument("--melanoma-threshold", type=float, help="flag melanoma from this probability on")
+    score.add_argument("--abstain", type=float, help="leave to a human what is less certain than this")
+    score.add_argument("--resamples", type=int, default=2000, help="bootstrap resamples (default: 2000)")
+    score.add_argument("--json", action="store_true", help="print the whole report as JSON, for programs")
+
+    card = commands.add(GROUP, "card", _card, "print the model card", "exp-tools card --commit > MODEL_CARD.pub.md")
+    card.add_argument("--commit", action="store_true", help="with the commit that it belongs to, and its date")
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from exp_tools.evaluation.compare.compare import compare_groups
+    from exp_tools.evaluation.compare.forest import draw_forest
+    from exp_tools.evaluation.compare.render import as_markdown, as_table, as_text
+    from exp_tools.evaluation.compare.request import gather
+    from exp_tools.evaluation.compare.scores import check_metrics
+    from exp_tools.io import atomic_write, write_csv
+
+    groups, baseline = gather(
+        options.experiments,
+        options.baseline,
+        root=find_project(Path.cwd()),
+        predictions=str(PREDICTIONS),
+        split=options.split,
+        averaged=options.ensemble,
+    )
+    metrics = check_metrics(options.metric, groups)
+    found = compare_groups(groups, baseline, metrics, split=options.split, resamples=options.resamples)
+    if options.format == "csv":
+        print(as_table(found).to_csv(index=False, lineterminator="\n"), end="")
+    else:
+        print(as_text(found) if options.format == "text" else as_markdown(found).rstrip())
+    if options.out:
+        with atomic_write(Path(f"{options.out}.md")) as temporary:
+            temporary.write_text(as_markdown(found), encoding="utf-8")
+        write_csv(Path(f"{options.out}.csv"), as_table(found))
+        draw_forest(Path(f"{options.out}.png"), found)
+        print(f"written: {options.out}.md, .csv and .png", file=sys.stderr)
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from exp_tools.data.sources.registry import SourceOptions
+    from exp_tools.evaluation.report.text import summary_text
+    from exp_tools.evaluation.standalone.dataset import TrainingSet, evaluate_standalone
+    from exp_tools.params import PARAMS_FILE, load_params
+    from exp_tools.system import io_processes
+
+    root = find_project(Path.cwd())
+    params = load_params(root / PARAMS_FILE)
+    result = evaluate_standalone(
+        options.model,
+        options.source,
+        SourceOptions(dir=str(options.dir.resolve()), table=options.table),
+        options.out,
+        params,
+        root=root,
+        known=TrainingSet(root / RAW, root / LABELS, params.data.source),
+        processes=io_processes(params.machine),
+    )
+    print(summary_text(result.report))
+    if result.left_out:
+        print("left out, since the model does not know them: " + _counted(result.left_out))
+    if result.removed is None:
+        print("warning: the model's training data are not at hand; whether this set has some of them was not checked")
+    elif sum(result.removed.values()):
+        print("removed, since the model's own set has them too: " + _counted(result.removed))
+    print(f"written: {options.out}/predictions.csv, report.json, problems.csv")
+    return 0
+
+
+def _score(options: argparse.Namespace) -> int:
+    from exp_tools.evaluation.report.text import summary_text
+    from exp_tools.evaluation.standalone.rescore import rescore
+    from exp_tools.io import plain
+
+    labels = options.labels or find_project(Path.cwd()) / LABELS
+    report, notes = rescore(
+        options.predictions,
+        labels,
+        needed=options.labels is not None,
+        split=options.split,
+        thresholds={"melanoma": options.melanoma_threshold, "abstain": options.abstain},
+        resamples=options.resamples,
+    )
+    for note in notes:
+        print(note, file=sys.stderr)
+    print(json.dumps(plain(report), indent=2, sort_keys=True) if options.json else summary_text(report))
+    return 0
+
+
+def _card(options: argparse.Namespace) -> int:
+    from exp_tools.evaluation.standalone.card import signed_card
+
+    print(signed_card(find_project(Path.cwd()), str(CARD), commit=options.commit), end="")
+    return 0
+
+
+def _counted(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)

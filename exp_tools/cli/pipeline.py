@@ -1,0 +1,129 @@
+"""Commands around the pipeline: recipes, unfinished runs, duplicates, architectures, and a check of the machine."""
+
+import argparse
+import json
+from pathlib import Path
+
+from exp_tools.cli.groups import Commands
+from exp_tools.errors import UserError
+from exp_tools.project import RUNS_FOLDER, find_project
+
+GROUP = "set up and train"
+
+
+def add_commands(commands: Commands) -> None:
+    """Add this group's commands."""
+    doctor = commands.add(
+        GROUP,
+        "doctor",
+        _doctor,
+        "check this machine and project: what is missing, and how to get it",
+        "exp-tools doctor",
+    )
+    doctor.add_argument("--json", action="store_true", help="print JSON, for programs")
+    doctor.add_argument("--measure", action="store_true", help="time a training step of the chosen model per precision")
+
+    models = commands.add(
+        GROUP,
+        "models",
+        _models,
+        "list the architectures as published: parameters, multiply-adds, what each is",
+        "exp-tools models",
+    )
+    models.add_argument("--json", action="store_true", help="print JSON, for programs")
+
+    recipe = commands.add(
+        GROUP,
+        "recipe",
+        _recipe,
+        "list the recipes, or print one as arguments of dvc exp run",
+        "dvc exp run $(exp-tools recipe emas)",
+    )
+    recipe.add_argument("name", nargs="?", help="a recipe to print")
+
+    runs = commands.add(
+        GROUP, "runs", _runs, "list unfinished training, which the same command would resume", "exp-tools runs"
+    )
+    runs.add_argument("--delete", metavar="NAME", help="delete what this run left")
+    runs.add_argument("--json", action="store_true", help="print JSON, for programs")
+
+    pairs = commands.add(
+        GROUP,
+        "duplicates",
+        _duplicates,
+        "find images of the same spot of skin in any folder",
+        "exp-tools duplicates ~/images --out duplicates",
+    )
+    pairs.add_argument("folder", type=Path, help="images, at any depth")
+    pairs.add_argument("--table", type=Path, help="CSV with image_id and, where known, lesion_id, dx, sex, age")
+    pairs.add_argument("--out", type=Path, default=Path("duplicates"), help="folder for pairs.csv and pairs.png")
+    pairs.add_argument("--processes", type=int, help="how many processes search (default: one per core)")
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from exp_tools.doctor import diagnose, report
+
+    checks = diagnose(find_project(Path.cwd()), measure=options.measure)
+    print(json.dumps([check._asdict() for check in checks], indent=2) if options.json else report(checks))
+    return int(any(check.status == "missing" for check in checks))
+
+
+def _models(options: argparse.Namespace) -> int:
+    from exp_tools.models.registry import describe_models
+
+    models = describe_models()
+    if options.json:
+        print(json.dumps(models, indent=2))
+        return 0
+    rows = [("name", "parameters", "outside the backbone", "multiply-adds", "at", "what it is")]
+    for model in models:
+        counts = (f"{model['parameters']:,}", f"{model['outside_backbone']:,}", f"{model['multiply_adds'] / 1e9:.2f} G")
+        rows.append((model["name"], *counts, f"{model['image_size']} px", model["summary"]))
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    for name, *numbers, summary in rows:
+        aligned = [f"{number:>{width}}" for number, width in zip(numbers, widths[1:], strict=True)]
+        print("  ".join([f"{name:<{widths[0]}}", *aligned, summary]))
+    return 0
+
+
+def _recipe(options: argparse.Namespace) -> int:
+    from exp_tools.recipes import REFUSED_BY_DVC, find_recipe, list_recipes, words
+
+    root = find_project(Path.cwd())
+    if options.name is None:
+        recipes = list_recipes(root)
+        width = max(len(recipe.name) for recipe in recipes)
+        print("\n".join(f"{recipe.name:<{width}}  {recipe.summary}" for recipe in recipes))
+        return 0
+    try:
+        print("\n".join(words(find_recipe(root, options.name), root)))
+    except UserError:
+        print(REFUSED_BY_DVC)
+        raise
+    return 0
+
+
+def _runs(options: argparse.Namespace) -> int:
+    from exp_tools.training.checkpoints import delete_run, list_runs, shown_runs
+
+    folder = find_project(Path.cwd()) / RUNS_FOLDER
+    if options.delete:
+        run = delete_run(folder, options.delete)
+        print(f"deleted {run.folder} ({run.size / 1e6:.0f} MB)")
+        return 0
+    rows = shown_runs(list_runs(folder))
+    if options.json:
+        print(json.dumps(rows, indent=2))
+    elif not rows:
+        print("no unfinished runs: every training has ended")
+    for row in [] if options.json else rows:
+        print(f"{row['name']}  {row['summary']}  {row['megabytes']:.0f} MB, {row['state']}")
+    return 0
+
+
+def _duplicates(options: argparse.Namespace) -> int:
+    from exp_tools.data.duplicates.folder import search_folder
+    from exp_tools.system import cores
+
+    print(search_folder(options.folder, options.table, options.out, processes=options.processes or cores()))
+    return 0

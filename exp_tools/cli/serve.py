@@ -1,0 +1,220 @@
+"""Commands that use a trained model: predict images, serve a page or an API, export."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from exp_tools.cli.groups import Commands
+from exp_tools.errors import UserError
+from exp_tools.project import IMAGES, LABELS, MODEL, SPLITS, find_project
+from exp_tools.taxonomy import is_drawn
+
+if TYPE_CHECKING:
+    from exp_tools.models.model_file import ModelFacts
+    from exp_tools.serving.batch import Outcome
+    from exp_tools.serving.predictor import Prediction
+
+GROUP = "use a trained model"
+BAR = 24
+SHOWN = 10
+
+
+def add_commands(commands: Commands) -> None:
+    """Add this group's commands."""
+    predict = commands.add(
+        GROUP,
+        "predict",
+        _predict,
+        "predict one image",
+        "exp-tools predict lesion.jpg --age 45 --sex female --explain map.png",
+    )
+    predict.add_argument("image", type=Path, help="image file")
+    predict.add_argument("--model", type=Path, default=MODEL, help=f"model file, or its .onnx (default: {MODEL})")
+    predict.add_argument("--age", type=float, help="age of the patient in years")
+    predict.add_argument("--sex", choices=("female", "male"), help="sex of the patient")
+    predict.add_argument("--localization", help="where on the body, in the words of the training data: back, face, …")
+    predict.add_argument("--explain", type=Path, metavar="PNG", help="write where the model looked, over the image")
+    predict.add_argument("--method", choices=("gradcam", "attention"), default="gradcam", help="the map for --explain")
+    predict.add_argument("--json", action="store_true", help="print JSON, for programs")
+
+    batch = commands.add(
+        GROUP,
+        "batch",
+        _batch,
+        "predict the images of a folder or a table; resumes where it was stopped",
+        "exp-tools batch ~/images --out predictions.csv",
+    )
+    batch.add_argument("source", type=Path, help="a folder, or a table with image_id and, where known, dx, age, sex, …")
+    batch.add_argument("--images", type=Path, help="folder of the table's images (default: the table's folder)")
+    batch.add_argument("--model", type=Path, default=MODEL, help=f"model file, or its .onnx (default: {MODEL})")
+    batch.add_argument("--out", type=Path, default=Path("predictions.csv"), help="table to write")
+    batch.add_argument("--batch-size", type=int, default=32, help="images per forward pass (default: 32)")
+
+    app = commands.add(
+        GROUP, "app", _app, "start the web app: predict, evaluate, look at experiments", "exp-tools app --port 8501"
+    )
+    app.add_argument("--model", type=Path, help="model file to show (default: those of the project's experiments)")
+    app.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)")
+    app.add_argument("--port", type=int, default=8501, help="port to listen on (default: 8501)")
+    app.add_argument("--allow-training", action="store_true", help="let the page queue and run experiments")
+
+    api = commands.add(GROUP, "api", _api, "serve a trained model as a JSON API", "exp-tools api --port 8000")
+    api.add_argument("--model", type=Path, default=MODEL, help=f"model file (default: {MODEL})")
+    api.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)")
+    api.add_argument("--port", type=int, default=8000, help="port to listen on, 0: any free one (default: 8000)")
+    api.add_argument("--at-once", type=int, help="requests computed at the same time (default: one per core)")
+
+    export = commands.add(
+        GROUP,
+        "export",
+        _export,
+        "write a trained model as ONNX, checked on real images",
+        "exp-tools export --format onnx-int8",
+    )
+    export.add_argument("--format", choices=("onnx", "onnx-int8"), default="onnx", help="32 bits (default) or 8")
+    export.add_argument("--model", type=Path, default=MODEL, help=f"model file (default: {MODEL})")
+    export.add_argument("--out", type=Path, help="file to write (default: next to the model)")
+    export.add_argument("--images", type=Path, help="images to check on (default: the project's test images)")
+
+
+def _predict(options: argparse.Namespace) -> int:
+    import torch
+    from PIL import Image
+
+    from exp_tools.data.images.decode import ImageFault
+    from exp_tools.explain.overlay import overlay
+    from exp_tools.serving.predictor import Patient, Predictor
+    from exp_tools.system import cores
+
+    torch.set_num_threads(cores())
+    predictor = Predictor(options.model)
+    patient = Patient(options.age, options.sex, options.localization)
+    try:
+        prediction = predictor.predict(options.image, patient, explain=[options.method] if options.explain else [])
+    except ImageFault as fault:
+        raise UserError(f"{options.image}: {fault}") from fault
+    if options.explain:
+        picture = overlay(predictor.prepare(options.image), prediction.maps[options.method])
+        try:
+            Image.fromarray(picture).save(options.explain, format="PNG")
+        except OSError as error:
+            raise UserError(f"{options.explain} cannot be written: {error.strerror}") from error
+    if options.json:
+        told = {"path": str(options.model), "trained_on": predictor.facts.source}
+        print(json.dumps(prediction.as_dict() | {"model": told}, indent=2, ensure_ascii=False, allow_nan=False))
+        return 0
+    print(prediction_text(prediction, predictor.facts))
+    print(model_line(options.model, predictor.facts))
+    return 0
+
+
+def _batch(options: argparse.Namespace) -> int:
+    from exp_tools.devices import prepare_machine
+    from exp_tools.evaluation.report.text import summary_text
+    from exp_tools.params import MachineParams
+    from exp_tools.serving.batch import predict_batch
+    from exp_tools.serving.batch_inputs import batch_inputs
+    from exp_tools.serving.predictor import Predictor
+    from exp_tools.system import cores
+
+    if options.batch_size < 1:
+        raise UserError(f"--batch-size is {options.batch_size}; it must be 1 or more")
+    automatic = dict.fromkeys(("workers", "threads", "decoders", "device"), "auto")
+    device = prepare_machine(MachineParams(**automatic, processes=1, checkpoint_steps=None))
+    work = batch_inputs(options.source, options.images)
+    predictor = Predictor(options.model, device=device)
+    outcome = predict_batch(predictor, work, options.out, batch_size=options.batch_size, threads=cores())
+    if outcome.report:
+        print(summary_text(outcome.report))
+    print(model_line(options.model, predictor.facts))
+    print(outcome_text(outcome, options.out))
+    return 0
+
+
+def _app(options: argparse.Namespace) -> int:
+    from exp_tools.app.launch import start
+    from exp_tools.app.parts.settings import Settings
+
+    settings = Settings(
+        root=str(find_project(Path.cwd())),
+        model=None if options.model is None else str(options.model.resolve()),
+        allow_training=options.allow_training,
+    )
+    start(settings, host=options.host, port=options.port)
+    return 0
+
+
+def _api(options: argparse.Namespace) -> int:
+    try:
+        from exp_tools.serving.api.server import serve
+    except ModuleNotFoundError as error:
+        if error.name not in ("fastapi", "uvicorn", "python_multipart"):
+            raise
+        raise UserError(f"the API needs {error.name}, which is not installed: pip install '.[app]'") from error
+
+    if options.at_once is not None and options.at_once < 1:
+        raise UserError(f"--at-once is {options.at_once}; it must be 1 or more")
+    serve(options.model, host=options.host, port=options.port, at_once=options.at_once)
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from exp_tools.serving.export.run import PreparedData, export_model
+
+    root = find_project(Path.cwd())
+    data = PreparedData(root / LABELS, root / SPLITS, root / IMAGES)
+    int8 = options.format == "onnx-int8"
+    out = options.out or options.model.with_suffix(".int8.onnx" if int8 else ".onnx")
+    print(export_model(options.model, out, data, images=options.images, int8=int8))
+    return 0
+
+
+def model_line(model: Path, facts: "ModelFacts") -> str:
+    """Which model speaks and what it was trained on."""
+    drawn = ": drawn images, so what it says means nothing on real skin" if is_drawn(facts.source) else ""
+    return f"model: {model} ({facts.architecture}), trained on {facts.source}{drawn}"
+
+
+def prediction_text(prediction: "Prediction", facts: "ModelFacts") -> str:
+    """The diagnosis, every class from the most probable on, what the thresholds say, notes and the disclaimer."""
+    from exp_tools.serving.predictor import name_of
+
+    share = f"{100 * prediction.probability:.1f} %"
+    description = f": {prediction.description}" if prediction.description else ""
+    lines = [f"{prediction.name} ({prediction.diagnosis}), {share}{description}", ""]
+    width = max(len(code) for code in prediction.probabilities)
+    names = max(len(name_of(code)) for code in prediction.probabilities)
+    for code, probability in sorted(prediction.probabilities.items(), key=lambda item: -item[1]):
+        bar = "#" * round(BAR * probability)
+        lines.append(f"{code:<{width}}  {name_of(code):<{names}}  {100 * probability:>5.1f} %  {bar}".rstrip())
+    lines.append("")
+    if prediction.melanoma is not None:
+        limit = f"{100 * facts.thresholds['melanoma']:.1f} %"
+        flagged = f"flagged, from {limit} on" if prediction.melanoma else f"not flagged, which begins at {limit}"
+        lines.append(f"melanoma: {100 * prediction.melanoma_probability:.1f} %, {flagged}")
+    if prediction.abstain:
+        lines.append(f"too uncertain to use: below {100 * facts.thresholds['abstain']:.1f} % it is left to a human")
+    lines += [f"note: {note}" for note in prediction.notes]
+    return "\n".join([*lines, prediction.disclaimer])
+
+
+def outcome_text(outcome: "Outcome", out: Path) -> str:
+    """How many images were predicted and where it stands, what was bad, and the disclaimer; scores are left out."""
+    from exp_tools.serving.batch import problems_file
+    from exp_tools.serving.predictor import DISCLAIMER
+
+    resumed = f", {outcome.resumed:,} of them by the run before" if outcome.resumed else ""
+    lines = [f"{out}: {outcome.predicted:,} images predicted{resumed}"]
+    if outcome.problems:
+        skipped = sum(problem.action == "skipped" for problem in outcome.problems)
+        lines.append(
+            f"{skipped:,} left out, {len(outcome.problems) - skipped:,} put right or noted: {problems_file(out)}"
+        )
+        lines += [f"  {problem} ({problem.action})" for problem in outcome.problems[:SHOWN]]
+        if len(outcome.problems) > SHOWN:
+            lines.append(f"  … and {len(outcome.problems) - SHOWN:,} more")
+    if outcome.left_out:
+        counts = ", ".join(f"{code} {count:,}" for code, count in outcome.left_out.items())
+        lines.append(f"not scored, since the model does not know them: {counts}")
+    return "\n".join([*lines, DISCLAIMER])

@@ -1,0 +1,229 @@
+"""Bring a source's files into a folder of links: from the user's copy, unpacked or zipped, or from a download."""
+
+import filecmp
+import os
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from exp_tools.data.acquire.unpack import unpack
+from exp_tools.data.images.decode import EXTENSIONS, is_clutter
+from exp_tools.data.images.masks import find_masks
+from exp_tools.data.labels.select import subset_of_lesions
+from exp_tools.data.sources.registry import (
+    DatasetSpec,
+    SourceOptions,
+    licence_text,
+    load_source,
+    read_source,
+    spec_of,
+    write_options,
+)
+from exp_tools.data.sources.tables import TABLE_ENDINGS
+from exp_tools.errors import UserError
+from exp_tools.io import atomic_write, link_file
+
+LICENCE = "LICENCE.txt"
+STORE = "downloads"
+MAX_BYTES, MAX_FILES = 200 * 10**9, 500_000
+"""What an archive may unpack to."""
+
+
+def provide(name: str, wanted: SourceOptions, raw: Path, *, root: Path, processes: int) -> str:
+    """Fill the folder `raw` with links to a source's images and tables.
+
+    Parameters
+    ----------
+    name : the source
+    wanted : folders, tables and limit
+    raw : the folder to fill; it must not hold the user's files
+    root : what relative folders are relative to; the store of downloads lies in it
+    processes : for a source that draws its pictures
+
+    Returns
+    -------
+    what was done, in words
+
+    Raises
+    ------
+    UserError
+        A folder is missing or holds no image, an archive or a download fails, a table cannot be read.
+    """
+    source, facts = load_source(name), spec_of(name)
+    if hasattr(source, "provide"):
+        done = source.provide(wanted, raw, root=root, processes=processes)
+    elif hasattr(source, "PARTS"):
+        done = "; ".join(
+            _fill(part, getattr(wanted, key), wanted, raw / part, root, f"data.{key}") for part, key in source.PARTS
+        )
+    else:
+        done = _fill(name, wanted.dir, wanted, raw, root, "data.dir")
+    if text := licence_text(facts):
+        with atomic_write(raw / LICENCE) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    return done + _limit(name, wanted, raw)
+
+
+def _fill(name: str, folder: str | None, wanted: SourceOptions, raw: Path, root: Path, key: str) -> str:
+    facts, store = spec_of(name), root / STORE
+    raw.mkdir(parents=True, exist_ok=True)
+    if folder is None:
+        origins = _download(facts, store, key)
+        came = "downloaded"
+    else:
+        origins = [_local(folder, root, key, facts)]
+        came = f"linked from {folder}"
+        _link_tables(wanted, origins[0], raw, root)
+    images, copies = 0, 0
+    seen: dict[str, Path] = {}
+    for origin in origins:
+        new, same = _link_tree(origin, raw, store, facts, seen)
+        images, copies = images + new, copies + same
+    if not images:
+        raise UserError(
+            f"{key} {folder!r}: there is no image ({', '.join(EXTENSIONS)}) in {origins[0]} or below it"
+            + (f"; {facts.title} is to be had from {facts.where}" if facts.where else "")
+        )
+    again = f"; {copies:,} second copies of the same image were left out" if copies else ""
+    return f"{images:,} images of {facts.title} {came}{again}"
+
+
+def _download(facts: DatasetSpec, store: Path, key: str) -> list[Path]:
+    """Folders and files that hold a set's verified content."""
+    if not facts.files:
+        got = f"; get it from {facts.where}" if facts.where else ""
+        raise UserError(f"{facts.title} is not downloaded by this project{got} and set {key} to its folder")
+    from exp_tools.data.acquire.fetch import fetch  # here, so that who downloads nothing waits for no network library
+
+    origins = []
+    for file in facts.files:
+        path = fetch(file, store)
+        origins.append(_unpacked(path, store) if file.archive else path)
+    return origins
+
+
+def _unpacked(archive: Path, store: Path) -> Path:
+    target = store / "unpacked" / f"{archive.stem}-{archive.stat().st_size}"
+    unpack(archive, target, max_bytes=MAX_BYTES, max_files=MAX_FILES)
+    return target
+
+
+def _local(folder: str, root: Path, key: str, facts: DatasetSpec) -> Path:
+    path = (root / folder).resolve()
+    if not path.is_dir():
+        got = f"; {facts.title} is to be had from {facts.where}" if facts.where else ""
+        raise UserError(f"{key} {folder!r}: there is no folder {path}{got}")
+    return path
+
+
+def refuse_own_folder(wanted: SourceOptions, filled: Sequence[Path], root: Path) -> None:
+    """Raise UserError when the user's files lie in a folder that the pipeline fills, or around one."""
+    for key, folder in (("data.dir", wanted.dir), ("data.second_dir", wanted.second_dir)):
+        if folder is None:
+            continue
+        path = (root / folder).resolve()
+        for output in filled:
+            for place in (output.parent.resolve() / output.name, (root / output.parent).resolve() / output.name):
+                if path.is_relative_to(place) or place.is_relative_to(path):
+                    raise UserError(
+                        f"{key} {folder!r}: {path} and {output}, which the pipeline fills, lie in each other. Nothing "
+                        "was touched. Move your files to a folder of their own, outside of those that the pipeline "
+                        f"writes, and set {key} to it"
+                    )
+
+
+def _link_tables(wanted: SourceOptions, folder: Path, raw: Path, root: Path) -> None:
+    """Take in the tables that the user names, from the set's folder or from anywhere else."""
+    chosen = {}
+    for key, name in (("table", wanted.table), ("test_table", wanted.test_table)):
+        if name is None:
+            continue
+        path = next((path for path in (folder / name, root / name) if path.is_file()), None)
+        if path is None:
+            raise UserError(f"data.{key} {name!r}: there is no such file in {folder} or {root}")
+        path = path.resolve()
+        chosen[key] = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name
+        if not (raw / chosen[key]).exists():
+            link_file(path, raw / chosen[key])
+    if chosen:
+        write_options(raw, **chosen)
+
+
+def _link_tree(origin: Path, raw: Path, store: Path, facts: DatasetSpec, seen: dict[str, Path]) -> tuple[int, int]:
+    """Link images and tables below `origin`, unpacking archives that hold anything new; (images, copies left out)."""
+    images, copies = 0, 0
+    archives = []
+    for path, place in _files(origin):
+        ending = path.suffix.lower()
+        if ending == ".zip":
+            archives.append((path, place))
+        elif ending in EXTENSIONS and path.stem.lower().endswith(facts.masks):
+            if path.stem.lower().endswith(facts.lesion_masks) and seen.setdefault(path.name.lower(), path) == path:
+                _link(path, raw / place)
+        elif ending in EXTENSIONS:
+            first = None if facts.folders_are_labels else seen.setdefault(path.name.lower(), path)
+            if first not in (None, path) and filecmp.cmp(first, path, shallow=False):
+                copies += 1
+                continue
+            images += 1
+            _link(path, raw / place)
+        elif ending in (*TABLE_ENDINGS, ".txt", ".xlsx") or (not ending and "metadata" in path.name.lower()):
+            _link(path, raw / place)
+    for archive, place in archives:
+        if not _holds_news(archive, seen, facts):
+            continue
+        more, same = _link_tree(_unpacked(archive, store), raw / place.with_suffix(""), store, facts, seen)
+        images, copies = images + more, copies + same
+    return images, copies
+
+
+def _link(path: Path, target: Path) -> None:
+    if not target.is_symlink() and not target.exists():
+        link_file(path, target)
+
+
+def _files(origin: Path) -> Iterator[tuple[Path, Path]]:
+    """Files below a folder with their places in it, in order; links to folders are followed, each folder once."""
+    if origin.is_file():
+        yield origin, Path(origin.name)
+        return
+    known: set[str] = set()
+    for folder, subfolders, names in os.walk(origin, followlinks=True):
+        real = os.path.realpath(folder)
+        subfolders[:] = sorted(name for name in subfolders if not is_clutter(name)) if real not in known else []
+        if real in known:
+            continue
+        known.add(real)
+        for name in sorted(names):
+            path = Path(folder, name)
+            if not is_clutter(name) and path.is_file():
+                yield path, path.relative_to(origin)
+
+
+def _holds_news(archive: Path, seen: dict[str, Path], facts: DatasetSpec) -> bool:
+    """Whether an archive holds a file that is not there unpacked already."""
+    try:
+        with zipfile.ZipFile(archive) as content:
+            names = [Path(name) for name in content.namelist() if not name.endswith("/")]
+    except (zipfile.BadZipFile, OSError) as error:
+        raise UserError(f"{archive} is no whole zip archive ({error}); unpack it yourself or take it away") from error
+    images = [name for name in names if name.suffix.lower() in EXTENSIONS and not is_clutter(name.name)]
+    return facts.folders_are_labels or not images or any(name.name.lower() not in seen for name in images)
+
+
+def _limit(name: str, wanted: SourceOptions, raw: Path) -> str:
+    """Leave about `limit` images: whole lesions, each class in its proportion; the other links go."""
+    if wanted.limit is None:
+        return ""
+    table = read_source(name, raw)
+    if wanted.limit >= len(table):
+        return ""
+    keep = table[subset_of_lesions(table, wanted.limit, wanted.seed)]
+    kept = set(keep["file"])
+    masks = find_masks(raw, spec_of(name).lesion_masks)
+    kept |= {str(masks[Path(file).stem]) for file in kept if Path(file).stem in masks}
+    for path in raw.rglob("*"):
+        if path.suffix.lower() in EXTENSIONS and str(path) not in kept:
+            path.unlink()
+    write_options(raw, subset=keep["image_id"].to_list())
+    return f"; data.limit keeps {len(keep):,} of {len(table):,}"

@@ -1,0 +1,172 @@
+"""Find images, decode them and bring them to a square."""
+
+import contextlib
+import os
+import warnings
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from exp_tools.data.images.preprocess import NO_FILTERS, DermoscopyFilters, apply_filters
+from exp_tools.errors import UserError
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+FORMATS = {"JPEG": (".jpg", ".jpeg"), "PNG": (".png",), "BMP": (".bmp",), "TIFF": (".tif", ".tiff"), "WEBP": (".webp",)}
+"""What is decoded, with its endings. Nothing else: Pillow would start another program for some formats."""
+MAX_PIXELS = 100_000_000
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# Every image's size is compared with MAX_PIXELS before it is decoded, and one that is larger is refused.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+class ImageFault(UserError):
+    """An image that cannot be used; the message says why, without the file's name, `kind` in one word."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+def is_clutter(name: str) -> bool:
+    """Whether a file or folder is what systems leave behind (`.DS_Store`, `._x.jpg`, `__MACOSX`) and no data."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def index_images(folder: Path) -> dict[str, list[Path]]:
+    """Map each image's id (file name without ending) to its files, anywhere below `folder`, in order of their paths."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in EXTENSIONS and not is_clutter(path.name) and path.is_file():
+            found.setdefault(path.stem, []).append(path)
+    return found
+
+
+def find_images(folder: Path) -> dict[str, Path]:
+    """Map each image's id (file name without ending) to its file, anywhere below `folder`; the first in order wins."""
+    return {name: paths[0] for name, paths in index_images(folder).items()}
+
+
+def load_image(
+    source: Path | str | bytes | Image.Image,
+    size: int,
+    resize: str = "squash",
+    touched_up: DermoscopyFilters = NO_FILTERS,
+) -> np.ndarray:
+    """Decode one image to RGB and bring it to a square, exactly as `prepare` packs it and a predictor must see it.
+
+    JPEGs far larger than `size` are decoded at the smallest DCT scale (1/2, 1/4, 1/8) that is not below `size`.
+
+    Parameters
+    ----------
+    source : file, its bytes, or an image of Pillow's, which stays as it is (all its pixels are resized, no DCT scale)
+    size : side of the result in pixels
+    resize : "squash" (both sides to `size`), "crop" (centre square first) or "pad" (whole image, black bars)
+    touched_up : dermoscopy preprocessing, done on the square
+
+    Returns
+    -------
+    uint8 array [size, size, 3], RGB
+
+    Raises
+    ------
+    ImageFault
+        Missing, empty, truncated, no image, or more than MAX_PIXELS pixels.
+    """
+    return decode_with_notes(source, size, resize, touched_up)[0]
+
+
+def decode_with_notes(
+    source: Path | str | bytes | Image.Image, size: int, resize: str, touched_up: DermoscopyFilters
+) -> tuple[np.ndarray, list[tuple[str, str, str]]]:
+    """The square image, and what was put right: (kind, value, rule)."""
+    try:
+        with _opened(source) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise _too_large(f"{image.width}x{image.height}")
+            short = min(image.size)
+            wanted = size if resize != "pad" else max(1, round(size * short / max(image.size)))
+            found = image.format, image.mode
+            image.draft("RGB", (wanted, wanted))
+            image.load()
+            orientation = image.getexif().get(_ORIENTATION, 1)
+            notes = _notes(source, *found, "transparency" in image.info, orientation)
+            upright = image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
+            pixels = np.asarray(square(_rgb(upright), size, resize))
+    except ImageFault:
+        raise
+    except FileNotFoundError as error:
+        raise ImageFault("missing_image", "the file is missing") from error
+    except Image.DecompressionBombError as error:
+        raise _too_large(str(error).split("(")[-1].split(")")[0]) from error
+    except UnidentifiedImageError as error:
+        empty = len(source) == 0 if isinstance(source, bytes) else os.path.getsize(source) == 0
+        if empty:
+            raise ImageFault("empty_image", "the file is empty (0 bytes)") from error
+        raise ImageFault("not_an_image", f"the file is no image that can be read ({', '.join(FORMATS)} can)") from error
+    except Exception as error:  # Pillow's decoders raise almost anything on damaged files
+        raise ImageFault("damaged_image", f"the image is damaged or cut off ({error})") from error
+    return apply_filters(pixels, touched_up), notes
+
+
+def _opened(source: Path | str | bytes | Image.Image) -> contextlib.AbstractContextManager[Image.Image]:
+    if isinstance(source, Image.Image):
+        return contextlib.nullcontext(source.copy())
+    return Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=tuple(FORMATS))
+
+
+def _too_large(pixels: str) -> ImageFault:
+    return ImageFault("too_many_pixels", f"{pixels} pixels are more than {MAX_PIXELS:,}; scale it down first")
+
+
+def _notes(
+    source: Path | str | bytes | Image.Image, kind: str | None, mode: str, transparent: bool, orientation: int
+) -> list[tuple[str, str, str]]:
+    notes = []
+    endings = FORMATS.get(str(kind), FORMATS["JPEG"])  # MPO, which telephones write, is a JPEG and more
+    if isinstance(source, Path | str) and not str(source).lower().endswith(endings):
+        rule = f"the file's content is {kind}, not what its name says; it is read as {kind}"
+        notes.append(("wrong_ending", Path(source).name, rule))
+    if mode != "RGB" or transparent:
+        clear = transparent or mode in ("RGBA", "LA", "PA")
+        how = "laid on white" if clear else "converted"
+        notes.append(("other_pixels", mode, f"pixels of mode {mode}, not 8-bit RGB: {how}"))
+    if orientation in _TURNS:
+        rule = f"EXIF orientation {orientation}: the pixels are stored turned or mirrored; they are put upright"
+        notes.append(("exif_rotation", str(orientation), rule))
+    return notes
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I") or image.mode == "F":  # 16 bits and more: Pillow's own conversion clips at 255
+        values = np.nan_to_num(np.asarray(image, dtype=np.float32))
+        top = 65535.0 if values.max() > 255 else 255.0
+        return Image.fromarray((values * (255.0 / top)).round().clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def square(
+    image: Image.Image, size: int, resize: str, resample: Image.Resampling = Image.Resampling.BICUBIC
+) -> Image.Image:
+    """Bring an image to a square of side `size`; `resize` as in load_image."""
+    if resize == "squash":
+        return image.resize((size, size), resample)
+    if resize == "crop":
+        return ImageOps.fit(image, (size, size), resample)
+    return ImageOps.pad(image, (size, size), resample, color="black")

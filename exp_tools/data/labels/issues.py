@@ -1,0 +1,98 @@
+"""What can be wrong with data: every kind, what may be done about it, and the one report that lists all of it."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+
+from exp_tools.errors import UserError
+from exp_tools.io import write_csv
+
+MAX_SHOWN = 12
+REPORT_COLUMNS = ["file", "row", "column", "value", "rule", "kind", "action"]
+ACTIONS = {"stop": "stopped", "skip": "skipped", "fix": "fixed", "note": "noted"}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with the data.
+
+    file, row, column, value : where it stands, as the person knows it, and what was found
+    rule : what should be there, and what to do
+    place : the row of the table in memory that it is about; None for the set as a whole
+    mended : the text that a fix writes into `column`; None where there is nothing to write
+    action : what was done ("stopped", "skipped", "fixed", "noted"); "" as long as nobody decided
+    """
+
+    kind: str
+    file: str
+    row: int | None
+    column: str
+    value: str
+    rule: str
+    place: int | None = None
+    mended: str | None = None
+    action: str = ""
+
+    def __str__(self) -> str:
+        where = self.file if self.row is None else f"{self.file}, row {self.row}"
+        column = f", {self.column}" if self.column else ""
+        return f"{where}{column}: {self.rule}"
+
+
+def decide(problems: Iterable[Problem], policy: Mapping[str, str]) -> list[Problem]:
+    """Say for each problem what is done about it, as the user chose for its kind (`prepare.on_problem`).
+
+    A problem that is already decided (a subset, say, where only the whole set could be wrong) keeps its action.
+    """
+    return [
+        problem if problem.action else replace(problem, action=ACTIONS[policy[problem.kind]]) for problem in problems
+    ]
+
+
+def apply_actions(table: pd.DataFrame, problems: Iterable[Problem]) -> pd.DataFrame:
+    """The table with fixes written in and skipped rows gone; index and order of the other rows stay."""
+    problems = list(problems)
+    table = table.copy()
+    for problem in problems:
+        if problem.action == "fixed" and problem.mended is not None:
+            table.at[problem.place, problem.column] = problem.mended
+    return table.drop(index=sorted({problem.place for problem in problems if problem.action == "skipped"}))
+
+
+def report_table(problems: Iterable[Problem]) -> pd.DataFrame:
+    """REPORT_COLUMNS of each problem, one a row."""
+    rows = [[getattr(problem, column) for column in REPORT_COLUMNS] for problem in problems]
+    table = pd.DataFrame(rows, columns=REPORT_COLUMNS)
+    return table.assign(row=table["row"].astype("Int64"))
+
+
+def write_report(path: Path, problems: Iterable[Problem]) -> None:
+    """Write problems.csv: one row a problem, also when there is none."""
+    write_csv(path, report_table(problems))
+
+
+def summarise_problems(problems: Iterable[Problem]) -> dict[str, dict[str, int]]:
+    """How many problems of each kind there are, by what was done about them."""
+    counts: dict[str, dict[str, int]] = {}
+    for problem in problems:
+        by_action = counts.setdefault(problem.kind, {})
+        by_action[problem.action] = by_action.get(problem.action, 0) + 1
+    return counts
+
+
+def stop_on(problems: Iterable[Problem], report: Path) -> None:
+    """Raise one UserError when a problem stops the work: a dozen in words, all by kind, and where the report lies."""
+    fatal = [problem for problem in problems if problem.action == "stopped"]
+    if not fatal:
+        return
+    shown = "\n  ".join(str(problem) for problem in fatal[:MAX_SHOWN])
+    rest = f"\n  … and {len(fatal) - MAX_SHOWN} more" if len(fatal) > MAX_SHOWN else ""
+    counts = {kind: sum(of.values()) for kind, of in sorted(summarise_problems(fatal).items())}
+    kinds = ", ".join(f"{kind} {count}" for kind, count in counts.items())
+    raise UserError(
+        f"the data have {len(fatal)} problem(s) ({kinds}); no images and labels were written:\n  {shown}{rest}\n"
+        f"All of them are listed in {report}. Mend the data, or say what to do about a kind, for example "
+        f"-S prepare.on_problem.{next(iter(counts))}=skip (docs/data.md lists kinds and choices)"
+    )

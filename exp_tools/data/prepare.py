@@ -1,0 +1,112 @@
+"""From a source's text table to checked rows and packed images: what `prepare` and `external` do to a set alike."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from exp_tools.data.images.decode import index_images
+from exp_tools.data.images.pack import array_bytes, pack_images
+from exp_tools.data.images.preprocess import DermoscopyFilters
+from exp_tools.data.labels.issues import Problem, apply_actions, decide
+from exp_tools.data.labels.validate import check_counts, check_labels, tidied
+from exp_tools.data.sources.registry import DatasetSpec
+from exp_tools.errors import UserError
+from exp_tools.io import in_words, require_space
+from exp_tools.params import PrepareParams
+
+
+class Packing(NamedTuple):
+    """How images are packed, and what is done about problems (a choice for each kind)."""
+
+    size: int
+    resize: str
+    touched_up: DermoscopyFilters
+    policy: Mapping[str, str]
+    processes: int
+
+
+def packing_of(params: PrepareParams, processes: int) -> Packing:
+    """The packing that the parameters ask for."""
+    return Packing(
+        size=params.image_size,
+        resize=params.resize,
+        touched_up=DermoscopyFilters(params.hair_removal, params.colour_constancy, params.clahe),
+        policy=params.on_problem.model_dump(),
+        processes=processes,
+    )
+
+
+def check_and_pack(
+    table: pd.DataFrame, facts: DatasetSpec, raw: Path, target: Path, packing: Packing
+) -> tuple[pd.DataFrame, list[Problem]]:
+    """Check every row and look at every image; pack the images unless something stops it.
+
+    Parameters
+    ----------
+    table : as `read_source` gives it
+    facts : what is known of the source
+    raw : the folder that the table was read from
+    target : the .npy file to write; it is not written when a problem has the action "stopped"
+    packing : how
+
+    Returns
+    -------
+    The rows that are kept, in the order of the array, and every problem with what was done about it.
+
+    Raises
+    ------
+    UserError
+        No row is left, or the disk has no room.
+    """
+    tidy = table.assign(**tidied(table, facts.classes))
+    found = check_labels(table, facts.classes) + unlisted_images(table, raw, facts.masks)
+    problems = decide(found + check_counts(tidy, facts.counts, facts.title), packing.policy)
+    kept = apply_actions(table, problems)
+    if kept.empty:
+        raise UserError(f"no image of {facts.title} is left: {len(table)} rows, {len(problems)} problems")
+    stopping = any(problem.action == "stopped" for problem in problems)
+    if not stopping:
+        needed = array_bytes(len(kept), packing.size)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        require_space(target.parent, needed, f"{target} ({len(kept):,} images of {packing.size}x{packing.size} pixels)")
+        print(f"{target} will have {in_words(needed)}", flush=True)
+    findings = pack_images(
+        kept["file"].to_list(),
+        None if stopping else target,
+        size=packing.size,
+        resize=packing.resize,
+        touched_up=packing.touched_up,
+        policy=packing.policy,
+        processes=packing.processes,
+    )
+    of_images = []
+    for finding in findings:
+        row = kept.iloc[finding.place]
+        place, number = int(kept.index[finding.place]), int(row["row"]) or None
+        of_images.append(Problem(finding.kind, row["file"], number, "", finding.value, finding.rule, place))
+    of_images = decide(of_images, packing.policy)
+    kept = apply_actions(kept, of_images)
+    if kept.empty:
+        raise UserError(f"no image of {facts.title} is left: none of {len(table)} can be used")
+    return kept, problems + of_images
+
+
+def unlisted_images(table: pd.DataFrame, raw: Path, masks: tuple[str, ...] = ()) -> list[Problem]:
+    """Images below a folder that no row of its table names; `masks` are endings of names that belong to others."""
+    named = {Path(file) for file in table["file"] if file}
+    stems = {path.stem for path in named}
+    return [
+        Problem(
+            "unlisted_image",
+            path.relative_to(raw).as_posix(),
+            None,
+            "",
+            name,
+            "no table names this image; it is not used",
+        )
+        for name, paths in sorted(index_images(raw).items())
+        for path in paths
+        if path not in named and name not in stems and not name.lower().endswith(masks)
+    ]

@@ -1,0 +1,196 @@
+"""Text tables of any delimiter, and one-hot tables, read with every cell as text."""
+
+import csv
+import io
+import re
+import zipfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pandas as pd
+
+from exp_tools.data.images.decode import EXTENSIONS, index_images
+from exp_tools.errors import UserError
+
+TABLE_ENDINGS = (".csv", ".tab", ".tsv")
+YES = ("1", "1.0", "true")
+NO = ("0", "0.0", "false", "")
+
+
+def read_text_table(path: Path) -> pd.DataFrame:
+    """Read a delimited text table with every cell as text; the index is the line number in the file, from 2.
+
+    A byte-order mark, CRLF line ends, quoted cells, and commas, semicolons or tabs as delimiters are all read.
+
+    Raises
+    ------
+    UserError
+        The file is missing, empty, not UTF-8 text, or a row does not have the header's number of cells: named by line.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing: expected the label table there") from error
+    except (UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{path} cannot be read as a table of text: {error}; save it as UTF-8 CSV") from error
+    if not text.strip() or "\0" in text:
+        raise UserError(f"{path} cannot be read as a table of text: it is {'empty' if not text.strip() else 'binary'}")
+    separator = max(",;\t", key=text.split("\n", 1)[0].count)
+    rows, numbers = [], []
+    try:
+        reader = csv.reader(io.StringIO(text), delimiter=separator, strict=True)
+        header = [cell.strip() for cell in next(reader)]
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                rows.append(cells)
+                numbers.append(reader.line_num)
+    except csv.Error as error:
+        raise UserError(f"{path} cannot be read as a table of text: line {reader.line_num}: {error}") from error
+    wrong = [(number, cells) for number, cells in zip(numbers, rows, strict=True) if len(cells) != len(header)]
+    if wrong:
+        number, cells = wrong[0]
+        raise UserError(
+            f"{path} cannot be read as a table of text: line {number} has {len(cells)} cells, the header {len(header)} "
+            f"({len(wrong)} such lines); a cell that holds the delimiter {separator!r} must stand in double quotes"
+        )
+    if len(set(header)) < len(header):
+        raise UserError(f"{path} names a column twice: {', '.join(header)}")
+    return pd.DataFrame(rows, columns=header, index=pd.Index(numbers, name="row"), dtype=str)
+
+
+def require_columns(table: pd.DataFrame, columns: Iterable[str], file: str) -> None:
+    """Raise UserError when the table lacks a column."""
+    missing = [column for column in columns if column not in table.columns]
+    if missing:
+        raise UserError(
+            f"{file} has no column {', '.join(missing)}; it has {', '.join(table.columns)}. "
+            f"Needed: {', '.join(columns)}. Rename the column or take the data set's own table"
+        )
+
+
+def tables_below(folder: Path) -> list[Path]:
+    """Delimited text tables anywhere below a folder, in order of their paths; hidden files are left out."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in TABLE_ENDINGS and path.is_file() and not path.name.startswith(".")
+    )
+
+
+def header_of(path: Path) -> list[str]:
+    """Column names of a text table; empty for a file that is none."""
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            line = file.readline().strip()
+    except (UnicodeDecodeError, OSError):
+        return []
+    return [cell.strip().strip('"') for cell in line.split(max(",;\t", key=line.count))]
+
+
+def one_hot_codes(table: pd.DataFrame, columns: Sequence[str]) -> pd.Series:
+    """The name of the one column of `columns` that says yes in each row; cells are 1, 1.0, True or 0, 0.0, False, "".
+
+    A row that names no class gives "", one that names several gives "MEL+NV", a cell that says neither yes nor no gives
+    "MEL=maybe": no class is called so, so validation reports the row.
+    """
+    cells = table[list(columns)].apply(lambda column: column.str.strip().str.lower())
+    said = cells.isin(YES).to_numpy()
+    names = np.array(columns, dtype=object)[said.argmax(axis=1)]
+    for row in np.flatnonzero(said.sum(axis=1) != 1):
+        names[row] = "+".join(column for column, yes in zip(columns, said[row], strict=True) if yes)
+    for row, column in np.argwhere(~(said | cells.isin(NO).to_numpy())):
+        names[row] = f"{columns[column]}={table[columns[column]].iloc[row]}"
+    return pd.Series(names, index=table.index, dtype=object).astype(str)
+
+
+def with_files(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """Add `file`, the image of each row, and `copies`, other files of that name: found by name, never made from it.
+
+    Spaces around an id and the ending of an image file are no hindrance.
+    """
+    found = index_images(folder)
+    files, copies = [], []
+    for image_id in table["image_id"]:
+        name = image_id.strip()
+        stem = name[: -len(Path(name).suffix)] if Path(name).suffix.lower() in EXTENSIONS else name
+        paths = found.get(name) or found.get(stem) or []
+        files.append(str(paths[0]) if paths else "")
+        copies.append(", ".join(path.relative_to(folder).as_posix() for path in paths) if len(paths) > 1 else "")
+    text = {"file": files, "copies": copies}
+    return table.assign(**{name: pd.Series(cells, index=table.index, dtype=str) for name, cells in text.items()})
+
+
+def joined(*parts: pd.DataFrame) -> pd.DataFrame:
+    """Tables under each other, with `row` keeping the line in each one's file; what a part lacks is ""."""
+    numbered = [part if "row" in part else part.assign(row=part.index) for part in parts]
+    return pd.concat(numbered, ignore_index=True).fillna("")
+
+
+def only_one(paths: Sequence[Path], folder: Path, what: str, remedy: str = "; take the others away") -> Path:
+    """The only path there is (or one of several that have the same content); else UserError that names them."""
+    if len({path.read_bytes() for path in paths}) > 1:
+        names = ", ".join(path.relative_to(folder).as_posix() for path in paths)
+        raise UserError(f"below {folder} is more than one {what}: {names}{remedy}")
+    return paths[0]
+
+
+_MAIN = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
+_LARGEST = 50_000_000
+
+
+def read_sheet(path: Path) -> list[list[str]]:
+    """Cells of the first sheet as text, row by row from row 1; empty cells are "".
+
+    Raises
+    ------
+    UserError
+        The file is no such workbook, or a part of it unpacks to more than 50 MB.
+    """
+    try:
+        with zipfile.ZipFile(path) as book:
+            strings = _part(book, "xl/sharedStrings.xml") if "xl/sharedStrings.xml" in book.namelist() else None
+            sheet = _part(book, "xl/worksheets/sheet1.xml")
+    except (zipfile.BadZipFile, KeyError, ElementTree.ParseError, OSError, RuntimeError) as error:
+        raise UserError(f"{path} cannot be read as an .xlsx workbook: {error}") from error
+    shared = [] if strings is None else [_text(item) for item in strings.iter(f"{_MAIN}si")]
+    rows: list[list[str]] = []
+    for row in sheet.iter(f"{_MAIN}row"):
+        number = int(row.get("r", len(rows) + 1))
+        rows += [[] for _ in range(min(number, 1_048_576) - len(rows))]
+        for cell in row.iter(f"{_MAIN}c"):
+            column = _column(cell.get("r", ""), len(rows[-1]))
+            rows[-1] += [""] * (column + 1 - len(rows[-1]))
+            rows[-1][column] = _value(cell, shared)
+    return rows
+
+
+def _part(book: zipfile.ZipFile, name: str) -> ElementTree.Element:
+    if book.getinfo(name).file_size > _LARGEST:
+        raise RuntimeError(f"{name} unpacks to more than {_LARGEST:,} bytes")
+    return ElementTree.fromstring(book.read(name))
+
+
+def _value(cell: ElementTree.Element, shared: list[str]) -> str:
+    if cell.get("t") == "inlineStr":
+        return _text(cell).strip()
+    value = cell.findtext(f"{_MAIN}v") or ""
+    if cell.get("t") == "s" and value.isdecimal() and int(value) < len(shared):
+        value = shared[int(value)]
+    return value.strip()
+
+
+def _text(item: ElementTree.Element) -> str:
+    return "".join(part.text or "" for part in item.iter(f"{_MAIN}t"))
+
+
+def _column(reference: str, fallback: int) -> int:
+    """Position of a column from a cell's name: A1 is 0, AA3 is 26."""
+    letters = re.match(r"[A-Z]{1,3}", reference)
+    if not letters:
+        return fallback
+    place = 0
+    for letter in letters[0]:
+        place = place * 26 + ord(letter) - ord("A") + 1
+    return place - 1

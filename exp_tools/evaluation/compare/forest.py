@@ -1,0 +1,126 @@
+"""A comparison as a forest plot."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from exp_tools.evaluation.compare.render import metric_words, warning
+from exp_tools.evaluation.compare.scores import LOSSES
+from exp_tools.evaluation.plots.style import REFERENCE, STYLE, save_figure
+
+INK, PALE, BETTER, WORSE = "#0072B2", "0.62", "#009E73", "#D55E00"
+LEFT_OUT = "not paired"
+LONGEST_NAME = 28
+
+
+@matplotlib.rc_context(STYLE)
+def draw_forest(path: Path, comparison: Mapping[str, Any]) -> None:
+    """Scores with their intervals, a panel a metric; below them the differences from the baseline, where there are any.
+
+    Parameters
+    ----------
+    path : of the PNG
+    comparison : as `compare.compare_groups` gives it
+    """
+    groups, metrics = comparison["groups"], comparison["metrics"]
+    paired = any(group["differences"] for group in groups)
+    lines = 2 if paired else 1
+    width, height = 2.6 + 2.7 * len(metrics), 1.7 + lines * (0.85 + 0.3 * len(groups))
+    figure = Figure(figsize=(width, height), layout="constrained")
+    panels = figure.subplots(lines, len(metrics), sharey="row", squeeze=False)
+    figure.suptitle(_title(comparison), fontsize=11, x=0.01, ha="left")
+    for axes, metric in zip(panels[0], metrics, strict=True):
+        for place, group in enumerate(groups):
+            if metric in group["scores"]:
+                score = group["scores"][metric]
+                colour = PALE if score["small"] else INK
+                _draw(axes, place, (score["low"], score["mean"], score["high"]), colour, hollow=score["small"])
+        _finish(axes, metric_words(metric) + (" (lower is better)" if metric in LOSSES else ""), groups)
+    panels[0, 0].set_yticks(range(len(groups)), [_label(group) for group in groups])
+    if paired:
+        for axes, metric in zip(panels[1], metrics, strict=True):
+            _draw_differences(axes, metric, groups)
+        panels[1, 0].set_yticks(range(len(groups)), [_short(group, comparison["baseline"]) for group in groups])
+    _draw_legend(figure, comparison, paired)
+    save_figure(figure, path)
+
+
+def _draw_differences(axes: Axes, metric: str, groups: Sequence[Mapping[str, Any]]) -> None:
+    axes.axvline(0, **REFERENCE, zorder=1)
+    for place, group in enumerate(groups):
+        difference = (group["differences"] or {}).get(metric)
+        if difference is None:
+            continue
+        good = (difference["difference"] > 0) != (metric in LOSSES)
+        colour = (BETTER if good else WORSE) if difference["clear"] else INK
+        marker = ("^" if good else "v") if difference["clear"] else "o"
+        bounds = (difference["low"], difference["difference"], difference["high"])
+        _draw(axes, place, bounds, colour, marker=marker, hollow=group["scores"][metric]["small"])
+    _finish(axes, f"difference in {metric_words(metric)}", groups)
+    reach = max(abs(limit) for limit in axes.get_xlim())
+    axes.set_xlim(-reach, reach)
+
+
+def _draw(
+    axes: Axes, place: int, bounds: tuple[float, float, float], colour: str, *, marker: str = "o", hollow: bool = False
+) -> None:
+    low, score, high = bounds
+    axes.plot([low, high], [place, place], color=colour, linewidth=1.6, solid_capstyle="butt", zorder=2)
+    face = "white" if hollow else colour
+    axes.plot(score, place, marker=marker, markersize=6, color=colour, markerfacecolor=face, zorder=3)
+
+
+def _finish(axes: Axes, words: str, groups: Sequence[Mapping[str, Any]]) -> None:
+    axes.set_ylim(len(groups) - 0.4, -0.6)
+    axes.set_xlabel(words, fontsize=9)
+    axes.tick_params(axis="y", length=0)
+    axes.tick_params(axis="x", labelsize=8.5)
+    axes.locator_params(axis="x", nbins=5)
+    axes.grid(axis="x", color="0.92", linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def _label(group: Mapping[str, Any]) -> str:
+    return f"{_cut(group['name'])}\n{group['makeup']}, n={group['images']:,}"
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
+
+
+def _short(group: Mapping[str, Any], baseline: str) -> str:
+    if group["differences"]:
+        return _cut(group["name"])
+    return f"{_cut(group['name'])} ({'baseline' if group['name'] == baseline else LEFT_OUT})"
+
+
+def _title(comparison: Mapping[str, Any]) -> str:
+    title = f"Scores on {comparison['split']}, 95 % intervals by lesion"
+    return "\n".join(filter(None, (title, warning(comparison))))
+
+
+def _draw_legend(figure: Figure, comparison: Mapping[str, Any], paired: bool) -> None:
+    together = "; those of differences hold all together" if comparison["comparisons"] > 1 else ""
+    looks = [("o", INK, INK, f"score, 95 % interval{together}")]
+    if any(score["small"] for group in comparison["groups"] for score in group["scores"].values()):
+        looks.append(("o", PALE, "white", "from fewer than 10 lesions: a hint at most"))
+    clear = [
+        (difference["difference"] > 0) != (metric in LOSSES)
+        for group in comparison["groups"]
+        for metric, difference in (group["differences"] or {}).items()
+        if difference["clear"]
+    ]
+    looks += [("^", BETTER, BETTER, f"better than {comparison['baseline']}")] if True in clear else []
+    looks += [("v", WORSE, WORSE, f"worse than {comparison['baseline']}")] if False in clear else []
+    handles = [
+        Line2D([], [], color=colour, marker=marker, markerfacecolor=face, linewidth=1.6, label=label)
+        for marker, colour, face, label in looks
+    ]
+    if paired:
+        handles.append(Line2D([], [], **REFERENCE, label=f"as {comparison['baseline']}"))
+    figure.legend(handles=handles, loc="outside lower left", ncols=3, fontsize=9, frameon=False, handlelength=3)

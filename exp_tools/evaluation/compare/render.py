@@ -1,0 +1,169 @@
+"""A comparison as text for a terminal, as Markdown, and as a table for programs."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from exp_tools.evaluation.compare.scores import LOSSES
+from exp_tools.evaluation.report.text import SHOWN
+
+SHORT = {"auc": "AUC", "f1": "F1"}
+NOTHING = "–"
+
+
+class Table(NamedTuple):
+    """Cells to print: the first column is text, the others are aligned to the right."""
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def as_text(comparison: Mapping[str, Any]) -> str:
+    """Aligned tables for a terminal; `comparison` as `compare.compare_groups` gives it."""
+    parts = []
+    for table in _tables(comparison):
+        rows = [[table.title, *table.head], *table.rows]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        parts += ["  ".join(_aligned(row, widths)).rstrip() for row in rows] + [""]
+    parts += [*_listed(comparison, "  "), *(f"- {note}" for note in comparison["notes"])]
+    head = [line for line in (warning(comparison), _head(comparison)) if line]
+    return "\n".join([*head, "", *parts]).rstrip()
+
+
+def as_markdown(comparison: Mapping[str, Any]) -> str:
+    """The same as Markdown, to put into a report."""
+    drawn = warning(comparison)
+    parts = ["## Comparison", "", *([f"**{drawn[0].upper()}{drawn[1:]}.**", ""] if drawn else [])]
+    parts += [f"{_head(comparison)}.", ""]
+    for table in _tables(comparison):
+        parts.append("| " + " | ".join([table.title, *table.head]) + " |")
+        parts.append("| --- |" + " ---: |" * len(table.head))
+        parts += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table.rows] + [""]
+    listed = _listed(comparison, "- ")
+    parts += [*listed[:1], "", *listed[1:]] if listed else []
+    parts += [f"- {note.replace('* rests', chr(92) + '* rests')}" for note in comparison["notes"]]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def as_table(comparison: Mapping[str, Any]) -> pd.DataFrame:
+    """A row a result and metric, undefined values empty.
+
+    Returns
+    -------
+    DataFrame [name, made_from, runs (with spaces between), split, images, lesions, metric, mean, sd, low, high, small,
+    baseline, difference, difference_low, difference_high, level (of the interval of the difference), clear,
+    mcnemar_lesions_p, mcnemar_images_p (of right and wrong, the same for every metric)]; six decimals
+    """
+    rows = []
+    for group in comparison["groups"]:
+        tests = group["mcnemar"] or {}
+        for metric, score in group["scores"].items():
+            difference = (group["differences"] or {}).get(metric, {})
+            rows.append(
+                {
+                    "name": group["name"],
+                    "made_from": group["makeup"],
+                    "runs": " ".join(group["runs"]),
+                    "split": comparison["split"],
+                    "images": group["images"],
+                    "lesions": group["lesions"],
+                    "metric": metric,
+                    **{key: score[key] for key in ("mean", "sd", "low", "high", "small")},
+                    "baseline": comparison["baseline"] if difference else None,
+                    "difference": difference.get("difference"),
+                    "difference_low": difference.get("low"),
+                    "difference_high": difference.get("high"),
+                    "level": comparison["level"] if difference else None,
+                    "clear": difference.get("clear"),
+                    "mcnemar_lesions_p": tests.get("lesions", {}).get("p"),
+                    "mcnemar_images_p": tests.get("images", {}).get("p"),
+                }
+            )
+    return pd.DataFrame(rows).round(6)
+
+
+def metric_words(metric: str) -> str:
+    """A metric's name for people: `balanced accuracy`, `sensitivity of mel`."""
+    name, _, code = metric.partition(":")
+    words = SHORT.get(name, name.replace("_", " "))
+    return f"{words} of {code}" if code else SHOWN.get(name, words)
+
+
+def warning(comparison: Mapping[str, Any]) -> str:
+    """That drawn images say nothing about skin, where there are any."""
+    names = comparison["drawn"]
+    return f"drawn images in {', '.join(names)}: their scores mean nothing for real skin" if names else ""
+
+
+def verdict(metric: str, difference: Mapping[str, Any]) -> str:
+    """`better` or `worse` than the baseline where that is more than chance, else nothing."""
+    if not difference["clear"]:
+        return ""
+    return "better" if (difference["difference"] > 0) != (metric in LOSSES) else "worse"
+
+
+def _head(comparison: Mapping[str, Any]) -> str:
+    return f"Scores on {comparison['split']}, 95 % intervals by lesion; differences from {comparison['baseline']}"
+
+
+def _tables(comparison: Mapping[str, Any]) -> list[Table]:
+    groups = comparison["groups"]
+    made = [[group["name"], group["makeup"], f"{group['images']:,}", f"{group['lesions']:,}"] for group in groups]
+    tables = [Table("compared", ("made from", "images", "lesions"), made)]
+    for metric in comparison["metrics"]:
+        rows = [_row(metric, group) for group in groups if metric in group["scores"]]
+        tables.append(Table(metric_words(metric), ("score", "sd", "interval", "difference", "interval", ""), rows))
+    tested = [group for group in groups if group["mcnemar"]]
+    if tested:
+        head = ("lesions gained", "lost", "p", "images gained", "lost", "p")
+        rows = []
+        for group in tested:
+            cells = [group["name"]]
+            for unit in ("lesions", "images"):
+                test = group["mcnemar"][unit]
+                cells += [f"{test['gained']:,}", f"{test['lost']:,}", _p(test["p"])]
+            rows.append(cells)
+        tables.append(Table("right or wrong, McNemar", head, rows))
+    return tables
+
+
+def _row(metric: str, group: Mapping[str, Any]) -> list[str]:
+    score, differences = group["scores"][metric], group["differences"]
+    row = [group["name"], _number(score["mean"]) + (" *" if score["small"] else "")]
+    row += [_number(score["sd"]), _interval(score["low"], score["high"], "")]
+    if differences is None:
+        return [*row, "not paired" if group["unpaired"] else "baseline", "", ""]
+    difference = differences[metric]
+    signed = _interval(difference["low"], difference["high"], "+")
+    return [*row, _number(difference["difference"], "+"), signed, verdict(metric, difference)]
+
+
+def _listed(comparison: Mapping[str, Any], mark: str) -> list[str]:
+    """What the parameters of each change of the baseline's."""
+    lines = []
+    for group in comparison["groups"]:
+        changed = [
+            f"{key} {json.dumps(own)} (not {json.dumps(before)})" for key, (before, own) in group["changed"].items()
+        ]
+        if changed:
+            lines.append(f"{mark}{group['name']}: {', '.join(changed)}")
+    return [f"Parameters that differ from {comparison['baseline']}:", *lines, ""] if lines else []
+
+
+def _aligned(row: Sequence[str], widths: Sequence[int]) -> list[str]:
+    return [f"{row[0]:<{widths[0]}}", *(f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))]
+
+
+def _number(value: float, sign: str = "") -> str:
+    return NOTHING if value != value else f"{value:{sign}.3f}"
+
+
+def _interval(low: float, high: float, sign: str) -> str:
+    return NOTHING if low != low else f"[{low:{sign}.3f}, {high:{sign}.3f}]"
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"

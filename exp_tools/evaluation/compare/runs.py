@@ -1,0 +1,157 @@
+"""The runs that `exp-tools compare` is given: predictions and parameters of an experiment, branch, commit or file."""
+
+import io
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from exp_tools.errors import UserError
+from exp_tools.evaluation.predictions import read_predictions
+from exp_tools.params import PARAMS_FILE, parse_params
+from exp_tools.revisions import WORKSPACE, read_at_revision
+
+SEED, FOLD = "train.seed", "split.fold"
+FOLDS, SCHEME = "split.folds", "split.scheme"
+# What changes no prediction of the set.
+IRRELEVANT = (
+    "machine.",
+    "explain.",
+    "thresholds.",
+    "evaluate.resamples",
+    "evaluate.seed",
+    "evaluate.costs",
+    "data.external",
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One trained model's predictions of one set.
+
+    name : as the user called it; of a table that is called predictions.csv its folder
+    table : the rows of a prediction table that belong to the set, by image_id
+    classes : in the order of the model
+    params : all that made it, flat (`train.lr`), where params.yaml was at hand; empty: unknown
+    """
+
+    name: str
+    table: pd.DataFrame
+    classes: tuple[str, ...]
+    params: Mapping[str, Any]
+
+    @property
+    def seed(self) -> Any:
+        """The seed of training; None: unknown."""
+        return self.params.get(SEED)
+
+    @property
+    def fold(self) -> Any:
+        """Which part of a k-fold split is the test set; None: unknown, or no such split."""
+        return self.params.get(FOLD) if self.params.get(SCHEME) == "kfold" else None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What tells one way of doing it from another: the parameters but for the seed and the fold."""
+        return {key: value for key, value in self.params.items() if key not in (SEED, FOLD)}
+
+
+def read_run(word: str, root: Path, predictions: str, split: str) -> Run:
+    """Read a run.
+
+    Parameters
+    ----------
+    word : `workspace`; a DVC experiment, branch, tag or commit of the project in `root`; or a prediction table
+    root : the project's folder
+    predictions : the prediction table's path in the project
+    split : which rows: test, val or external:NAME
+
+    Raises
+    ------
+    UserError : there is no such version; it has no predictions, or they are not at hand; no row of the split
+    """
+    if Path(word).is_file():
+        table, classes = read_predictions(Path(word))
+        params = _params_beside(Path(word))
+    elif word == WORKSPACE.name:
+        table, classes = read_predictions(root / predictions)
+        params = _params_beside(root / predictions)
+    elif word.endswith(".csv"):
+        raise UserError(f"there is no file {word}")
+    else:
+        table, classes = _predictions_of(word, root, predictions)
+        params = _flat_params(read_at_revision(word, root, str(PARAMS_FILE)))
+    rows = table[table["split"] == split]
+    if rows.empty:
+        present = ", ".join(sorted(set(table["split"]))) or "no row at all"
+        raise UserError(f"the predictions of {word} have no split {split!r}; they have {present}")
+    return Run(_short(word), rows.sort_values("image_id", ignore_index=True), tuple(classes), params)
+
+
+def _short(word: str) -> str:
+    path = Path(word)
+    if path.name != "predictions.csv" or not path.is_file():
+        return word
+    folder = path.resolve().parent
+    return folder.parent.name if folder.name == "data" else folder.name
+
+
+def _predictions_of(word: str, root: Path, path: str) -> tuple[pd.DataFrame, list[str]]:
+    text = read_at_revision(word, root, path)
+    if text is None:
+        lock = read_at_revision(word, root, "dvc.lock") or ""
+        if f"path: {path}\n" not in lock:
+            raise UserError(f"{word} has no {path}: it was not evaluated. Run its experiment again with `dvc exp run`")
+        raise UserError(
+            f"{path} of {word} is neither in DVC's cache nor in its remote. Fetch it with `dvc exp pull REMOTE {word}` "
+            f"(an experiment) or `dvc pull --all-branches --all-tags`; or make it again: `dvc exp apply {word}` (or "
+            "`git switch`), then `dvc repro evaluate`"
+        )
+    with tempfile.TemporaryDirectory(prefix="exp-tools-") as folder:
+        copy = Path(folder) / "predictions.csv"
+        copy.write_text(text, encoding="utf-8")
+        try:
+            return read_predictions(copy)
+        except UserError as error:
+            raise UserError(str(error).replace(str(copy), f"{path} of {word}")) from error
+
+
+def _params_beside(predictions: Path) -> dict[str, Any]:
+    """The parameters in the table's folder or the one above, which is where the project has them."""
+    for folder in (predictions.resolve().parent, predictions.resolve().parent.parent):
+        if (folder / PARAMS_FILE).is_file():
+            return _flat_params((folder / PARAMS_FILE).read_text(encoding="utf-8"))
+    return {}
+
+
+def _flat_params(text: str | None) -> dict[str, Any]:
+    """What can change a prediction, flat; empty for no text.
+
+    Checked parameters are compared by value (1e-3 or 0.001); those of other versions of the project as they stand.
+    """
+    try:
+        content = yaml.safe_load(io.StringIO(text)) if text else None
+    except yaml.YAMLError:
+        content = None
+    if not isinstance(content, dict):
+        return {}
+    with suppress(UserError):
+        content = parse_params(content).model_dump()
+    model = content.get("model")
+    if isinstance(model, dict):  # knobs of architectures that are not in use
+        used = model.get("name")
+        model = {key: value for key, value in model.items() if key == used or not isinstance(value, dict)}
+        content = content | {"model": model}
+    return {key: value for key, value in _flat(content).items() if not key.startswith(IRRELEVANT)}
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+    return flat

@@ -1,0 +1,110 @@
+"""What the mistakes cost, when some are worse than others: a missed melanoma is not a nevus cut out in vain.
+
+The most probable class is the best decision when all mistakes cost the same. Otherwise it is the class of least
+expected cost, the sum over true classes of probability times cost: Elkan, The foundations of cost-sensitive learning,
+IJCAI 2001, equation 1. That takes probabilities that mean what they say; see calibration.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from exp_tools.errors import UserError, did_you_mean
+from exp_tools.evaluation.metrics.bootstrap import Scale, weighted_intervals
+from exp_tools.evaluation.validation import check_predictions, confusion
+
+EQUAL = 1e-12  # costs closer than this (times the highest) are equal
+
+
+def cost_report(
+    probabilities: ArrayLike,
+    labels: ArrayLike,
+    groups: ArrayLike,
+    classes: Sequence[str],
+    costs: Mapping[str, Mapping[str, float]],
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Mean cost an image of two rules: the most probable class, and the class of least expected cost.
+
+    Parameters
+    ----------
+    probabilities : float [N, C], rows sum to 1
+    labels : int [N], values in 0..C-1
+    groups : [N], the lesion group of each image
+    classes : the C class names
+    costs : true class -> predicted class -> cost, 0 or more. A mistake that is not named costs 1, a right answer 0.
+    resamples, seed : of the bootstrap behind the intervals
+
+    Returns
+    -------
+    dict with
+        matrix : true class -> predicted class -> cost, complete
+        mean_cost : {"most_probable", "least_expected_cost", "saved"}; saved is the first less the second
+        intervals : of the three, {"low", "high"}, 95 %
+        confusion : {"most_probable", "least_expected_cost"}, true class -> predicted class -> images
+        changed : share of images that the two rules decide differently
+
+    Raises
+    ------
+    UserError : as `metrics.headline_metrics`; costs of a class that there is not, or that are no number from 0 up
+    """
+    probabilities, labels = check_predictions(probabilities, labels, classes)
+    matrix = cost_matrix(costs, classes)
+    decisions = {
+        "most_probable": probabilities.argmax(axis=1),
+        "least_expected_cost": least_cost_decisions(probabilities, matrix),
+    }
+    paid = {rule: matrix[labels, decided] for rule, decided in decisions.items()}
+    paid["saved"] = paid["most_probable"] - paid["least_expected_cost"]
+
+    def score(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        total = weights.sum(axis=0)
+        return {name: np.einsum("n,nr->r", values, weights) / total for name, values in paid.items()}
+
+    scales: dict[str, Scale] = {"most_probable": "loss", "least_expected_cost": "loss", "saved": "difference"}
+    intervals = weighted_intervals(score, groups, labels.size, resamples=resamples, seed=seed, scales=scales)
+    counts = {rule: confusion(labels, decided, len(classes)) for rule, decided in decisions.items()}
+    return {
+        "matrix": _by_class(matrix, classes),
+        "mean_cost": {name: float(values.mean()) for name, values in paid.items()},
+        "intervals": {name: {"low": low, "high": high} for name, (low, high) in intervals.items()},
+        "confusion": {rule: _by_class(table, classes) for rule, table in counts.items()},
+        "changed": float((decisions["most_probable"] != decisions["least_expected_cost"]).mean()),
+    }
+
+
+def cost_matrix(costs: Mapping[str, Mapping[str, float]], classes: Sequence[str]) -> NDArray[np.float64]:
+    """Costs [C, C], true class in rows; raises UserError as `cost_report`."""
+    matrix = 1 - np.eye(len(classes))
+    _check_known(costs, classes, "")
+    for true, row in costs.items():
+        _check_known(row, classes, f".{true}")
+        for predicted, cost in row.items():
+            if not (math.isfinite(cost) and cost >= 0):
+                raise UserError(f"evaluate.costs.{true}.{predicted} is {cost}; expected a number, 0 or more.")
+            matrix[classes.index(true), classes.index(predicted)] = cost
+    return matrix
+
+
+def least_cost_decisions(probabilities: NDArray[np.float64], matrix: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The class [N] of least expected cost; of equals the most probable, of those the first."""
+    # Added up class by class, so that equal sums are equal whatever the processor and the number of threads.
+    expected = np.einsum("nt,tp->np", probabilities, matrix)
+    best = expected <= expected.min(axis=1, keepdims=True) + EQUAL * matrix.max()
+    return np.where(best, probabilities, -1).argmax(axis=1)
+
+
+def _check_known(names: Iterable[str], classes: Sequence[str], where: str) -> None:
+    for name in names:
+        if name not in classes:
+            hint = did_you_mean(str(name), classes)
+            raise UserError(f"evaluate.costs{where} names {name!r}; the classes are {', '.join(classes)}{hint}")
+
+
+def _by_class(table: NDArray, classes: Sequence[str]) -> dict[str, dict[str, float | int]]:
+    return {true: dict(zip(classes, table[t].tolist(), strict=True)) for t, true in enumerate(classes)}

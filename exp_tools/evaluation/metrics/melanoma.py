@@ -1,0 +1,156 @@
+"""Melanoma against everything else: the decision that matters most, at operating points a clinic would choose.
+
+An image is flagged when the probability of melanoma reaches a threshold. "Sensitivity at 90 % specificity" is the best
+sensitivity over all thresholds whose specificity is at least 90 %; nothing is interpolated between thresholds, so each
+figure belongs to a rule that could be used. It was chosen on the images that it is reported for, and flatters a little;
+the scores at the model's own threshold, chosen on validation, do not.
+"""
+
+import itertools
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from exp_tools.errors import UserError
+from exp_tools.evaluation.metrics.bootstrap import SMALL_GROUPS, weighted_intervals
+from exp_tools.evaluation.metrics.weighted import RankingSums, RocSteps, confusion_sums, matrices
+from exp_tools.evaluation.validation import check_binary, class_rates
+
+RATES = (0.90, 0.95)
+POINTS = tuple(
+    (f"sensitivity_at_{100 * r:.0f}_specificity", f"specificity_at_{100 * r:.0f}_sensitivity") for r in RATES
+)
+MAX_FALSE_POSITIVES = 0.2  # partial AUC: specificities from 80 % up
+AT_THRESHOLD = ("sensitivity", "specificity", "precision", "npv", "flagged")
+
+
+def melanoma_report(
+    p_mel: ArrayLike,
+    is_mel: ArrayLike,
+    groups: ArrayLike,
+    *,
+    threshold: float | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Score the probability of melanoma.
+
+    Parameters
+    ----------
+    p_mel : float [N], 0..1
+    is_mel : bool [N], which images are melanomas
+    groups : [N], the lesion group of each image
+    threshold : images with p_mel at or above it are flagged; None: the model has none
+    resamples, seed : of the bootstrap behind the intervals
+
+    Returns
+    -------
+    dict with
+        images, melanomas : counts of images
+        auc : area under the ROC curve
+        partial_auc : the part of it at specificities from 80 %, rescaled so that chance is 0.5 and perfect is 1
+        sensitivity_at_90_specificity, sensitivity_at_95_specificity : see the module
+        specificity_at_90_sensitivity, specificity_at_95_sensitivity : the other way round
+        threshold : as given
+        sensitivity, specificity, precision, npv, flagged : at the threshold; npv is the share of unflagged images that
+            are no melanoma, flagged the share of images that are flagged. A precision without any flagged image is 0
+            where there are melanomas, as in scikit-learn, and NaN where there are none; the npv likewise.
+        intervals : metric -> {"low", "high"}, 95 %
+        small : there are fewer than SMALL_GROUPS lesion groups of melanomas, or of others
+    What is undefined is NaN: everything but flagged, specificity and npv without melanomas, and without a threshold
+    the five at it.
+
+    Raises
+    ------
+    UserError : no image, shapes that do not fit, probabilities or a threshold that are none
+
+    References
+    ----------
+    McClish, Analyzing a portion of the ROC curve, Medical Decision Making 9:190, 1989 (partial AUC).
+    """
+    p_mel, is_mel = check_binary(p_mel, is_mel)
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise UserError(f"The melanoma threshold is {threshold}; expected a probability from 0 to 1.")
+    groups = np.asarray(groups)
+    sums = RankingSums(p_mel, is_mel)
+    flagged = np.zeros(p_mel.size, dtype=bool) if threshold is None else p_mel >= threshold
+    cells = confusion_sums(flagged.astype(np.int64), is_mel.astype(np.int64), 2)
+
+    def score(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        steps = sums.steps(weights)
+        scores = {"auc": steps.ranking_scores()[0], "partial_auc": _partial_auc(steps)} | _operating_points(steps)
+        if threshold is None:
+            return scores | dict.fromkeys(AT_THRESHOLD, np.full(weights.shape[1], np.nan))
+        return scores | _at_threshold(matrices(cells, weights))
+
+    estimates = {name: float(value[0]) for name, value in score(np.ones((p_mel.size, 1))).items()}
+    intervals = weighted_intervals(
+        score, groups, p_mel.size, resamples=resamples, seed=seed, units=_units(is_mel, flagged, groups)
+    )
+    melanomas, others = (np.unique(groups[side]).size for side in (is_mel, ~is_mel))
+    return {
+        "images": p_mel.size,
+        "melanomas": int(is_mel.sum()),
+        **estimates,
+        "threshold": threshold,
+        "intervals": {name: {"low": low, "high": high} for name, (low, high) in intervals.items()},
+        "small": min(melanomas, others) < SMALL_GROUPS,
+    }
+
+
+def _partial_auc(steps: RocSteps) -> NDArray[np.float64]:
+    """Area left of MAX_FALSE_POSITIVES under the ROC polygon, standardised (McClish 1989); [R].
+
+    The polygon goes right by the negatives between two thresholds, then aslant by the images that share a threshold.
+    """
+    limit = MAX_FALSE_POSITIVES * steps.negatives
+    hits_before, corner = steps.hits - steps.gained, steps.false_alarms - steps.sharing
+    alarms_before = np.vstack([np.zeros_like(limit), steps.false_alarms])[:-1]
+    level = (hits_before * (np.minimum(corner, limit) - np.minimum(alarms_before, limit))).sum(axis=0)
+    run = np.clip(limit - corner, 0, steps.sharing)
+    climbed = np.divide(steps.gained * run, steps.sharing, out=np.zeros_like(run), where=steps.sharing > 0)
+    slope = (run * (hits_before + climbed / 2)).sum(axis=0)
+    last = steps.false_alarms[-1] if len(steps.hits) else np.zeros_like(limit)
+    rest = steps.positives * (limit - np.minimum(last, limit))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        area = (level + slope + rest) / (steps.positives * steps.negatives)
+    lowest, highest = MAX_FALSE_POSITIVES**2 / 2, MAX_FALSE_POSITIVES
+    return (1 + (area - lowest) / (highest - lowest)) / 2
+
+
+def _operating_points(steps: RocSteps) -> dict[str, NDArray[np.float64]]:
+    """The best of one rate where the other is at least RATES, over all thresholds and flagging nothing; [R] each."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        sensitivity = np.vstack([np.zeros_like(steps.positives), steps.hits]) / steps.positives
+        specificity = 1 - np.vstack([np.zeros_like(steps.negatives), steps.false_alarms]) / steps.negatives
+    undefined = (steps.positives == 0) | (steps.negatives == 0)
+    points = {}
+    for rate, (best_sensitivity, best_specificity) in zip(RATES, POINTS, strict=True):
+        allowed = np.where(specificity >= rate, sensitivity, 0).max(axis=0)
+        points[best_sensitivity] = np.where(undefined, np.nan, allowed)
+        allowed = np.where(sensitivity >= rate, specificity, 0).max(axis=0)
+        points[best_specificity] = np.where(undefined, np.nan, allowed)
+    return points
+
+
+def _at_threshold(matrix: NDArray) -> dict[str, NDArray[np.float64]]:
+    """AT_THRESHOLD from confusion matrices [R, 2, 2] of melanoma and flagged."""
+    rates = class_rates(matrix)
+    return {
+        "sensitivity": rates["sensitivity"][:, 1],
+        "specificity": rates["specificity"][:, 1],
+        "precision": rates["precision"][:, 1],
+        "npv": rates["precision"][:, 0],
+        "flagged": matrix[:, :, 1].sum(axis=-1) / matrix.sum(axis=(-2, -1)),
+    }
+
+
+def _units(is_mel: NDArray[np.bool_], flagged: NDArray[np.bool_], groups: NDArray) -> dict[str, int]:
+    """How many lesion groups each metric rests on; the others rest on the fewer of melanomas and the rest."""
+    melanomas, others, above, below, every = (
+        np.unique(groups[side]).size for side in (is_mel, ~is_mel, flagged, ~flagged, np.ones_like(flagged))
+    )
+    fewer = min(melanomas, others)
+    units = {"auc": fewer, "partial_auc": fewer} | dict.fromkeys(itertools.chain(*POINTS), fewer)
+    return units | {"sensitivity": melanomas, "specificity": others, "precision": above, "npv": below, "flagged": every}

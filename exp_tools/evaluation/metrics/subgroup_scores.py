@@ -1,0 +1,154 @@
+"""The images of each value of an attribute (sex, age band, ...) and what is measured on them."""
+
+from collections.abc import Callable, Collection, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from exp_tools.evaluation.metrics.bootstrap import weighted_intervals
+from exp_tools.evaluation.metrics.classification import confusion_metrics
+from exp_tools.evaluation.metrics.weighted import RankingSums, confusion_sums, matrices
+from exp_tools.evaluation.predictions import as_arrays
+from exp_tools.evaluation.validation import check_predictions, mean_defined
+from exp_tools.taxonomy import MELANOMA
+
+ATTRIBUTES = ("sex", "age", "localization", "source", "dx_type")
+AGE_BANDS = {"0-19": 0, "20-39": 20, "40-59": 40, "60-79": 60, "80+": 80}
+"""First year of life of each band."""
+UNKNOWN = "unknown"
+PREFIX = "melanoma_"
+MEANS = ("balanced_accuracy", "macro_auc")
+LEVEL = 0.95
+
+
+class Measure(NamedTuple):
+    """A metric of a subgroup: a function from weights [N, R] to values [R], and how many lesion groups it rests on.
+
+    `units` is the number of groups of the rarest thing that the metric needs; 0 where it is undefined.
+    """
+
+    score: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+    units: int
+
+
+class Subgroup(NamedTuple):
+    """The images of one value of an attribute, as places in the table, and what is measured on them."""
+
+    attribute: str
+    value: str
+    places: NDArray[np.int64]
+    groups: NDArray
+    measures: dict[str, Measure]
+
+
+def find_subgroups(table: pd.DataFrame, classes: Sequence[str], threshold: float | None) -> list[Subgroup]:
+    """All images, then each value that occurs of each attribute; see `subgroups.subgroup_report`."""
+    probabilities, labels, _ = as_arrays(table, classes)
+    probabilities, labels = check_predictions(probabilities, labels, classes)
+    groups = table["group_id"].to_numpy()
+    values = {"all": pd.Series("all", index=table.index)}
+    values |= {name: _age_bands(table[name]) if name == "age" else _words(table[name]) for name in ATTRIBUTES}
+    melanoma = list(classes).index(MELANOMA) if MELANOMA in classes else None
+    found = []
+    for attribute, column in values.items():
+        for value in _ordered(attribute, column):
+            places = np.flatnonzero(column == value)
+            own = groups[places]
+            measures = _measures(probabilities[places], labels[places], own, melanoma, threshold)
+            found.append(Subgroup(attribute, value, places, own, measures))
+    return found
+
+
+def point_scores(subgroup: Subgroup) -> dict[str, float]:
+    """Each metric on the images as they are."""
+    once = np.ones((subgroup.places.size, 1))
+    return {metric: float(measure.score(once)[0]) for metric, measure in subgroup.measures.items()}
+
+
+def score_intervals(
+    subgroup: Subgroup, metrics: Collection[str], *, resamples: int, seed: int, level: float = LEVEL
+) -> dict[str, tuple[float, float]]:
+    """(low, high) of each of these metrics, by a bootstrap of the lesion groups of the subgroup."""
+    measures = {metric: measure for metric, measure in subgroup.measures.items() if metric in metrics}
+    # A mean over classes with a single lesion of one still has the spread of the others.
+    units = {metric: max(measure.units, 2 if metric in MEANS else 0) for metric, measure in measures.items()}
+    return weighted_intervals(
+        lambda weights: {metric: measure.score(weights) for metric, measure in measures.items()},
+        subgroup.groups,
+        subgroup.places.size,
+        resamples=resamples,
+        seed=seed,
+        level=level,
+        units=units,
+    )
+
+
+def _measures(
+    probabilities: NDArray, labels: NDArray, groups: NDArray, melanoma: int | None, threshold: float | None
+) -> dict[str, Measure]:
+    num_classes = probabilities.shape[1]
+    predicted = probabilities.argmax(axis=1)
+    cells = confusion_sums(predicted, labels, num_classes)
+    rankings = [RankingSums(probabilities[:, c], labels == c) for c in range(num_classes)]
+
+    def balanced_accuracy(weights: NDArray) -> NDArray:
+        return confusion_metrics(matrices(cells, weights))["balanced_accuracy"]
+
+    def macro_auc(weights: NDArray) -> NDArray:
+        return mean_defined(np.stack([_area(ranking, weights) for ranking in rankings], axis=-1))
+
+    present = [np.unique(groups[labels == c]).size for c in np.unique(labels)]
+    measures = {
+        "accuracy": Measure(_share(predicted == labels, np.ones(labels.size, bool)), np.unique(groups).size),
+        "balanced_accuracy": Measure(balanced_accuracy, min(present)),
+        "macro_auc": Measure(macro_auc, min(present) if len(present) > 1 else 0),
+    }
+    if melanoma is None:
+        return measures
+    positive = labels == melanoma
+    positives, negatives = (np.unique(groups[side]).size for side in (positive, ~positive))
+    flags = {"": predicted == melanoma}
+    if threshold is not None:
+        flags["_at_threshold"] = probabilities[:, melanoma] >= threshold
+    for name, flagged in flags.items():
+        measures[f"{PREFIX}sensitivity{name}"] = Measure(_share(flagged, positive), positives)
+        measures[f"{PREFIX}specificity{name}"] = Measure(_share(~flagged, ~positive), negatives)
+    ranking = rankings[melanoma]
+    measures[f"{PREFIX}auc"] = Measure(lambda weights: _area(ranking, weights), min(positives, negatives))
+    return measures
+
+
+def _share(right: NDArray[np.bool_], among: NDArray[np.bool_]) -> Callable[[NDArray], NDArray]:
+    """The weighted share of `among` that is `right`, [R]; NaN where there is none."""
+
+    def score(weights: NDArray) -> NDArray:
+        hits, total = weights[right & among].sum(axis=0), weights[among].sum(axis=0)
+        return np.divide(hits, total, out=np.full(total.shape, np.nan), where=total > 0)
+
+    return score
+
+
+def _area(ranking: RankingSums, weights: NDArray) -> NDArray[np.float64]:
+    return ranking.steps(weights).ranking_scores()[0]
+
+
+def _words(column: pd.Series) -> pd.Series:
+    return column.fillna("").astype(str).str.strip().replace("", UNKNOWN)
+
+
+def _age_bands(ages: pd.Series) -> pd.Series:
+    starts = [*AGE_BANDS.values(), np.inf]
+    bands = pd.cut(ages.astype(float), starts, right=False, labels=list(AGE_BANDS))
+    return bands.astype(object).fillna(UNKNOWN)
+
+
+def _ordered(attribute: str, column: pd.Series) -> list[str]:
+    """The values that occur: ages rise, others by the number of images and then by name; `unknown` is last."""
+    counts = column.value_counts()
+    ages = list(AGE_BANDS) if attribute == "age" else []
+    return sorted(
+        counts.index,
+        key=lambda value: (value == UNKNOWN, ages.index(value) if value in ages else 0, -counts[value], value),
+    )

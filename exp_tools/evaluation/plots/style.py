@@ -1,0 +1,47 @@
+"""The look that all pictures share: PNG files that are the same bytes for the same numbers.
+
+Colours are Okabe and Ito's (Color Universal Design, 2008), told apart by line style as well; shades are cividis.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from exp_tools.io import atomic_write
+
+COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#000000", "#D55E00", "#0072B2", "#CC79A7")
+LINE_STYLES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (2, 1)), (0, (6, 2, 1, 2)))
+REFERENCE = {"color": "0.6", "linewidth": 1, "linestyle": (0, (1, 2))}
+DPI = 130
+# Every setting, so that a matplotlibrc of the machine does not change the picture.
+STYLE = {key: value for key, value in matplotlib.rcParamsDefault.items() if key != "backend"} | {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+
+
+def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure of width x height inches with one pair of axes. Draw under `matplotlib.rc_context(STYLE)`."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def set_title(axes: Axes, subject: str, title: str, images: int) -> None:
+    """`subject` above the set and the number of its images."""
+    axes.set_title(f"{subject}\n{title}, n = {images:,} images", fontsize=11, loc="left")
+
+
+def set_legend(axes: Axes, **place: Any) -> None:
+    """A frameless legend, where there is something to tell apart."""
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=9, frameon=False, handlelength=3, **place)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a PNG atomically; equal figures give equal bytes."""
+    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})

@@ -1,0 +1,118 @@
+"""Everything that is said of one set of predictions, in one nested dictionary: a set of `metrics/report.json`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from exp_tools.errors import UserError
+from exp_tools.evaluation.metrics.bootstrap import bootstrap_intervals, class_intervals
+from exp_tools.evaluation.metrics.calibration import calibration_report
+from exp_tools.evaluation.metrics.classification import class_metrics, headline_metrics, top_k_accuracy
+from exp_tools.evaluation.metrics.costs import cost_report
+from exp_tools.evaluation.metrics.melanoma import melanoma_report
+from exp_tools.evaluation.metrics.selective import coverage_report
+from exp_tools.evaluation.metrics.subgroups import subgroup_gaps, subgroup_report
+from exp_tools.evaluation.predictions import as_arrays, lesion_view
+from exp_tools.taxonomy import MELANOMA
+
+METADATA = ["dx_type", "age", "sex", "localization"]
+
+
+def score_set(
+    table: pd.DataFrame,
+    classes: Sequence[str],
+    *,
+    temperature: float,
+    thresholds: Mapping[str, float | None],
+    costs: Mapping[str, Mapping[str, float]] | None,
+    resamples: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Score one set of predictions in every way the project knows.
+
+    Parameters
+    ----------
+    table : rows of a prediction table, one set, with the columns METADATA (see `with_metadata`)
+    classes : the C classes, in the order of the model
+    temperature : by which the logits were divided for p_<class>
+    thresholds : as in the model file; `melanoma` and `abstain` may be missing or None
+    costs : of mistakes, see `evaluate.costs`; None: not asked for
+    resamples, seed : of the bootstrap
+
+    Returns
+    -------
+    dict with images, lesions, counts, metrics, intervals, lesion_level, per_class, melanoma (None without the class),
+    calibration, coverage, subgroups, gaps and costs (None where not asked for); see docs/evaluation.md
+
+    Raises
+    ------
+    UserError : no image, or what the scores themselves refuse
+    """
+    if table.empty:
+        raise UserError("there is no prediction to score: the set is empty")
+    draws = {"resamples": resamples, "seed": seed}
+    probabilities, labels, logits = as_arrays(table, classes)
+    groups = table["group_id"].to_numpy()
+    melanoma = None
+    if MELANOMA in classes:
+        place = list(classes).index(MELANOMA)
+        melanoma = melanoma_report(
+            probabilities[:, place], labels == place, groups, threshold=thresholds.get("melanoma"), **draws
+        )
+    return {
+        "images": len(table),
+        "lesions": table["lesion_id"].nunique(),
+        "counts": dict(zip(classes, np.bincount(labels, minlength=len(classes)).tolist(), strict=True)),
+        "metrics": headline_metrics(probabilities, labels, classes)
+        | {"top_k": top_k_accuracy(probabilities, labels, classes)},
+        "intervals": _bounds(bootstrap_intervals(probabilities, labels, groups, classes, **draws)),
+        "lesion_level": _lesion_level(table, classes, **draws),
+        "per_class": _per_class(table, probabilities, labels, classes, **draws),
+        "melanoma": melanoma,
+        "calibration": calibration_report(logits, labels, temperature),
+        "coverage": coverage_report(probabilities, labels, threshold=thresholds.get("abstain")),
+        "subgroups": subgroup_report(table, classes, melanoma_threshold=thresholds.get("melanoma"), **draws),
+        "gaps": subgroup_gaps(table, classes, melanoma_threshold=thresholds.get("melanoma"), **draws),
+        "costs": None if costs is None else cost_report(probabilities, labels, groups, classes, costs, **draws),
+    }
+
+
+def with_metadata(table: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
+    """Join the METADATA of the label table to predictions, by image.
+
+    Raises
+    ------
+    UserError : an image of the predictions has no label
+    """
+    known = labels.set_index("image_id")
+    lost = table.loc[~table["image_id"].isin(known.index), "image_id"]
+    if len(lost):
+        raise UserError(f"{len(lost):,} predicted images are in no label table, the first is {lost.iloc[0]}")
+    return table.join(known[METADATA], on="image_id")
+
+
+def _lesion_level(table: pd.DataFrame, classes: Sequence[str], **draws: int) -> dict[str, Any]:
+    probabilities, labels, groups = lesion_view(table, classes)
+    return {
+        "lesions": len(labels),
+        "metrics": headline_metrics(probabilities, labels, classes),
+        "intervals": _bounds(bootstrap_intervals(probabilities, labels, groups, classes, **draws)),
+    }
+
+
+def _per_class(
+    table: pd.DataFrame, probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[str], **draws: int
+) -> dict[str, dict[str, Any]]:
+    groups = table["group_id"].to_numpy()
+    intervals = class_intervals(probabilities, labels, groups, classes, **draws)
+    lesions = table.groupby("dx")["lesion_id"].nunique()
+    return {
+        code: row | {"lesions": int(lesions.get(code, 0)), "intervals": intervals[code]}
+        for code, row in class_metrics(probabilities, labels, classes).items()
+    }
+
+
+def _bounds(intervals: Mapping[str, tuple[float, float]]) -> dict[str, dict[str, float]]:
+    return {name: {"low": low, "high": high} for name, (low, high) in intervals.items()}

@@ -1,0 +1,166 @@
+"""The model card: what a model is, what it is for, what it can and cannot do, and how to make it again.
+
+After Mitchell et al., Model Cards for Model Reporting, FAT* 2019. Everything in it comes from the model file and the
+report, so that the same inputs give the same card; Git adds who and when (`exp-tools card --commit`).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from exp_tools.evaluation.metrics.bootstrap import SMALL_GROUPS
+from exp_tools.evaluation.metrics.subgroup_scores import UNKNOWN
+from exp_tools.evaluation.report import model_card_tables
+from exp_tools.evaluation.report.model_card_tables import table
+from exp_tools.models.model_file import ModelFacts
+from exp_tools.taxonomy import is_drawn
+
+
+def model_card(facts: ModelFacts, report: Mapping[str, Any], digests: Mapping[str, str]) -> str:
+    """Write the card.
+
+    Parameters
+    ----------
+    facts : of the model file
+    report : {"test": ..., "external": {name: ...}}, each as `scoring.score_set` gives it, read from JSON or not; the
+        test set may have `baseline` (headline metrics of the colour baseline) and `tta`, an external set `left_out`
+    digests : path -> MD5 of the files that the results come from
+
+    Returns
+    -------
+    Markdown, without commit and without date
+    """
+    test = report["test"]
+    parts = [
+        *_head(facts),
+        *_model(facts),
+        *_use(),
+        *_data(facts, test),
+        *model_card_tables.results(test),
+        *model_card_tables.classes(test),
+        *model_card_tables.melanoma(facts, test),
+        *model_card_tables.confidence(facts, test),
+        *model_card_tables.subgroups(test),
+        *model_card_tables.costs(test),
+        *model_card_tables.external(report["external"]),
+        *_limits(facts, report),
+        *_again(facts, digests),
+    ]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _head(facts: ModelFacts) -> list[str]:
+    name = facts.architecture
+    if is_drawn(facts.source):
+        title = f"# Model card: {name}, trained on drawn images: no number here means anything for real skin"
+    else:
+        title = f"# Model card: {name}, trained on {facts.source}"
+    return [
+        title,
+        "",
+        "**Research and teaching only: not a medical device.** It must not be used to diagnose, to triage or to "
+        "reassure anybody.",
+        "",
+    ]
+
+
+def _model(facts: ModelFacts) -> list[str]:
+    training = facts.training
+    rows = [
+        ("architecture", f"`{facts.architecture}`"),
+        ("knobs", _pairs(facts.knobs)),
+        ("input", f"{facts.image_size} x {facts.image_size} pixels, {facts.resize}; {_touched(facts.touch_up)}"),
+        ("metadata", "age, sex and body site" if facts.vocabulary else "none: the image alone"),
+        ("task", f"{facts.task}: {len(facts.classes)} classes"),
+        ("starting weights", training.get("weights")),
+        ("best epoch", f"{training['best_epoch']} of {training['epochs_run']}" if "best_epoch" in training else None),
+        ("temperature", f"{facts.temperature:.3f} (logits are divided by it)"),
+    ]
+    return ["## Model", "", *table(("what", "value"), [row for row in rows if row[1] is not None]), ""]
+
+
+def _use() -> list[str]:
+    return [
+        "## Intended use",
+        "",
+        "- For: comparing methods, teaching, and finding out how such models fail.",
+        "- For people who read the intervals and the limits below.",
+        "- Not for: decisions about a person. It knows the classes below and nothing else, so it names one of them for "
+        "every image, of healthy skin or of anything.",
+        "",
+    ]
+
+
+def _data(facts: ModelFacts, test: Mapping[str, Any]) -> list[str]:
+    training = facts.training.get("images")
+    lines = ["## Data", ""]
+    if is_drawn(facts.source):
+        lines.append("The images are drawn by a program. They look like dermoscopy and stand for no patient.")
+    else:
+        lines.append(f"Source `{facts.source}`; licence, origin and make-up are in `docs/data.md`.")
+    trained = f"{training:,} images to train, " if training else ""
+    lines.append(
+        f"{trained}{test['images']:,} images of {test['lesions']:,} lesions to test. The split is by lesion: none is "
+        "in both."
+    )
+    return [*lines, ""]
+
+
+def _limits(facts: ModelFacts, report: Mapping[str, Any]) -> list[str]:
+    test = report["test"]
+    lines = ["## Limits", ""]
+    if is_drawn(facts.source):
+        lines.append("- Trained and tested on drawn images: it has never seen skin.")
+    rare = [code for code, row in test["per_class"].items() if row["lesions"] < SMALL_GROUPS]
+    if rare:
+        lines.append(
+            f"- Fewer than {SMALL_GROUPS} lesions to test of: {', '.join(rare)}. Little is known of these, "
+            "and balanced accuracy and the other means over classes are as unsure as they are."
+        )
+    if not report["external"]:
+        lines.append(
+            "- Tested on the set it was trained on only (other lesions of it). With other cameras, clinics, skin types "
+            "and ages it can do much worse."
+        )
+    groups = [row for row in test["subgroups"] if row["attribute"] != "all" and row["value"] != UNKNOWN]
+    if small := [f"{row['value'].replace('_', ' ')}" for row in groups if row["small"]]:
+        lines.append(f"- Subgroups of fewer than {SMALL_GROUPS} lesions: {', '.join(small)}.")
+    confirmed = {row["value"]: row["images"] for row in test["subgroups"] if row["attribute"] == "dx_type"}
+    if "histo" in confirmed:
+        lines.append(
+            f"- {confirmed['histo'] / test['images']:.0%} of the test labels were confirmed by histopathology; the "
+            "others may be wrong more often."
+        )
+    lines.append("- Skin type and ethnic origin are not recorded, so nothing is known of how it does on dark skin.")
+    return [*lines, ""]
+
+
+def _again(facts: ModelFacts, digests: Mapping[str, str]) -> list[str]:
+    training = facts.training
+    made = {name: training[name] for name in ("precision", "device", "threads", "processes") if name in training}
+    lines = [
+        "## How to reproduce",
+        "",
+        "`dvc repro` in the commit that this file belongs to. On the same kind of machine the files are the same:",
+        "",
+        *table(("file", "MD5"), [(f"`{path}`", f"`{digest}`") for path, digest in digests.items()]),
+        "",
+    ]
+    if training.get("parameters"):
+        lines += ["Parameters of training:", "", "```yaml", _yaml(training["parameters"]), "```", ""]
+    if made:
+        lines.append(f"Made with {_pairs(made)}; {_pairs(facts.versions)}.")
+    return lines
+
+
+def _yaml(content: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(dict(content), sort_keys=True, default_flow_style=False).rstrip()
+
+
+def _pairs(content: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in content.items())
+
+
+def _touched(touch_up: Mapping[str, bool]) -> str:
+    return ", ".join(name.replace("_", " ") for name, used in touch_up.items() if used) or "not touched up"

@@ -1,0 +1,243 @@
+"""The results in a model card, section by section: each function gives lines of Markdown."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from exp_tools.evaluation.metrics.bootstrap import SMALL_GROUPS
+from exp_tools.evaluation.metrics.subgroup_scores import PREFIX
+from exp_tools.evaluation.report.text import SHOWN
+from exp_tools.models.model_file import ModelFacts
+from exp_tools.taxonomy import DIAGNOSES, OTHER_DIAGNOSES
+
+ATTRIBUTE_WORDS = {
+    "sex": "sex",
+    "age": "age in years",
+    "localization": "body site",
+    "source": "source",
+    "dx_type": "how the diagnosis was confirmed",
+}
+AT_RATES = {
+    "auc": "AUC",
+    "partial_auc": "partial AUC, specificity from 80 % (0.5: chance)",
+    "sensitivity_at_90_specificity": "sensitivity at 90 % specificity",
+    "sensitivity_at_95_specificity": "sensitivity at 95 % specificity",
+    "specificity_at_90_sensitivity": "specificity at 90 % sensitivity",
+    "specificity_at_95_sensitivity": "specificity at 95 % sensitivity",
+}
+AT_THRESHOLD = {
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "precision": "share of melanomas among the flagged",
+    "npv": "share of others among the unflagged",
+    "flagged": "share of images flagged",
+}
+
+
+def results(test: Mapping[str, Any]) -> list[str]:
+    """Headline scores by image and by lesion, beside those of the colour baseline."""
+    lesions = test["lesion_level"]
+    baseline, views = test.get("baseline"), test.get("tta")
+    head = ["score", "by image", "95 % interval", "by lesion", "95 % interval"]
+    head += ["mean colours alone"] if baseline else []
+    rows = []
+    for name, words in SHOWN.items():
+        row = [words, number(test["metrics"][name]), interval(test["intervals"][name])]
+        row += [number(lesions["metrics"][name]), interval(lesions["intervals"][name])]
+        rows.append(row + ([number(baseline[name])] if baseline else []))
+    lines = ["## Results on the test split", "", *table(head, rows), ""]
+    lines.append(
+        "Intervals are bootstrapped over lesions. By lesion: probabilities of a lesion's images are averaged. Balanced "
+        "accuracy is the mean sensitivity over classes."
+    )
+    if baseline:
+        lines.append("Mean colours alone: logistic regression on a 3 x 3 grid of colours, same split.")
+    if test["metrics"].get("top_k"):
+        shares = ", ".join(f"{number(share)} among the {k}" for k, share in sorted(test["metrics"]["top_k"].items()))
+        lines.append(f"The right class is {shares} most probable.")
+    if views:
+        without = number(views["metrics_without"]["balanced_accuracy"])
+        lines.append(
+            f"Logits are the mean over {views['views']} views of each image, {views['views']} times the work; without, "
+            f"the balanced accuracy is {without}."
+        )
+    return [*lines, ""]
+
+
+def classes(test: Mapping[str, Any]) -> list[str]:
+    """Each class against the rest."""
+    rows = []
+    for code, row in test["per_class"].items():
+        bounds = row["intervals"]
+        rows.append(
+            [
+                f"`{code}` {_name(code)}".strip(),
+                f"{row['support']:,}",
+                f"{row['lesions']:,}",
+                _scored(row["sensitivity"], bounds["sensitivity"]),
+                _scored(row["specificity"], bounds["specificity"]),
+                _scored(row["precision"], bounds["precision"]),
+                _scored(row["auc"], bounds["auc"]),
+            ]
+        )
+    head = ("class", "images", "lesions", "sensitivity", "specificity", "precision", "AUC")
+    return ["### By class", "", *table(head, rows), "", *_footnote(rows)]
+
+
+def melanoma(facts: ModelFacts, test: Mapping[str, Any]) -> list[str]:
+    """Melanoma against the rest, also at the model's threshold; nothing without the class."""
+    scores = test["melanoma"]
+    if not scores:
+        return []
+    lines = ["### Melanoma against everything else", "", f"{scores['melanomas']:,} of {scores['images']:,} images", ""]
+    few = " *" if scores["small"] else ""
+    rows = [
+        [words, number(scores[name]) + few, interval(scores["intervals"][name])] for name, words in AT_RATES.items()
+    ]
+    threshold = facts.thresholds.get("melanoma")
+    if threshold is not None:
+        rows += [
+            [f"at the model's threshold: {words}", number(scores[name]) + few, interval(scores["intervals"][name])]
+            for name, words in AT_THRESHOLD.items()
+        ]
+    lines += [*table(("score", "value", "95 % interval"), rows), "", *_footnote(rows)]
+    if threshold is None:
+        return [*lines, "The model has no threshold for melanoma: validation had none.", ""]
+    return [
+        *lines,
+        f"The threshold flags a probability of melanoma of {threshold:g} or more. It was chosen to find "
+        f"{facts.thresholds['melanoma_sensitivity']:.0%} of the melanomas of validation; on the test split it finds "
+        "what the table says. Scores at 90 and 95 % were chosen on the test split itself and flatter a little.",
+        "",
+    ]
+
+
+def confidence(facts: ModelFacts, test: Mapping[str, Any]) -> list[str]:
+    """Calibration, and what is left when the least certain images are not decided."""
+    calibration, coverage = test["calibration"], test["coverage"]
+    words = {
+        "ece_width": "calibration error, bins of equal width",
+        "ece_mass": "calibration error, bins of equally many images",
+        "log_loss": "log-loss",
+        "brier": "Brier score",
+    }
+    rows = [[text, *(number(calibration[part][name]) for part in ("before", "after"))] for name, text in words.items()]
+    kept = ", ".join(f"{number(score)} on {float(share):.0%}" for share, score in coverage["accuracy_at"].items())
+    lines = ["### Confidence", "", *table(("score", "before temperature", "after"), rows), ""]
+    lines.append(
+        f"Accuracy on the images it is surest of: {kept}; area under the risk-coverage curve {coverage['aurc']:.4f}."
+    )
+    if there := coverage["at_threshold"]:
+        share = facts.thresholds.get("abstain_share")
+        chosen = f", chosen to leave {share:.0%} of validation to a human" if share is not None else ""
+        lines.append(
+            f"Below a confidence of {there['threshold']:.3f}{chosen}, it abstains: {there['coverage']:.1%} of the test "
+            f"images stay, with an accuracy of {number(there['accuracy'])}; on the rest it would reach "
+            f"{number(there['accuracy_of_rest'])}."
+        )
+    return [*lines, ""]
+
+
+def subgroups(test: Mapping[str, Any]) -> list[str]:
+    """Scores of subgroups, and the gaps that are more than chance."""
+    rows = []
+    for row in test["subgroups"]:
+        if row["attribute"] == "all":
+            continue
+        bounds, melanoma = row["intervals"], row["melanoma"]
+        cells = [ATTRIBUTE_WORDS.get(row["attribute"], row["attribute"]), str(row["value"]).replace("_", " ")]
+        cells += [f"{row['images']:,}", f"{row['lesions']:,}", _scored(row["accuracy"], bounds["accuracy"])]
+        cells.append(_scored(row["balanced_accuracy"], bounds["balanced_accuracy"]))
+        if melanoma:
+            which = "sensitivity_at_threshold" if "sensitivity_at_threshold" in melanoma else "sensitivity"
+            cells += [f"{melanoma['images']:,}", _scored(melanoma[which], melanoma["intervals"][which])]
+        rows.append(cells)
+    if not rows:
+        return []
+    head = ["by", "group", "images", "lesions", "accuracy", "balanced accuracy"]
+    if len(rows[0]) > len(head):
+        at = " at the threshold" if test["subgroups"][0]["melanoma"].get("sensitivity_at_threshold") is not None else ""
+        head += ["melanomas", f"melanoma sensitivity{at}"]
+    return ["### Subgroups", "", *table(head, rows), "", *_footnote(rows), *_gaps(test.get("gaps"))]
+
+
+def _gaps(gaps: Sequence[Mapping[str, Any]] | None) -> list[str]:
+    if gaps is None:
+        return []
+    clear = [gap for gap in gaps if gap["clear"]]
+    if not clear:
+        return ["No gap between groups of at least 10 lesions is surely more than chance.", ""]
+    lines = ["Gaps that are more than chance (95 %, over all pairs of an attribute):", ""]
+    for gap in clear:
+        metric = gap["metric"].replace(PREFIX, "melanoma ").replace("_", " ")
+        lines.append(
+            f"- {ATTRIBUTE_WORDS.get(gap['attribute'], gap['attribute'])}: {metric} is {gap['gap']:.3f} "
+            f"({interval(gap['interval'])}) lower for {gap['worst']} than for {gap['best']}"
+        )
+    return [*lines, ""]
+
+
+def costs(test: Mapping[str, Any]) -> list[str]:
+    """Mean cost of the two rules of decision; nothing where no costs were given."""
+    costs = test.get("costs")
+    if not costs:
+        return []
+    words = {
+        "most_probable": "the most probable class",
+        "least_expected_cost": "the class of least expected cost",
+        "saved": "saved by the second",
+    }
+    rows = [
+        [text, number(costs["mean_cost"][name]), interval(costs["intervals"][name])] for name, text in words.items()
+    ]
+    return ["### Mean cost of a decision", "", *table(("decision", "cost", "95 % interval"), rows), ""]
+
+
+def external(sets: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Headline scores on the sets that are only tested on; nothing without any."""
+    if not sets:
+        return []
+    rows = []
+    for name, report in sets.items():
+        row = [name, f"{report['images']:,}", f"{report['lesions']:,}"]
+        row += [
+            f"{number(report['metrics'][metric])} ({interval(report['intervals'][metric])})"
+            for metric in ("balanced_accuracy", "accuracy", "macro_auc")
+        ]
+        left = sum((report.get("left_out") or {}).values())
+        rows.append([*row, f"{left:,}"])
+    head = ("set", "images", "lesions", "balanced accuracy", "accuracy", "macro AUC", "left out: unknown diagnosis")
+    return ["## Results on other sets", "", *table(head, rows), ""]
+
+
+def _name(code: str) -> str:
+    diagnosis = DIAGNOSES.get(code) or OTHER_DIAGNOSES.get(code)
+    return diagnosis.name if diagnosis else ""
+
+
+def table(head: Sequence[Any], rows: Iterable[Sequence[Any]]) -> list[str]:
+    """Lines of a Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines]
+
+
+def _footnote(rows: Iterable[Sequence[str]]) -> list[str]:
+    marked = any("*" in str(cell) for row in rows for cell in row)
+    return [f"\\* rests on fewer than {SMALL_GROUPS} lesions: a hint at most.", ""] if marked else []
+
+
+def _scored(value: float | None, bounds: Mapping[str, Any]) -> str:
+    if value is None or value != value:
+        return "–"
+    reach = interval(bounds)
+    return number(value) + (f" ({reach})" if reach != "–" else "") + (" *" if bounds["small"] else "")
+
+
+def number(value: float | None) -> str:
+    """Three decimals, or – for what is undefined (NaN, or null in JSON)."""
+    return "–" if value is None or value != value else f"{value:.3f}"
+
+
+def interval(bounds: Mapping[str, Any]) -> str:
+    """`low to high`, or – for what is undefined."""
+    low, high = bounds["low"], bounds["high"]
+    return "–" if low is None or low != low else f"{low:.3f} to {high:.3f}"

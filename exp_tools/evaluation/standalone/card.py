@@ -1,0 +1,34 @@
+"""The model card with what the stage that writes it cannot know: the commit that it is part of, and its date."""
+
+from pathlib import Path
+
+from exp_tools.errors import UserError, require_file
+from exp_tools.revisions import git_text
+
+
+def signed_card(root: Path, path: str, *, commit: bool) -> str:
+    """The model card of the project in `root`, with the commit that it belongs to below the title if wanted.
+
+    A card that differs from the last commit's, or that was made from other inputs than the commit has (dvc.lock), is
+    said to belong to no commit yet.
+
+    Raises
+    ------
+    UserError : there is no card; the commit is wanted and there is none
+    """
+    require_file(root / path, "evaluate")
+    card = (root / path).read_text(encoding="utf-8")
+    if not commit:
+        return card
+    known = git_text(root, "log", "-1", "--format=%H %cs")
+    if known is None:
+        raise UserError(f"{root} has no Git commit that the card could belong to; `git commit` first, or omit --commit")
+    changed = git_text(root, "status", "--porcelain", "--", path, "dvc.lock")
+    digest, date = known.split()
+    title, _, rest = card.partition("\n")
+    if changed:
+        names = ", ".join(line[3:] for line in changed.splitlines())
+        line = f"Not committed yet: {names} changed after commit `{digest}` of {date}."
+    else:
+        line = f"Commit `{digest}` of {date}."
+    return f"{title}\n\n{line}\n{rest}"

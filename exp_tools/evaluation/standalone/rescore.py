@@ -1,0 +1,72 @@
+"""A prediction table scored again, without the model that made it: `exp-tools score`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from exp_tools.data.labels.table import read_labels
+from exp_tools.errors import UserError
+from exp_tools.evaluation.predictions import read_predictions, temperature_of
+from exp_tools.evaluation.report.build import METADATA, score_set, with_metadata
+
+
+def rescore(
+    predictions: Path,
+    labels: Path,
+    *,
+    needed: bool,
+    split: str | None,
+    thresholds: Mapping[str, float | None],
+    resamples: int,
+    seed: int = 0,
+) -> tuple[dict[str, Any], list[str]]:
+    """Score one split of a prediction table.
+
+    Parameters
+    ----------
+    predictions, labels : the files; metadata (age, sex and so on) are joined from the label table by image
+    needed : whether labels that do not fit are an error; otherwise subgroups are `unknown` and a note says so
+    split : which rows; None: `test`, or the only split there is
+    thresholds : `melanoma` and `abstain`, see the model file; None: nothing is said of decisions
+    resamples, seed : of the bootstrap
+
+    Returns
+    -------
+    The report of `score_set`, and notes for the person.
+
+    Raises
+    ------
+    UserError : the table is none, lacks the split, or (needed) the labels lack an image
+    """
+    table, classes = read_predictions(predictions)
+    table = _one_split(table, split, predictions)
+    notes = []
+    try:
+        joined = with_metadata(table, read_labels(labels))
+    except UserError as error:
+        if needed:
+            raise
+        notes.append(f"note: no subgroups by age, sex, site or confirmation: {error}")
+        joined = table.assign(**dict.fromkeys(METADATA, "unknown")).assign(age=np.nan)
+    report = score_set(
+        joined,
+        classes,
+        temperature=temperature_of(table, classes),
+        thresholds=thresholds,
+        costs=None,
+        resamples=resamples,
+        seed=seed,
+    )
+    return report, notes
+
+
+def _one_split(table: pd.DataFrame, split: str | None, path: Path) -> pd.DataFrame:
+    present = sorted(set(table["split"]))
+    if split is None:
+        split = "test" if "test" in present or len(present) != 1 else present[0]
+    if split not in present:
+        raise UserError(f"{path} has no split {split!r}; it has {', '.join(present) or 'no row at all'}")
+    return table[table["split"] == split].reset_index(drop=True)

@@ -1,0 +1,88 @@
+"""Files: written so that a reader never sees half of one, linked without copying, hashed."""
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from tqdm import tqdm
+
+from exp_tools.errors import UserError
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it to `path` on success, remove it on any error."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON with sorted keys, floats rounded to six decimals and NaN as null: small, stable, valid everywhere."""
+    with atomic_write(path) as temporary:
+        text = json.dumps(plain(content), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def write_csv(path: Path, table: pd.DataFrame) -> None:
+    """Write a table without its index, with "\\n" line ends on every platform."""
+    with atomic_write(path) as temporary:
+        table.to_csv(temporary, index=False, lineterminator="\n", encoding="utf-8")
+
+
+def plain(value: Any) -> Any:
+    """What JSON can hold: NumPy's numbers as plain ones, floats rounded to six decimals, NaN and infinity as None."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if hasattr(value, "item"):  # a NumPy scalar
+        value = value.item()
+    if isinstance(value, float):
+        return round(value, 6) if math.isfinite(value) else None
+    return value
+
+
+def link_file(origin: Path, target: Path) -> None:
+    """Make `target` a symbolic link to `origin`, or a copy where the system allows no links.
+
+    Never a hard link: DVC makes what it caches read-only, and through a hard link that would be the user's original.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.symlink_to(origin.resolve())
+    except OSError:
+        shutil.copyfile(origin, target)
+
+
+def require_space(folder: Path, needed: int, purpose: str) -> None:
+    """Raise UserError when the disk of `folder` (which exists) has less than `needed` bytes free."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"{purpose} needs {in_words(needed)} in {folder}, where {in_words(free)} are free; "
+            f"make room for {in_words(needed - free)} more"
+        )
+
+
+def in_words(size: int) -> str:
+    """A number of bytes for people: 999 bytes, 1.37GB (powers of 1000, as in the progress bars)."""
+    return f"{size} bytes" if size < 1000 else tqdm.format_sizeof(size, "B")
+
+
+def file_digest(path: Path) -> str:
+    """MD5 of a file, read in pieces."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "md5").hexdigest()

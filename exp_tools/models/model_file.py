@@ -1,0 +1,99 @@
+"""The model file: weights and everything needed to use them, in one safetensors file.
+
+All facts stand in one metadata key, as JSON with sorted keys: safetensors writes several keys in a random order, and
+equal models must have equal bytes.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_model as load_tensors
+from safetensors.torch import save_model as save_tensors
+from torch import nn
+
+from exp_tools.errors import UserError
+from exp_tools.io import atomic_write
+from exp_tools.models.registry import build_model
+
+HEADER_KEY = "exp_tools"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a model file says of its model.
+
+    architecture, knobs : name and parameters for build_model
+    task, classes : the task and its class names, in the order of the logits
+    image_size, resize, touch_up : how load_image makes the input
+    pixel_mean, pixel_std : how normalise makes it a tensor
+    temperature : what logits are divided by before softmax
+    vocabulary : how metadata become numbers (metadata.Vocabulary as a dict), fitted on train; None: image only
+    thresholds : chosen on validation, of calibrated probabilities: `melanoma` (flag from this on; None: no melanoma
+        there) for `melanoma_sensitivity`, `abstain` (leave to a human what is less certain) for `abstain_share`
+    source : name of the data the model was trained on; `synthetic` is no medical data
+    training : how it came about (best epoch, scores on validation, precision, threads, seed, checksums of the data)
+    versions : of the libraries that made it
+    """
+
+    architecture: str
+    knobs: dict[str, Any]
+    task: str
+    classes: list[str]
+    image_size: int
+    resize: str
+    touch_up: dict[str, bool]
+    pixel_mean: list[float]
+    pixel_std: list[float]
+    temperature: float
+    source: str
+    thresholds: dict[str, float | None] = field(default_factory=dict)
+    vocabulary: dict[str, Any] | None = None
+    training: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    format: int = FORMAT
+
+
+def save_model(path: Path, model: nn.Module, facts: ModelFacts) -> None:
+    """Write weights and facts atomically; the same model and facts give the same bytes."""
+    header = {HEADER_KEY: json.dumps(asdict(facts), sort_keys=True)}
+    with atomic_write(path) as temporary:
+        save_tensors(model.cpu(), str(temporary), metadata=header)
+
+
+def read_facts(path: Path) -> ModelFacts:
+    """Read the facts alone, without the weights. Raises UserError when the file is missing or is no model of ours."""
+    if not path.is_file():
+        raise UserError(f"there is no model file {path}; make one with `dvc repro` or fetch it with `dvc pull`")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
+        raise UserError(f"{path} is damaged or no safetensors file: {error}") from error
+    if HEADER_KEY not in metadata:
+        raise UserError(
+            f"{path} holds weights only, not a model of this project: its header has no {HEADER_KEY!r} entry"
+        )
+    content = json.loads(metadata[HEADER_KEY])
+    unknown = set(content) - {entry.name for entry in fields(ModelFacts)}
+    if content.get("format") != FORMAT or unknown:
+        raise UserError(
+            f"{path} is of format {content.get('format')}, this version reads format {FORMAT}: train it anew"
+        )
+    return ModelFacts(**content)
+
+
+def load_model(path: Path) -> tuple[nn.Module, ModelFacts]:
+    """Build the network a model file describes, with its weights, in evaluation mode, on the CPU."""
+    facts = read_facts(path)
+    model = build_model(facts.architecture, facts.knobs, len(facts.classes))
+    try:
+        load_tensors(model, path)
+    except (RuntimeError, SafetensorError) as error:
+        raise UserError(
+            f"{path}: its weights do not fit the architecture {facts.architecture} it names: {error}"
+        ) from error
+    return model.eval(), facts

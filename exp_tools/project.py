@@ -1,0 +1,48 @@
+"""The project's root, and where the outputs of its stages lie: the same paths as in dvc.yaml."""
+
+import os
+from pathlib import Path
+
+RAW = Path("data/raw")
+LABELS = Path("data/prepared/labels.csv")
+IMAGES = Path("data/prepared/images.npy")
+MASKS = Path("data/prepared/masks.npy")
+PROBLEMS = Path("data/prepared/problems.csv")
+DUPLICATES = Path("data/prepared/duplicates.csv")
+EXTERNAL_RAW = Path("data/external_raw")
+EXTERNAL_LABELS = Path("data/external/labels.csv")
+EXTERNAL_IMAGES = Path("data/external/images.npy")
+EXTERNAL_PROBLEMS = Path("data/external/problems.csv")
+SPLITS = Path("data/splits.csv")
+MODEL = Path("models/model.safetensors")
+PREDICTIONS = Path("data/predictions.csv")
+FILLED = (RAW, EXTERNAL_RAW, LABELS.parent, EXTERNAL_LABELS.parent)
+"""Folders of outputs, in which a user's own images have no place."""
+
+DATA_METRICS = Path("metrics/data.json")
+EXTERNAL_METRICS = Path("metrics/external.json")
+SPLIT_METRICS = Path("metrics/split.json")
+TRAIN_METRICS = Path("metrics/train")
+EVALUATE_METRICS = Path("metrics/evaluate.json")
+REPORT = Path("metrics/report.json")
+EXPLAIN_METRICS = Path("metrics/explain.json")
+CARD = Path("MODEL_CARD.md")
+
+CURVES = Path("plots/curves")
+FIGURES = Path("plots/figures")
+EXPLAIN_FIGURES = Path("plots/explain")
+DATA_FIGURES = Path("plots/data")
+
+RUNS_FOLDER = "runs"
+RUNS = Path(os.environ.get("DVC_ROOT") or ".") / RUNS_FOLDER
+"""State of unfinished training, in the project itself also for queued experiments, which run in folders elsewhere."""
+
+
+def project_root() -> Path:
+    """The project's real root folder, also in queued DVC experiments, which run in a folder of their own."""
+    return Path(os.environ.get("DVC_ROOT") or Path.cwd())
+
+
+def find_project(start: Path) -> Path:
+    """The nearest folder at or above `start` that holds a dvc.yaml; `start` itself where there is none."""
+    return next((folder for folder in (start, *start.parents) if (folder / "dvc.yaml").is_file()), start)

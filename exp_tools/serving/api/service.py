@@ -1,0 +1,139 @@
+"""What the API does with a request that was let in: check, predict, explain, in a few threads."""
+
+import base64
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict
+from io import BytesIO
+from typing import Any
+
+import anyio.to_thread
+import numpy as np
+from PIL import Image
+
+from exp_tools.data.images.decode import ImageFault
+from exp_tools.explain.overlay import overlay
+from exp_tools.serving.api.limits import Gate, Limits, check_image
+from exp_tools.serving.api.problems import Problem, shown
+from exp_tools.serving.api.schemas import DRAWN
+from exp_tools.serving.predictor import (
+    DISCLAIMER,
+    Patient,
+    Prediction,
+    Predictor,
+    description_of,
+    is_malignant,
+    name_of,
+)
+from exp_tools.taxonomy import is_drawn
+
+
+class Service:
+    """The model, and the threads that it computes in; every answer is ready for JSON, with finite numbers only."""
+
+    def __init__(self, predictor: Predictor, limits: Limits) -> None:
+        self.predictor, self.limits, self.gate = predictor, limits, Gate(limits)
+        self.threads = anyio.CapacityLimiter(limits.at_once)
+        facts = predictor.facts
+        with predictor.path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        self.served = {
+            "architecture": facts.architecture,
+            "sha256": digest,
+            "trained_on": facts.source,
+            "warning": DRAWN if is_drawn(facts.source) else None,
+        }
+
+    def try_out(self) -> None:
+        """Predict a grey square. Raises UserError where the model gives no finite numbers."""
+        size = self.predictor.facts.image_size
+        grey = np.full((1, size, size, 3), 128, np.uint8)
+        self.predictor.predict_pixels(grey, [Patient()])
+
+    async def run(self, work: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
+        """Do work in one of the threads, when one is free."""
+        return await anyio.to_thread.run_sync(work, *arguments, limiter=self.threads)
+
+    def known(self, kinds: list[str]) -> list[str]:
+        """The kinds of map wanted, each once. Raises Problem (wrong_value) for one the model has not."""
+        has = self.predictor.explanations
+        for kind in kinds:
+            if kind not in has:
+                raise Problem("wrong_value", f"this model has no map {shown(kind)}; it has {', '.join(has) or 'none'}")
+        return list(dict.fromkeys(kinds))
+
+    def predict(self, content: bytes, patient: Patient, kinds: list[str]) -> dict[str, Any]:
+        """PredictionAnswer for one image. Raises Problem when it cannot be used."""
+        check_image(content, self.limits)
+        try:
+            prediction = self.predictor.predict(content, patient, explain=kinds)
+        except ImageFault as fault:
+            raise Problem(fault.kind, str(fault)) from fault
+        overlays = {}
+        if prediction.maps:
+            square = self.predictor.prepare(content)
+            overlays = {kind: _png(overlay(square, heat)) for kind, heat in prediction.maps.items()}
+        return _told(prediction, overlays) | {"model": self.served}
+
+    def predict_batch(self, contents: list[bytes], patients: list[Patient]) -> dict[str, Any]:
+        """BatchAnswer for several images; what is wrong with one stands at its place."""
+        squares: dict[int, np.ndarray] = {}
+        results: list[dict[str, Any]] = []
+        for place, content in enumerate(contents):
+            results.append({"index": place, "prediction": None, "problem": None})
+            try:
+                check_image(content, self.limits)
+                squares[place] = self.predictor.prepare(content)
+            except ImageFault as fault:
+                results[place]["problem"] = Problem(fault.kind, str(fault)).body()
+            except Problem as problem:
+                results[place]["problem"] = problem.body()
+        if squares:
+            pixels = np.stack(list(squares.values()))
+            predictions = self.predictor.predict_pixels(pixels, [patients[place] for place in squares])
+            for place, prediction in zip(squares, predictions, strict=True):
+                results[place]["prediction"] = _told(prediction, {})
+        return {
+            "results": results,
+            "predicted": len(squares),
+            "refused": len(contents) - len(squares),
+            "model": self.served,
+            "disclaimer": DISCLAIMER,
+        }
+
+    def model_card(self) -> dict[str, Any]:
+        """Facts of the model file that say nothing of the machine it was trained on."""
+        facts, vocabulary = self.predictor.facts, self.predictor.facts.vocabulary
+        return self.served | {
+            "task": facts.task,
+            "classes": [
+                {
+                    "code": code,
+                    "name": name_of(code),
+                    "description": description_of(code),
+                    "malignant": is_malignant(code),
+                }
+                for code in facts.classes
+            ],
+            "image_size": facts.image_size,
+            "resize": facts.resize,
+            "temperature": facts.temperature,
+            "thresholds": facts.thresholds,
+            "uses_metadata": self.predictor.uses_metadata,
+            "vocabulary": vocabulary and {name: list(vocabulary[name]) for name in ("sex", "localization")},
+            "explanations": self.predictor.explanations,
+            "validation": facts.training.get("validation", {}),
+            "versions": facts.versions,
+            "limits": asdict(self.limits),
+            "disclaimer": DISCLAIMER,
+        }
+
+
+def _told(prediction: Prediction, overlays: dict[str, str]) -> dict[str, Any]:
+    return prediction.as_dict() | {"overlays": overlays}
+
+
+def _png(image: np.ndarray) -> str:
+    file = BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode("ascii")

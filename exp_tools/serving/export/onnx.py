@@ -1,0 +1,174 @@
+"""A trained model as one ONNX file, proven on real images to say the same.
+
+The graph takes `images` uint8 [B, S, S, 3] (RGB squares as `load_image` makes them) and, for a model that uses them,
+`metadata` float32 [B, 3]; it gives `logits` float32 [B, C]. Normalisation is inside. What the model file says of the
+model stands as JSON in the metadata, under the key that the model file has it under.
+"""
+
+import contextlib
+import io
+import json
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from exp_tools.errors import UserError
+from exp_tools.evaluation.validation import softmax
+from exp_tools.io import atomic_write
+from exp_tools.models.model_file import HEADER_KEY, ModelFacts, load_model
+from exp_tools.models.normalize import normalise
+from exp_tools.serving.onnx_engine import OnnxEngine
+
+TOLERANCE = 1e-4
+"""How far a probability of the export may lie from that of the model."""
+ONNX_MISSING = "the packages for ONNX are not installed: pip install '.[onnx]'"
+
+
+class Parity(NamedTuple):
+    """How far an export lies from its model, over all images and classes.
+
+    images : on how many it was looked at
+    logits, probabilities : the largest difference
+    changed : images that get another diagnosis
+    """
+
+    images: int
+    logits: float
+    probabilities: float
+    changed: int
+
+
+class Graph(nn.Module):
+    """A network with its normalisation in front: what the ONNX file computes."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor, metadata: Tensor | None = None) -> Tensor:
+        """Logits [B, C] of uint8 [B, S, S, 3] and, where the network uses them, metadata [B, 3]."""
+        pixels = normalise(images, self.network.pixel_mean, self.network.pixel_std)
+        return self.network(pixels) if metadata is None else self.network(pixels, metadata)
+
+
+def export_onnx(model: Path, out: Path, pixels: NDArray[np.uint8], metadata: NDArray[np.float32]) -> Parity:
+    """Write a model as ONNX and compare the two on images, one at a time and all at once.
+
+    Parameters
+    ----------
+    model : a model.safetensors
+    out : the .onnx file; written only when it computes what the model computes
+    pixels : real images as the model sees them [N, S, S, 3], N > 0
+    metadata : of their patients [N, 3], see metadata.encode
+
+    Returns
+    -------
+    Parity, which also stands in the file, under `training.export`
+
+    Raises
+    ------
+    UserError : the packages for ONNX are missing, the model file is none, there is no image, or a probability differs
+        by more than TOLERANCE
+    """
+    if not len(pixels):
+        raise UserError("there is no image to compare the export with the model on")
+    if out.suffix != ".onnx":
+        raise UserError(f"an export is called something.onnx, not {out.name}: the ending says how a model is read")
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UserError(ONNX_MISSING) from error
+    network, facts = load_model(model)
+    with torch.inference_mode():
+        eager = _eager(network, pixels, metadata)
+    with tempfile.TemporaryDirectory(prefix="exp-tools-") as folder:
+        trial = Path(folder) / "trial.onnx"
+        _write(network, facts.image_size, trial)
+        add_facts(trial, trial, facts)
+        parity = _compare(OnnxEngine(trial), eager, pixels, metadata, facts.temperature)
+        if parity.probabilities > TOLERANCE:
+            raise UserError(
+                f"the export says something else than {model}: a probability differs by {parity.probabilities:.1e} "
+                f"(at most {TOLERANCE:.0e} is accepted); {out} was not written"
+            )
+        with atomic_write(out) as temporary:
+            add_facts(trial, temporary, with_export(facts, {"precision": "fp32", **parity._asdict()}))
+    return parity
+
+
+def with_export(facts: ModelFacts, export: dict[str, Any]) -> ModelFacts:
+    """The facts of an export: those of the model, and under `training.export` how it was made."""
+    return replace(facts, training={**facts.training, "export": export})
+
+
+def add_facts(onnx_file: Path, out: Path, facts: ModelFacts) -> None:
+    """Write an ONNX file anew, with `facts` for its metadata."""
+    import onnx
+
+    content = onnx.load(onnx_file)
+    del content.metadata_props[:]
+    content.metadata_props.add(key=HEADER_KEY, value=json.dumps(asdict(facts), sort_keys=True))
+    out.write_bytes(content.SerializeToString(deterministic=True))
+
+
+def _eager(network: nn.Module, pixels: NDArray[np.uint8], metadata: NDArray[np.float32]) -> NDArray[np.float32]:
+    graph = Graph(network).eval()
+    given = [torch.from_numpy(np.require(pixels, requirements=["C", "W"]))]
+    if network.uses_metadata:
+        given.append(torch.from_numpy(metadata))
+    return graph(*given).numpy()
+
+
+def _write(network: nn.Module, size: int, path: Path) -> None:
+    given = {"images": torch.zeros(2, size, size, 3, dtype=torch.uint8)}
+    if network.uses_metadata:
+        given["metadata"] = torch.zeros(2, 3)
+    with _quiet():
+        program = torch.onnx.export(
+            Graph(network).eval(),
+            tuple(given.values()),
+            dynamo=True,
+            input_names=list(given),
+            output_names=["logits"],
+            dynamic_shapes=tuple({0: "batch"} for _ in given),
+            verbose=False,
+        )
+        program.save(path)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's reports of its steps, which tell a user nothing."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _compare(
+    engine: OnnxEngine,
+    eager: NDArray[np.float32],
+    pixels: NDArray[np.uint8],
+    metadata: NDArray[np.float32],
+    temperature: float,
+) -> Parity:
+    single = np.concatenate([engine.logits(pixels[[n]], metadata[[n]]) for n in range(len(pixels))])
+    both = np.stack([single, engine.logits(pixels, metadata)])
+    apart = max(np.abs(softmax(one, temperature) - softmax(eager, temperature)).max() for one in both)
+    changed = (both.argmax(axis=2) != eager.argmax(axis=1)).any(axis=0)
+    return Parity(len(pixels), float(np.abs(both - eager).max()), float(apart), int(changed.sum()))

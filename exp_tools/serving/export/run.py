@@ -1,0 +1,127 @@
+"""What `exp-tools export` does: the images to check on, the file, and what to say of it."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from exp_tools.data.images.decode import find_images, load_image
+from exp_tools.data.images.preprocess import DermoscopyFilters
+from exp_tools.data.inputs.metadata import Vocabulary, encode
+from exp_tools.data.labels.select import as_task
+from exp_tools.data.labels.table import read_labels, read_splits
+from exp_tools.errors import UserError, require_file
+from exp_tools.io import file_digest
+from exp_tools.models.model_file import ModelFacts, read_facts
+from exp_tools.serving.export.int8 import Examples, Quantised, quantise
+from exp_tools.serving.export.onnx import Parity, export_onnx
+
+
+class PreparedData(NamedTuple):
+    """Where labels.csv, splits.csv and images.npy lie."""
+
+    labels: Path
+    splits: Path
+    images: Path
+
+
+def packed_examples(facts: ModelFacts, data: PreparedData, wanted: Sequence[tuple[str, int | None]]) -> list[Examples]:
+    """Images of splits of the data that a model was made from.
+
+    Parameters
+    ----------
+    facts : of the model; another model's images would be of another size, or its test images this one's training
+    data : what `prepare` and `split` made
+    wanted : a split, and at most how many of its images, spread evenly over it (None: all)
+
+    Raises
+    ------
+    UserError : a file is missing, or the model was made from other data
+    """
+    require_file(data.images, "prepare")
+    every = read_labels(data.labels)
+    split = read_splits(data.splits)["split"].to_numpy()
+    digests = {"md5_labels": file_digest(data.labels), "md5_splits": file_digest(data.splits)}
+    if any(facts.training.get(name) != digest for name, digest in digests.items()):
+        raise UserError(
+            f"the model was trained on other data than {data.labels} and {data.splits} name: run `dvc repro`, or give "
+            "images of your own with --images FOLDER"
+        )
+    known, _ = as_task(every, facts.task, facts.classes)
+    places = {name: place for place, name in enumerate(facts.classes)}
+    packed = np.load(data.images, mmap_mode="r")
+    vocabulary = None if facts.vocabulary is None else Vocabulary.from_dict(facts.vocabulary)
+    metadata = np.zeros((len(every), 3), np.float32) if vocabulary is None else encode(every, vocabulary)
+    found = []
+    for name, count in wanted:
+        rows = known.index[split[known.index] == name].to_numpy()
+        if count is not None and count < len(rows):
+            rows = rows[np.linspace(0, len(rows) - 1, count).round().astype(int)]
+        found.append(Examples(packed[rows], metadata[rows], known.loc[rows, "dx"].map(places).to_numpy(dtype=np.int64)))
+    return found
+
+
+CHECKED = 64
+CALIBRATION = 256
+
+
+def export_model(model: Path, out: Path, data: PreparedData, *, images: Path | None, int8: bool) -> str:
+    """Write a model as ONNX, in 32 bits or 8, and say how far the file is from the model.
+
+    Parameters
+    ----------
+    model, out : the model.safetensors to read, the .onnx to write
+    data : what `prepare` and `split` made, for test images and, in 8 bits, validation images
+    images : a folder of images to check on instead, for 32 bits: 8 bits need labels
+    int8 : 8 bits
+
+    Returns
+    -------
+    A text for the person: parity and, in 8 bits, what was lost
+
+    Raises
+    ------
+    UserError : as export_onnx and quantise, or there are no images, or those of another data set
+    """
+    facts = read_facts(model)
+    if images is not None:
+        if int8:
+            raise UserError("8 bits need the labelled images of the project: leave --images away")
+        check = _folder_examples(facts, images)
+        return _parity_text(out, export_onnx(model, out, check.pixels, check.metadata))
+    if not int8:
+        (check,) = packed_examples(facts, data, [("test", CHECKED)])
+        return _parity_text(out, export_onnx(model, out, check.pixels, check.metadata))
+    if out.suffix != ".onnx":
+        raise UserError(f"an export is called something.onnx, not {out.name}: the ending says how a model is read")
+    calibration, check = packed_examples(facts, data, [("val", CALIBRATION), ("test", None)])
+    with tempfile.TemporaryDirectory(prefix="exp-tools-") as folder:
+        fp32 = Path(folder) / "fp32.onnx"
+        export_onnx(model, fp32, check.pixels[:CHECKED], check.metadata[:CHECKED])
+        return _int8_text(out, quantise(fp32, out, calibration, check), len(calibration.labels))
+
+
+def _folder_examples(facts: ModelFacts, folder: Path) -> Examples:
+    files = list(find_images(folder).values())[:CHECKED]
+    if not files:
+        raise UserError(f"there is no image below {folder}")
+    touch_up = DermoscopyFilters(**facts.touch_up)
+    pixels = np.stack([load_image(file, facts.image_size, facts.resize, touch_up) for file in files])
+    return Examples(pixels, np.zeros((len(files), 3), np.float32), np.full(len(files), -1))
+
+
+def _parity_text(out: Path, parity: Parity) -> str:
+    return (
+        f"{out}: on {parity.images:,} images the largest difference from the model is {parity.logits:.1e} in a logit "
+        f"and {parity.probabilities:.1e} in a probability; {parity.changed} get another diagnosis"
+    )
+
+
+def _int8_text(out: Path, result: Quantised, calibrated: int) -> str:
+    return (
+        f"{out}: balanced accuracy {result.before:.4f} in fp32, {result.after:.4f} in int8, on {result.images:,} test "
+        f"images, of which {100 * result.agreement:.1f} % get the same diagnosis; ranges from {calibrated:,} "
+        f"validation images; {result.bytes_before / 1e6:.1f} MB became {result.bytes_after / 1e6:.1f} MB"
+    )
