@@ -5,11 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from project import TINY, Project, clone
+from helpers.project import ROOT, TINY, Project, clone
 
 from exp_tools.params import Params, parse_params
 
-ROOT = Path(__file__).parent.parent
 REAL_DATA = ROOT.parent / "shared" / "data"
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.datasets import save
+from helpers.project import ROOT
 from PIL import Image
-from tiny import save
 
 from benchmarks import training_cases
 from benchmarks.case import compare, of_pairs, of_times
@@ -21,7 +22,6 @@ from benchmarks.report import markdown, print_cases
 from benchmarks.training_cases import bare_pass, make_bench, training_pass
 from benchmarks.work import Request, cpu_work
 
-ROOT = Path(__file__).parent.parent
 MANDATORY = {
     "prepare",
     "loader",

@@ -8,9 +8,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from import_graph import Modules
-
-ROOT = Path(__file__).resolve().parents[1]
+from helpers.import_graph import Modules
+from helpers.project import ROOT
 
 LAYERS = (
     {f"exp_tools.{name}" for name in ("errors", "io", "param_errors", "params", "project", "system", "taxonomy")},

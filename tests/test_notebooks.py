@@ -4,8 +4,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from helpers.project import ROOT
 from nbclient import NotebookClient
-from project import ROOT
 
 SAID = {
     "1-data": ("60 images", "lesions in two splits: 0"),

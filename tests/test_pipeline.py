@@ -6,7 +6,7 @@ import shutil
 import pandas as pd
 import pytest
 import yaml
-from project import TINY, Project, clone
+from helpers.project import TINY, Project, clone
 
 RESULTS = (
     "MODEL_CARD.md",

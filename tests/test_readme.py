@@ -10,7 +10,7 @@ import shlex
 
 import pytest
 import yaml
-from project import ROOT, TINY, Project, merge
+from helpers.project import ROOT, TINY, Project, merge
 
 from exp_tools.cli.main import _parser
 from exp_tools.params import parse_params

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torchvision
 import yaml
-from project import ROOT, merge
+from helpers.project import ROOT, merge
 
 from benchmarks import scale_model
 from benchmarks.scale_model import Assumptions, Network, Step, gathered_bytes, ring_bytes, step

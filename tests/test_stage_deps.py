@@ -4,17 +4,16 @@ import ast
 import itertools
 import re
 import typing
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from import_graph import Modules
+from helpers.import_graph import Modules
+from helpers.project import ROOT
 from pydantic import BaseModel
 
 from exp_tools import params
 
-ROOT = Path(__file__).resolve().parents[1]
 TEMPLATE = re.compile(r"\$\{([\w.]+)\}")
 NO_DEPENDENCY = {f"exp_tools/{name}.py" for name in ("params", "param_errors", "errors", "project", "system")}
 """params.py only checks values that are all in params.yaml (see below), so its effect goes through the keys; errors.py

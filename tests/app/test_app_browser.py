@@ -1,0 +1,267 @@
+"""The web app in a real browser: upload to download, drag and drop, keyboard, phone, and an experiment from the page.
+
+Runs wherever Chromium and Playwright are.
+"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.models import write_model
+from helpers.project import TINY, clone
+from PIL import Image
+
+from exp_tools.serving.predictor import DISCLAIMER, Predictor
+
+sync_api = pytest.importorskip("playwright.sync_api")
+pytest.importorskip("streamlit")
+expect = sync_api.expect
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+
+# An upload that is written to the disk goes through tempfile.TemporaryFile: here that is an error.
+WITHOUT_DISK = """
+import sys, tempfile
+def refuse(*given, **named):
+    raise AssertionError("a temporary file was asked for")
+tempfile.TemporaryFile = refuse
+from exp_tools.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+PAGES = ("Predict", "Experiments", "Evaluate", "About")
+WAIT = 30_000
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A clone with the tiny configuration, its data and a model, but without any result."""
+    project = clone(tmp_path_factory.mktemp("app") / "project", TINY)
+    project.run("dvc", "repro", "split")
+    write_model(project.folder / "models/model.safetensors", "soft_attention")
+    return project
+
+
+@pytest.fixture(scope="module")
+def address(project):
+    """Where the app listens; at the end it stops in good order when it is asked to."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    names = ("GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL", "GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL")
+    environment = {
+        key: value for key, value in os.environ.items() if not key.startswith(("GIT_", "DVC_", "PYTHONPATH"))
+    }
+    log = (project.folder.parent / "app.log").open("w+")
+    server = subprocess.Popen(
+        [sys.executable, "-c", WITHOUT_DISK, "app", "--allow-training", "--port", str(port)],
+        cwd=project.folder,
+        env=environment | dict.fromkeys(names, "test@example.org") | {"DVC_NO_ANALYTICS": "1"},
+        stdout=log,
+        stderr=subprocess.STDOUT,
+    )
+    found = f"http://127.0.0.1:{port}"
+    try:
+        wait_for(f"{found}/_stcore/health", server, log)
+        yield found
+    finally:
+        project.run("dvc", "queue", "stop", check=False)
+        server.send_signal(signal.SIGTERM)
+        status = server.wait(timeout=20)
+        log.seek(0)
+        said = log.read()
+    assert status in (0, -signal.SIGTERM, 128 + signal.SIGTERM)
+    assert "Traceback" not in said, said
+
+
+def wait_for(url: str, server: subprocess.Popen, log) -> None:
+    for _ in range(240):
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+            return
+        except OSError:
+            assert server.poll() is None, Path(log.name).read_text()
+            time.sleep(0.25)
+    raise AssertionError("the app did not start")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser, address):
+    """A function that opens a page of the app as a visitor of its own; no request may leave this machine."""
+    contexts, asked = [], []
+
+    def open_page(name: str = "Predict", **options) -> sync_api.Page:
+        contexts.append(browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options}))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(WAIT)
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(f"{address}/" if name == "Predict" else f"{address}/{name.lower()}")
+        expect(page.get_by_role("heading", name=name, exact=True)).to_be_visible(timeout=WAIT)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    strangers = [url for url in asked if not url.startswith((address, address.replace("http", "ws"), "data:", "blob:"))]
+    assert strangers == []
+
+
+@pytest.fixture(scope="module")
+def photograph(tmp_path_factory) -> Path:
+    """Pixels of noise, larger than the 1 MB beyond which uploads usually go to a temporary file."""
+    pixels = np.random.default_rng(0).integers(0, 256, (900, 1200, 3), dtype=np.uint8)
+    path = tmp_path_factory.mktemp("images") / "mole.png"
+    Image.fromarray(pixels).save(path)
+    assert path.stat().st_size > 3_000_000
+    return path
+
+
+def picture(page) -> str:
+    """The address of the picture that is shown; it changes with the picture."""
+    return page.locator("[data-testid=stImage] img").get_attribute("src")
+
+
+def wait_for_another(page, before: str) -> str:
+    page.wait_for_function(
+        """before => {
+            const image = document.querySelector('[data-testid=stImage] img');
+            return image && image.getAttribute('src') !== before;
+        }""",
+        arg=before,
+    )
+    return picture(page)
+
+
+def test_upload_result_overlay_download(visit, project, photograph, tmp_path):
+    page = visit()
+    page.locator("input[type=file]").set_input_files(photograph)
+    page.locator(".probabilities").wait_for()
+    expected = Predictor(project.folder / "models/model.safetensors").predict(photograph.read_bytes())
+    assert page.locator(".probabilities tr").count() == len(expected.probabilities)
+    expect(page.get_by_role("heading", name=expected.name)).to_be_visible()
+    assert page.locator(".bar").first.evaluate("bar => getComputedStyle(bar).animationName") == "grow"
+
+    laid_over = picture(page)
+    page.get_by_role("slider").focus()
+    page.keyboard.press("ArrowRight")
+    stronger = wait_for_another(page, laid_over)
+    page.get_by_role("radio", name="Attention").click()
+    attention = wait_for_another(page, stronger)
+    page.get_by_role("radio", name="Image alone").click()
+    alone = wait_for_another(page, attention)
+    assert len({laid_over, stronger, attention, alone}) == 4
+
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download result (JSON)").click()
+    download.value.save_as(tmp_path / "result.json")
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["file"] == "mole.png"
+    assert result["probabilities"] == pytest.approx(expected.probabilities, abs=1e-6)
+    assert result["disclaimer"].startswith("For research and teaching only")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download picture (PNG)").click()
+    download.value.save_as(tmp_path / "picture.png")
+    assert Image.open(tmp_path / "picture.png").size == (512, 384)
+
+
+def test_several_files_are_dropped_at_once(visit, tmp_path):
+    page = visit()
+    drop = """async () => {
+        const files = new DataTransfer();
+        for (const name of ['one.png', 'two.png']) {
+            const canvas = new OffscreenCanvas(60, 45);
+            canvas.getContext('2d').fillRect(0, 0, 30, 30);
+            files.items.add(new File([await canvas.convertToBlob()], name, {type: 'image/png'}));
+        }
+        files.items.add(new File(['no picture'], 'broken.jpg', {type: 'image/jpeg'}));
+        return files;
+    }"""
+    handle = page.evaluate_handle(drop)
+    page.dispatch_event("[data-testid=stFileUploaderDropzone]", "drop", {"dataTransfer": handle})
+    expect(page.get_by_role("heading", name="3 images")).to_be_visible(timeout=WAIT)
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download all as CSV").click()
+    download.value.save_as(tmp_path / "all.csv")
+    lines = (tmp_path / "all.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["file", "one.png", "two.png", "broken.jpg"]
+    assert "not read: the file is no image" in lines[3]
+
+
+def test_the_keyboard_reaches_and_works_everything(visit):
+    page = visit()
+    expect(page.get_by_role("button", name="Draw an unseen example")).to_be_visible(timeout=WAIT)
+    name = "(document.activeElement.innerText || document.activeElement.ariaLabel || '').trim()"
+    reached = []
+    for _ in range(20):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate(name))
+        if reached[-1].endswith("Draw an unseen example"):
+            break
+    assert [name for name in reached if name in PAGES] == list(PAGES)
+    assert any("Upload" in name for name in reached)
+    page.keyboard.press("Enter")
+    page.locator(".probabilities").wait_for()
+
+
+def test_who_wants_no_motion_gets_none(visit):
+    page = visit(reduced_motion="reduce")
+    page.get_by_role("button", name="Draw an unseen example").click()
+    page.locator(".probabilities").wait_for()
+    assert page.locator(".bar").first.evaluate("bar => getComputedStyle(bar).animationName") == "none"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_pages_fit_a_phone_in_light_and_dark(visit, scheme):
+    page = visit(viewport={"width": 390, "height": 844}, color_scheme=scheme)
+    for name in PAGES:
+        page.get_by_role("link", name=name, exact=True).click()
+        expect(page.get_by_role("heading", name=name, exact=True)).to_be_visible(timeout=WAIT)
+        expect(page.get_by_text(DISCLAIMER)).to_be_visible()
+        page.locator("[data-test-script-state=notRunning]").wait_for()
+        page.wait_for_timeout(1000)  # charts and tables take their width after they are there
+        assert page.evaluate("document.querySelector('[data-testid=stMain]').scrollWidth") <= 390, name
+    colour = page.evaluate("getComputedStyle(document.querySelector('[data-testid=stApp]')).backgroundColor")
+    assert colour == {"light": "rgb(255, 255, 255)", "dark": "rgb(16, 23, 29)"}[scheme]
+
+
+def choose(page, label: str, option: str) -> None:
+    page.get_by_label(label).click()
+    page.get_by_role("option", name=option).click()
+
+
+def test_an_experiment_is_queued_on_the_page_runs_and_can_be_used(visit):
+    page = visit("Experiments")
+    page.get_by_label("Name", exact=True).fill("mine")
+    page.get_by_label("Epochs").fill("1")
+    page.get_by_role("button", name="Queue experiment").click()
+    expect(page.get_by_text("Queued experiment 'mine'")).to_be_visible(timeout=WAIT)
+    expect(page.get_by_text("mine — running")).to_be_visible(timeout=120_000)
+    expect(page.get_by_text(re.compile("stage train|— failed")).first).to_be_visible(timeout=300_000)
+    expect(page.get_by_text(re.compile("mine — (success|failed)"))).to_be_visible(timeout=600_000)
+    assert page.get_by_text("mine — success").is_visible(), page.inner_text("body")
+    page.get_by_role("link", name="Evaluate", exact=True).click()
+    choose(page, "Model of", "mine (experiment)")
+    expect(page.get_by_test_id("stMetric")).to_have_count(4, timeout=WAIT)
+    page.get_by_role("link", name="Predict", exact=True).click()
+    expect(page.get_by_text("7 classes, 32 px")).to_be_visible(timeout=WAIT)
+    page.get_by_role("button", name="Draw an unseen example").click()
+    page.locator(".probabilities").wait_for()
+    assert page.locator(".probabilities tr").count() == 7  # the workspace's model has three classes

@@ -1,0 +1,563 @@
+"""The web app without a browser: what it lists, fetches, queues and refuses, and its pages as Streamlit runs them."""
+
+import json
+import os
+import subprocess
+import sys
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from helpers.datasets import ROOT, picture
+from helpers.models import CLASSES, write_model
+from PIL import Image
+
+pytest.importorskip("streamlit")
+
+from streamlit.testing.v1 import AppTest
+
+from exp_tools import revisions
+from exp_tools.app import launch, main
+from exp_tools.app.pages import experiments
+from exp_tools.app.parts import charts, experiment_queue, images
+from exp_tools.app.parts.settings import Settings
+from exp_tools.cli import main as cli
+from exp_tools.errors import UserError
+from exp_tools.params import load_params
+from exp_tools.project import CARD, CURVES, DATA_METRICS, EVALUATE_METRICS, MODEL, REPORT, TRAIN_METRICS
+from exp_tools.serving.predictor import DISCLAIMER, Patient, Predictor
+
+torch.set_num_threads(1)
+
+
+def image_file(number: int = 0, form: str = "PNG") -> bytes:
+    buffer = BytesIO()
+    picture(number, 60, 45).save(buffer, format=form)
+    return buffer.getvalue()
+
+
+def git(folder: Path, *command: str) -> str:
+    identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+    done = subprocess.run(["git", *identity, *command], cwd=folder, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+@pytest.fixture(autouse=True)
+def as_it_was():
+    """Streamlit's test runner puts its page in the place of `__main__`, which processes started later would import."""
+    before = sys.modules["__main__"]
+    yield
+    sys.modules["__main__"] = before
+
+
+@pytest.fixture
+def settings(tmp_path) -> Settings:
+    """A folder with parameters, recipes and a trained model; no Git, no results."""
+    (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes/slow.yaml").write_text("# slow and long\ntrain:\n  epochs: 40\n  lr: 1.0e-4\n")
+    write_model(tmp_path / MODEL)
+    return Settings(str(tmp_path))
+
+
+def write_summary(folder: Path, score: float) -> None:
+    (folder / "metrics").mkdir(exist_ok=True)
+    names = ("balanced_accuracy", "accuracy", "macro_f1", "macro_auc")
+    (folder / EVALUATE_METRICS).write_text(json.dumps(dict.fromkeys(names, score)))
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept():
+    """What the app keeps for all visitors is of one test only."""
+    import streamlit
+
+    streamlit.cache_data.clear()
+    streamlit.cache_resource.clear()
+
+
+def page(settings: Settings, title: str, monkeypatch) -> AppTest:
+    """The app as somebody sees it who opens this page."""
+    monkeypatch.setattr(main, "PAGES", {title: main.PAGES[title], **main.PAGES})
+
+    def script(settings):
+        from exp_tools.app import main
+
+        main.run(settings)
+
+    app = AppTest.from_function(script, args=(settings,), default_timeout=60).run()
+    assert not app.exception
+    assert app.title[0].value == title
+    return app
+
+
+# ------------------------------------------------------------------------------------------------- how it is started
+
+
+def test_the_command_listens_on_this_machine_only_and_trains_nothing_unless_told(monkeypatch, tmp_path):
+    started = []
+    monkeypatch.setattr(launch, "start", lambda settings, **where: started.append((settings, where)))
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["app"]) == 0
+    assert cli.main(["app", "--host", "0.0.0.0", "--port", "80", "--allow-training", "--model", "a.onnx"]) == 0
+    (plain, here), (open_, there) = started
+    assert here == {"host": "127.0.0.1", "port": 8501}
+    assert (plain.root, plain.model, plain.allow_training) == (str(tmp_path), None, False)
+    assert there == {"host": "0.0.0.0", "port": 80}
+    assert (open_.model, open_.allow_training) == (str(tmp_path / "a.onnx"), True)
+    assert Settings.from_text(open_.to_text()) == open_
+
+
+def test_streamlit_is_told_to_tell_nobody_and_to_hide_tracebacks():
+    given = launch.options("127.0.0.1", 8501)
+    assert {
+        "--server.address=127.0.0.1",
+        "--server.port=8501",
+        "--browser.gatherUsageStats=false",
+        "--client.showErrorDetails=none",
+        "--client.showErrorLinks=false",
+        "--server.enableXsrfProtection=true",
+        "--server.maxUploadSize=20",
+        "--server.allowedHosts=127.0.0.1",
+    } <= set(given)
+    assert not any("allowedHosts" in option for option in launch.options("192.0.2.1", 8501))
+
+
+def test_a_port_that_is_taken_is_said(monkeypatch, tmp_path, capsys):
+    import socket
+
+    monkeypatch.chdir(tmp_path)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert cli.main(["app", "--port", str(port)]) == 1
+    assert f"cannot listen on 127.0.0.1:{port}" in capsys.readouterr().err
+
+
+# ----------------------------------------------------------------------------------------------- bars and pictures
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [
+        (0.0, "0.0 %"),
+        (0.0001, "< 0.1 %"),
+        (0.1234, "12.3 %"),
+        (0.9994, "99.9 %"),
+        (0.9999, "> 99.9 %"),
+        (1.0, "100.0 %"),
+    ],
+)
+def test_a_percentage_never_rounds_to_certainty(share, text):
+    assert charts.percent(share) == text
+
+
+def test_bars_are_ranked_say_malignant_in_words_and_escape_names(tmp_path):
+    write_model(tmp_path / "m.safetensors")
+    prediction = Predictor(tmp_path / "m.safetensors").predict(image_file())
+    shares = {"nv": 0.2, "mel": 0.5, "<b>mine</b>": 0.3}
+    html = charts.probability_bars(
+        type(prediction)(**{**prediction.__dict__, "probabilities": shares, "diagnosis": "mel"})
+    )
+    table = html[html.index("<table") :]
+    assert (
+        table.index("Melanoma<small>malignant") < table.index("&lt;b&gt;mine") < table.index("Melanocytic nevus</th>")
+    )
+    assert "width:50.00%" in table
+    assert table.count("bar malignant") == 1
+    assert "prefers-reduced-motion" in html
+
+
+@pytest.mark.parametrize(("resize", "size"), [("squash", (512, 384)), ("crop", (512, 512)), ("pad", (512, 512))])
+def test_a_picture_is_shown_in_the_shape_that_a_person_expects(resize, size):
+    assert images.shown(image_file(), resize).size == size
+
+
+def test_a_turned_photograph_is_shown_upright():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = BytesIO()
+    picture(1, 60, 45).save(buffer, format="JPEG", exif=exif)
+    assert images.shown(buffer.getvalue(), "squash").size == (384, 512)
+
+
+def test_the_overlay_changes_the_hot_half_only_and_no_strength_changes_nothing():
+    plain = np.asarray(images.shown(image_file(), "crop")).astype(int)
+    heat = np.zeros((32, 32), np.float32)
+    heat[:, 20:] = 1
+    assert np.array_equal(np.asarray(images.shown(image_file(), "crop", heat, 0.0)), plain)
+    difference = np.abs(np.asarray(images.shown(image_file(), "crop", heat, 0.9)) - plain).sum(axis=2)
+    assert difference[:, :256].max() == 0
+    assert difference[:, 400:].min() > 0
+
+
+def test_examples_are_the_same_every_time_each_of_another_class():
+    names = [images.draw_example(number)[0] for number in range(3)]
+    assert names == ["drawn_1_akiec.png", "drawn_2_bcc.png", "drawn_3_bkl.png"]
+    assert images.draw_example(1)[1] == images.draw_example(1)[1] != images.draw_example(8)[1]
+
+
+# ------------------------------------------------------------------------------------------- versions of the project
+
+
+@pytest.fixture
+def repository(settings) -> Settings:
+    """The folder as a repository with a branch, and an experiment on it."""
+    folder = settings.folder
+    git(folder, "init", "-q", "-b", "main")
+    write_summary(folder, 0.5)
+    git(folder, "add", "params.yaml", "recipes", "metrics")
+    git(folder, "commit", "-qm", "start")
+    base = git(folder, "rev-parse", "HEAD")
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    params["train"]["lr"] = 0.5
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    write_summary(folder, 0.75)
+    git(folder, "commit", "-qam", "experiment")
+    git(folder, "update-ref", f"refs/exps/{base[:2]}/{base[2:]}/fast", "HEAD")
+    git(folder, "update-ref", "refs/exps/exec/EXEC_HEAD", "HEAD")
+    git(folder, "reset", "-q", "--hard", base)
+    write_summary(folder, 0.25)
+    return settings
+
+
+def test_versions_are_the_workspace_branches_and_experiments(repository):
+    found = revisions.list_versions(repository.folder)
+    assert [(one.kind, one.name) for one in found] == [
+        ("workspace", "workspace"),
+        ("branch", "main"),
+        ("experiment", "fast"),
+    ]
+    assert found[2].base == found[1].commit == git(repository.folder, "rev-parse", "main")
+    texts = revisions.read_files(repository.folder, [(one.commit, EVALUATE_METRICS) for one in found])
+    assert [json.loads(text)["accuracy"] for text in texts] == [0.25, 0.5, 0.75]
+    assert revisions.read_files(
+        repository.folder, [("", "no"), (found[1].commit, "no"), ("f" * 40, "params.yaml")]
+    ) == [
+        None,
+        None,
+        None,
+    ]
+
+
+def test_outside_git_there_is_the_workspace(settings):
+    assert revisions.list_versions(settings.folder) == [revisions.WORKSPACE]
+
+
+def test_experiments_of_one_name_are_told_apart(repository):
+    git(repository.folder, "update-ref", f"refs/exps/{'ab'}/{'c' * 38}/fast", "main")
+    names = [one.name for one in revisions.list_versions(repository.folder) if one.kind == "experiment"]
+    assert len(set(names)) == 2
+    assert all(name.startswith("fast ") and len(name) == 12 for name in names)
+
+
+def test_a_model_of_an_experiment_comes_from_dvc_once_and_what_is_gone_is_said(repository):
+    folder, cache = repository.folder, repository.folder / "cache"
+    environment = os.environ | {"DVC_NO_ANALYTICS": "1"}
+
+    def dvc(*command):
+        subprocess.run([sys.executable, "-m", "dvc", *command], cwd=folder, env=environment, check=True)
+
+    dvc("init", "-q")
+    dvc("add", "-q", MODEL)
+    git(folder, "add", ".dvc", "models/.gitignore", f"{MODEL}.dvc")
+    git(folder, "commit", "-qm", "model")
+    committed = revisions.list_versions(folder)[1]
+    weights = (folder / MODEL).read_bytes()
+    (folder / MODEL).write_bytes(b"something else")
+
+    kept = revisions.fetch_model(folder, committed, MODEL, cache)
+    assert kept.read_bytes() == weights
+    assert len(kept.stem) == 32
+    assert revisions.fetch_bytes(folder, committed, MODEL) == weights
+    before = kept.stat().st_mtime_ns
+    assert revisions.fetch_model(folder, committed, MODEL, cache) == kept
+    assert kept.stat().st_mtime_ns == before
+    assert revisions.fetch_model(folder, revisions.WORKSPACE, MODEL, cache) == folder / MODEL
+
+    kept.unlink()
+    for path in (folder / ".dvc/cache/files").rglob("*"):
+        if path.is_file():
+            path.unlink()
+    with pytest.raises(UserError, match="neither in DVC's cache nor in its remote"):
+        revisions.fetch_model(folder, committed, MODEL, cache)
+    assert list(cache.iterdir()) == []
+
+
+# --------------------------------------------------------------------------------------------------------- the pages
+
+
+@pytest.mark.parametrize("title", ["Predict", "Experiments", "Evaluate", "About"])
+def test_the_disclaimer_is_on_every_page_and_drawn_data_are_called_drawn(settings, monkeypatch, title):
+    write_summary(settings.folder, 0.25)
+    app = page(settings, title, monkeypatch)
+    texts = [warning.value for warning in app.warning]
+    assert texts[0] == DISCLAIMER
+    assert "drawn" in " ".join(texts[1:]).lower()
+
+
+def test_a_prediction_is_the_predictors_own(settings, monkeypatch):
+    app = page(settings, "Predict", monkeypatch)
+    app.file_uploader[0].set_value(("mole.png", image_file(3), "image/png")).run()
+    assert not app.exception
+    expected = Predictor(settings.folder / MODEL).predict(image_file(3))
+    assert app.subheader[0].value == f"{expected.name}: {charts.percent(expected.probability)}"
+    table = app.html[0].proto.body
+    assert all(charts.percent(share) in table for share in expected.probabilities.values())
+    assert "Flagged for melanoma" in app.error[0].value  # the threshold is 0: everything is flagged
+    assert any("Too uncertain" in warning.value for warning in app.warning)
+    assert [button.label for button in app.download_button] == ["Download result (JSON)", "Download picture (PNG)"]
+
+
+def test_of_many_files_a_broken_one_is_said_and_the_others_are_predicted(settings, monkeypatch):
+    app = page(settings, "Predict", monkeypatch)
+    files = [("a.png", image_file(1)), ("broken.png", b"no picture"), ("c.png", image_file(2))]
+    app.file_uploader[0].set_value([(name, data, "image/png") for name, data in files]).run()
+    assert not app.exception
+    table = app.dataframe[0].value
+    assert list(table["file"]) == ["a.png", "broken.png", "c.png"]
+    assert table["result"][1].startswith("not read: the file is no image")
+    predictor = Predictor(settings.folder / MODEL)
+    for row, number in ((0, 1), (2, 2)):
+        assert table["probability"][row] == pytest.approx(predictor.predict(image_file(number)).probability, abs=1e-6)
+    close = next(box for box in app.selectbox if box.label == "Look closely at")
+    close.set_value(1).run()
+    assert not app.exception
+    assert "broken.png: the file is no image" in app.error[0].value
+
+
+def test_metadata_are_asked_for_by_a_model_that_uses_them_and_only_then(settings, monkeypatch):
+    assert len(page(settings, "Predict", monkeypatch).number_input) == 0
+    write_model(settings.folder / MODEL, "multimodal")
+    app = page(settings, "Predict", monkeypatch)
+    app.file_uploader[0].set_value(("mole.png", image_file(3), "image/png")).run()
+    predictor = Predictor(settings.folder / MODEL)
+    unknown = predictor.predict(image_file(3))
+    app.number_input[0].set_value(85).run()
+    next(box for box in app.selectbox if box.label == "Sex").set_value("male").run()
+    assert not app.exception
+    known = predictor.predict(image_file(3), Patient(85, "male"))
+    assert known.probability != pytest.approx(unknown.probability, abs=1e-6)
+    widths = [f"width:{100 * share:.2f}%" for share in known.probabilities.values()]
+    assert all(width in app.html[0].proto.body for width in widths)
+
+
+def test_an_untrained_or_missing_model_is_not_shown(settings, monkeypatch):
+    write_model(settings.folder / MODEL, trained=False)
+    app = page(settings, "Predict", monkeypatch)
+    assert "no record of training" in app.error[0].value
+    assert len(app.file_uploader) == 0
+    (settings.folder / MODEL).unlink()
+    assert "there is no model model.safetensors yet" in page(settings, "Predict", monkeypatch).error[0].value
+
+
+def test_the_model_of_real_data_is_not_called_drawn(settings, monkeypatch):
+    write_model(settings.folder / MODEL, source="ham10000")
+    app = page(settings, "Predict", monkeypatch)
+    assert [warning.value for warning in app.warning] == [DISCLAIMER]
+    assert any("trained on **ham10000**" in text.value for text in app.markdown)
+    assert "Draw an unseen example" not in [button.label for button in app.button]
+
+
+def test_the_table_of_experiments_has_scores_and_what_each_changed(repository, monkeypatch):
+    app = page(repository, "Experiments", monkeypatch)
+    table = app.dataframe[0].value.set_index("experiment")
+    assert dict(table["balanced accuracy"]) == {"workspace": 0.25, "main": 0.5, "fast": 0.75}
+    assert dict(table["changed"]) == {"workspace": "", "main": "", "fast": "train.lr=0.5"}
+    assert "without `--allow-training`" in app.info[-1].value
+    assert len(app.text_input) == 0
+
+
+def test_changes_between_parameters_are_found_at_any_depth():
+    base = {"a": {"b": 1, "c": {"d": 2}}, "e": 3}
+    assert experiments.changes(base, {"a": {"b": 1, "c": {"d": 5}}, "e": 3, "f": None}) == "a.c.d=5, f=None"
+
+
+def report(metric: float) -> dict:
+    """A report in the form of `scoring.score_set`, where every score is `metric`."""
+    from exp_tools.evaluation.report.text import SHOWN
+
+    bounds = {"low": metric - 0.1, "high": metric + 0.1, "small": True}
+    row = dict.fromkeys(("sensitivity", "specificity", "precision", "f1", "auc"), metric)
+    melanoma = dict.fromkeys(("auc", "sensitivity_at_90_specificity", "specificity_at_90_sensitivity"), metric)
+    return {
+        "images": 30,
+        "lesions": 20,
+        "metrics": dict.fromkeys(SHOWN, metric),
+        "intervals": dict.fromkeys(SHOWN, bounds),
+        "lesion_level": {"metrics": dict.fromkeys(SHOWN, metric), "intervals": dict.fromkeys(SHOWN, bounds)},
+        "per_class": {
+            code: row | {"support": 10, "lesions": 5, "intervals": {"sensitivity": bounds}} for code in CLASSES
+        },
+        "melanoma": melanoma
+        | {
+            "threshold": None,
+            "melanomas": 10,
+            "images": 30,
+            "small": False,
+            "intervals": dict.fromkeys(melanoma, bounds),
+        },
+        "subgroups": [
+            {"attribute": "sex", "value": "male", "images": 9, "lesions": 8, "small": True, "accuracy": None}
+            | {"balanced_accuracy": None, "intervals": {"balanced_accuracy": {"low": None, "high": None}}}
+        ],
+    }
+
+
+def test_evaluate_shows_the_report_of_the_chosen_set_and_says_what_is_missing(settings, monkeypatch):
+    assert "dvc repro evaluate" in page(settings, "Evaluate", monkeypatch).info[0].value
+    write_summary(settings.folder, 0.5)
+    content = {"test": report(0.8) | {"baseline": {"balanced_accuracy": 0.46}}, "external": {"ph2": report(0.6)}}
+    (settings.folder / REPORT).write_text(json.dumps(content))
+    curves = settings.folder / CURVES
+    curves.mkdir(parents=True)
+    (curves / "confusion.csv").write_text("actual,predicted\nmel,mel\nmel,nv\nnv,nv\n")
+    app = page(settings, "Evaluate", monkeypatch)
+    assert [(one.value, one.delta) for one in app.metric] == [("0.800", "0.700 to 0.900")] * 4
+    every, classes, melanoma, subgroups = (table.value for table in app.dataframe)
+    assert list(every["value"])[-2:] == ["0.800", "0.460"]
+    assert list(classes["class"]) == CLASSES
+    assert list(classes["few lesions"]) == ["few"] * 3
+    assert list(melanoma["value"]) == ["0.800"] * 3
+    assert list(subgroups["95 %"]) == ["–"]
+    assert any("mistakes.png is not here" in info.value for info in app.info)
+    next(box for box in app.selectbox if box.label == "Images").set_value("external set ph2").run()
+    assert not app.exception
+    assert app.metric[0].value == "0.600"
+
+
+def test_about_has_the_card_the_limits_the_classes_and_the_data(settings, monkeypatch):
+    (settings.folder / CARD).write_text("# A card of its own")
+    (settings.folder / "metrics").mkdir()
+    data = {"images": 1400, "lesions": 1083, "source": {"synthetic": 1400}, "classes": {"nv": 937}}
+    (settings.folder / DATA_METRICS).write_text(json.dumps(data))
+    app = page(settings, "About", monkeypatch)
+    texts = " ".join(text.value for text in app.markdown)
+    assert "# A card of its own" in texts
+    assert "written to the disk" in texts
+    assert "1,400 images of 1,083 lesions" in texts
+    assert list(app.dataframe[0].value["malignant"]) == ["yes", "yes", "no"]
+
+
+def test_a_model_file_of_ones_own_is_shown_and_the_projects_reports_are_not_its(settings, monkeypatch, tmp_path):
+    own = tmp_path / "own.safetensors"
+    write_model(own, source="ham10000")
+    given = Settings(settings.root, model=str(own))
+    (settings.folder / CARD).write_text("# The project's card")
+    app = page(given, "About", monkeypatch)
+    assert len(app.selectbox) == 0
+    assert not any("The project's card" in text.value for text in app.markdown)
+    assert any("trained on **ham10000**" in text.value for text in app.markdown)
+
+
+# -------------------------------------------------------------------------------------------------- new experiments
+
+
+def test_a_choice_of_parameters_becomes_words_for_dvc(settings):
+    chosen = experiment_queue.chosen_words(settings.folder, None, {"train.seed": 3, "model.name": "emas"})
+    assert chosen == ["-S", "train.seed=3", "-S", "model.name=emas"]
+    chosen = experiment_queue.chosen_words(settings.folder, "slow", {"train.lr": 0.01})
+    assert chosen == ["-S", "train.epochs=40", "-S", "train.lr=0.01"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train.epochs": 0}, "train.epochs is 0"),
+        ({"train.lr": -1}, "train.lr is -1"),
+        ({"model.name": "emass"}, r"did you mean 'emas'\?"),
+        ({"train.epohcs": 3}, r"did you mean 'epochs'\?"),
+        ({"train.lr.x": 3}, "lr is no section"),
+        ({"model.timm.backbone": "a b; rm -rf"}, "no word of `dvc exp run` can hold"),
+    ],
+)
+def test_a_choice_that_cannot_be_is_refused_before_anything_runs(settings, changes, message):
+    with pytest.raises(UserError, match=message):
+        experiment_queue.chosen_words(settings.folder, None, changes)
+
+
+def test_other_parameters_are_lines_of_key_and_value():
+    text = "train.batch_size = 16\n\n data.dir=null\nsplit.fractions=[0.6, 0.2, 0.2]\n"
+    assert experiment_queue.parse_changes(text) == {
+        "train.batch_size": 16,
+        "data.dir": None,
+        "split.fractions": [0.6, 0.2, 0.2],
+    }
+    for line in ("train.lr", "--force=1", "train lr=1", "train.x=[1"):
+        with pytest.raises(UserError):
+            experiment_queue.parse_changes(line)
+
+
+STATUS = """Task     Name      Created       Status
+84e0397  one       09:25 AM      Running
+5d412aa            Nov 20, 2026  Queued
+1a2b3c4  my-three  09:25 AM      Failed
+
+Worker status: 1 active, 0 idle
+"""
+
+
+def test_the_queue_is_read_from_dvcs_table(settings, monkeypatch):
+    monkeypatch.setattr(experiment_queue, "_dvc", lambda root, *command: STATUS)
+    assert experiment_queue.tasks(settings.folder) == [
+        experiment_queue.Task("84e0397", "one", "Running"),
+        experiment_queue.Task("5d412aa", "", "Queued"),
+        experiment_queue.Task("1a2b3c4", "my-three", "Failed"),
+    ]
+
+
+def test_progress_is_the_stage_of_the_log_and_the_epochs_of_its_folder(settings):
+    one = experiment_queue.Task("84e0397", "one", "Running")
+    assert experiment_queue.progress(settings.folder, one, TRAIN_METRICS) == experiment_queue.Progress("", 0, 0, "")
+    work = settings.folder / ".dvc/tmp/exps/run/84e03974b5"
+    work.mkdir(parents=True)
+    (work.parent / "5d412aa826").mkdir()
+    (work.parent / "5d412aa826/5d412aa826.out").write_text("Running stage 'evaluate':\n")
+    log = "Stage 'split' is cached\nRunning stage 'train':\ntraining timm"
+    (work / "84e03974b5.out").write_text(log)
+    assert experiment_queue.progress(settings.folder, one, TRAIN_METRICS) == experiment_queue.Progress(
+        "train", 0, 0, log
+    )
+    (work / "84e03974b5.run").write_text(json.dumps({"name": "one", "root_dir": str(settings.folder)}))
+    curve = settings.folder / TRAIN_METRICS / "plots/metrics/val/loss.tsv"
+    curve.parent.mkdir(parents=True)
+    curve.write_text("step\tloss\n1\t0.9\n2\t0.7\n")
+    epochs = load_params(settings.folder / "params.yaml").train.epochs
+    assert experiment_queue.progress(settings.folder, one, TRAIN_METRICS) == experiment_queue.Progress(
+        "train", 2, epochs, log
+    )
+
+
+def test_the_form_queues_what_was_chosen_and_starts_one_worker(repository, monkeypatch):
+    commands = []
+
+    def dvc(root, *command, heard=True):
+        commands.append(command)
+        return {"exp": "Queueing …\nQueued experiment 'mine' for future execution.", "queue": STATUS}[command[0]]
+
+    monkeypatch.setattr(experiment_queue, "_dvc", dvc)
+    allowed = Settings(repository.root, allow_training=True)
+    app = page(allowed, "Experiments", monkeypatch)
+    assert any("**one** — running" in text.value for text in app.markdown)
+    app.text_input[0].set_value("mine")
+    next(box for box in app.number_input if box.label == "Epochs").set_value(5)
+    app.text_area[0].set_value("train.batch_size=8")
+    submit = next(button for button in app.button if button.label == "Queue experiment")
+    submit.click().run()
+    assert not app.exception
+    assert "Queued experiment 'mine'" in app.success[0].value
+    queued = ("exp", "run", "--queue", "--name", "mine", "-S", "train.epochs=5", "-S", "train.batch_size=8")
+    assert commands.index(queued) < commands.index(("queue", "start", "--jobs", "1"))
+
+    commands.clear()
+    app.text_area[0].set_value("train.batch_size=0")
+    next(button for button in app.button if button.label == "Queue experiment").click().run()
+    assert "train.batch_size is 0" in app.error[0].value
+    app.text_area[0].set_value("")
+    app.text_input[0].set_value("../x")
+    next(button for button in app.button if button.label == "Queue experiment").click().run()
+    assert "the name '../x' will not do" in app.error[0].value
+    assert not any(command[0] == "exp" for command in commands)

@@ -1,0 +1,245 @@
+"""The model card says what the report says, warns where it must, and holds nothing that would change by itself."""
+
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers.project import Project
+
+from exp_tools.cli import main as cli
+from exp_tools.evaluation.metrics.classification import headline_metrics
+from exp_tools.evaluation.predictions import as_arrays, prediction_table
+from exp_tools.evaluation.report.build import score_set
+from exp_tools.evaluation.report.model_card import model_card
+from exp_tools.io import plain
+from exp_tools.models.model_file import ModelFacts
+
+THRESHOLDS = {"melanoma": 0.31, "melanoma_sensitivity": 0.95, "abstain": 0.4, "abstain_share": 0.1}
+DIGESTS = {"data/prepared/labels.csv": "0a" * 16, "data/splits.csv": "1b" * 16, "models/model.safetensors": "2c" * 16}
+
+
+def predictions(classes, images: int = 200, *, rare: str | None = None) -> pd.DataFrame:
+    """Random predictions with metadata; `rare` has six images of three lesions, the others about as many each."""
+    generator = np.random.default_rng(5)
+    dx = np.array([code for code in classes if code != rare])[
+        np.arange(images) // 2 % (len(classes) - (rare is not None))
+    ]
+    if rare:
+        dx[:6] = rare
+    labels = pd.DataFrame(
+        {
+            "image_id": [f"I{n:04}" for n in range(images)],
+            "lesion_id": [f"L{n // 2:04}" for n in range(images)],
+            "group_id": [f"L{n // 2:04}" for n in range(images)],
+            "source": "ham10000",
+            "dx": dx,
+        }
+    )
+    logits = generator.normal(0, 1, (images, len(classes))) + 2 * (dx[:, None] == np.array(classes))
+    table = prediction_table(labels, "test", logits, classes, 1.0)
+    halves = np.arange(images) // 2 % 2
+    return table.assign(
+        sex=np.where(halves, "male", "female"),
+        age=45.0,
+        localization="back",
+        dx_type=np.where(halves, "histo", "consensus"),
+    )
+
+
+def facts(classes, **changes) -> ModelFacts:
+    given = {
+        "architecture": "soft_attention",
+        "knobs": {"backbone": "resnet34", "heads": 16},
+        "task": "diagnosis",
+        "classes": list(classes),
+        "image_size": 224,
+        "resize": "crop",
+        "touch_up": {"hair_removal": True, "clahe": False},
+        "pixel_mean": [0.5] * 3,
+        "pixel_std": [0.2] * 3,
+        "temperature": 1.25,
+        "source": "ham10000",
+        "thresholds": THRESHOLDS,
+        "training": {
+            "parameters": {"lr": 0.001, "augment": {"preset": "medium"}},
+            "weights": "imagenet",
+            "precision": "bf16",
+            "device": "cuda",
+            "threads": 4,
+            "processes": 2,
+            "best_epoch": 7,
+            "epochs_run": 12,
+            "images": 7000,
+        },
+        "versions": {"torch": "2.8.0"},
+    }
+    return ModelFacts(**given | changes)
+
+
+def report_of(table, classes, **changes):
+    arguments = {"temperature": 1.25, "thresholds": THRESHOLDS, "costs": None, "resamples": 50, "seed": 0}
+    return score_set(table, classes, **arguments | changes)
+
+
+@pytest.fixture(scope="module")
+def classes():
+    return ["bkl", "mel", "nv"]
+
+
+@pytest.fixture(scope="module")
+def report(classes):
+    test = report_of(predictions(classes, rare="bkl"), classes, costs={"mel": {"nv": 20}})
+    external = report_of(predictions(classes, 60), classes) | {"left_out": {"common_nevus": 3, "scc": 2}}
+    return {"test": test, "external": {"ph2": external}}
+
+
+def cells(card: str, first: str) -> list[str]:
+    """The other cells of the table row whose first cell is `first`."""
+    (line,) = [line for line in card.splitlines() if line.startswith(f"| {first} |")]
+    return [cell.strip() for cell in line.strip("|").split("|")][1:]
+
+
+def test_scores_are_those_of_the_report_with_their_intervals(classes, report):
+    card, test = model_card(facts(classes), report, DIGESTS), report["test"]
+    bounds, lesions = test["intervals"]["balanced_accuracy"], test["lesion_level"]
+    assert cells(card, "balanced accuracy") == [
+        f"{test['metrics']['balanced_accuracy']:.3f}",
+        f"{bounds['low']:.3f} to {bounds['high']:.3f}",
+        f"{lesions['metrics']['balanced_accuracy']:.3f}",
+        "{low:.3f} to {high:.3f}".format(**lesions["intervals"]["balanced_accuracy"]),
+    ]
+    mel = test["per_class"]["mel"]
+    reach = "{low:.3f} to {high:.3f}".format(**mel["intervals"]["sensitivity"])
+    assert cells(card, "`mel` Melanoma")[:3] == [
+        str(mel["support"]),
+        str(mel["lesions"]),
+        f"{mel['sensitivity']:.3f} ({reach})",
+    ]
+    melanoma = test["melanoma"]
+    assert cells(card, "at the model's threshold: sensitivity")[0] == f"{melanoma['sensitivity']:.3f}"
+    assert cells(card, "calibration error, bins of equal width") == [
+        f"{test['calibration'][part]['ece_width']:.3f}" for part in ("before", "after")
+    ]
+    assert (
+        cells(card, "the class of least expected cost")[0] == f"{test['costs']['mean_cost']['least_expected_cost']:.3f}"
+    )
+    male = next(row for row in test["subgroups"] if row["value"] == "male")
+    assert f"| sex | male | {male['images']} | {male['lesions']} |" in card
+    assert cells(card, "ph2")[-1] == "5"
+    assert "0.31 or more" in card
+    assert "95% of the melanomas of validation" in card
+
+
+def test_the_card_is_the_same_from_memory_and_from_json(classes, report):
+    again = json.loads(json.dumps(plain(report)))
+    assert model_card(facts(classes), again, DIGESTS) == model_card(facts(classes), report, DIGESTS)
+
+
+def test_how_to_reproduce_names_parameters_and_checksums_and_neither_commit_nor_date(classes, report):
+    card = model_card(facts(classes), report, DIGESTS)
+    for path, digest in DIGESTS.items():
+        assert cells(card, f"`{path}`") == [f"`{digest}`"]
+    assert "augment:\n  preset: medium\nlr: 0.001\n" in card
+    assert "Made with precision bf16, device cuda, threads 4, processes 2; torch 2.8.0." in card
+    assert re.findall(r"\b[0-9a-f]{40}\b|\b20\d\d-\d\d", card) == []
+
+
+def test_drawn_images_are_said_in_the_first_line(classes, report):
+    first = model_card(facts(classes, source="synthetic"), report, DIGESTS).splitlines()[0]
+    assert first == "# Model card: soft_attention, trained on drawn images: no number here means anything for real skin"
+    real = model_card(facts(classes), report, DIGESTS)
+    assert real.splitlines()[0] == "# Model card: soft_attention, trained on ham10000"
+    assert "drawn" not in real
+    assert real.splitlines()[2].startswith("**Research and teaching only: not a medical device.**")
+
+
+def test_limits_come_from_the_numbers(classes, report):
+    card = model_card(facts(classes), report, DIGESTS)
+    limits = card[card.index("## Limits") : card.index("## How")]
+    assert "Fewer than 10 lesions to test of: bkl." in limits
+    assert "50% of the test labels were confirmed by histopathology" in limits
+    assert "the set it was trained on only" not in limits
+    alone = model_card(facts(classes), report | {"external": {}}, DIGESTS)
+    assert "Tested on the set it was trained on only" in alone
+    assert "## Results on other sets" not in alone
+    assert cells(card, "`bkl` Benign keratosis")[2].endswith(" *")
+    assert "\\* rests on fewer than 10 lesions" in card
+
+
+def test_baseline_and_test_time_augmentation_stand_beside_the_scores(classes, report):
+    without = headline_metrics(*as_arrays(predictions(classes), classes)[:2], classes)
+    test = report["test"] | {"baseline": without, "tta": {"views": 8, "metrics_without": without}}
+    card = model_card(facts(classes), report | {"test": test}, DIGESTS)
+    assert cells(card, "accuracy")[-1] == f"{without['accuracy']:.3f}"
+    assert f"8 times the work; without, the balanced accuracy is {without['balanced_accuracy']:.3f}." in card
+
+
+def test_gaps_between_subgroups_are_told_only_where_clear(classes, report):
+    gap = {"attribute": "age", "metric": "melanoma_auc", "best": "20-39", "worst": "80+", "gap": 0.2}
+    gap |= {"interval": {"low": 0.05, "high": 0.3}, "clear": True, "compared": 4}
+    with_gap = report | {"test": report["test"] | {"gaps": [gap, gap | {"attribute": "sex", "clear": False}]}}
+    card = model_card(facts(classes), with_gap, DIGESTS)
+    assert "- age in years: melanoma auc is 0.200 (0.050 to 0.300) lower for 80+ than for 20-39" in card
+    assert "- sex: melanoma" not in card
+    none = report | {"test": report["test"] | {"gaps": [gap | {"clear": False}]}}
+    assert "No gap between groups of at least 10 lesions" in model_card(facts(classes), none, DIGESTS)
+
+
+def test_a_model_without_melanoma_and_thresholds_has_a_card():
+    classes = ["bkl", "nv"]
+    test = report_of(predictions(classes), classes, thresholds={})
+    card = model_card(facts(classes, thresholds={}), {"test": test, "external": {}}, DIGESTS)
+    assert "### Melanoma" not in card
+    assert "abstains" not in card
+    assert "Mean cost" not in card
+
+
+def test_what_is_undefined_is_a_dash(report):
+    classes = ["bkl", "mel", "nv", "vasc"]
+    table = predictions(["bkl", "mel", "nv"]).assign(p_vasc=0.0, logit_vasc=-20.0)
+    card = model_card(facts(classes), {"test": report_of(table, classes), "external": {}}, DIGESTS)
+    assert cells(card, "`vasc` Vascular lesion")[:3] == ["0", "0", "–"]
+    assert "nan" not in card
+    assert "None" not in card
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch, classes, report):
+    project = Project(tmp_path)
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    (tmp_path / "MODEL_CARD.md").write_text(model_card(facts(classes), report, DIGESTS))
+    project.run("git", "init", "-q", "-b", "main")
+    project.run("git", "add", "-A")
+    project.run("git", "commit", "-qm", "run", GIT_COMMITTER_DATE="2024-03-05T12:00:00+0000")
+    monkeypatch.chdir(tmp_path)
+    return project
+
+
+def test_the_command_prints_the_card_and_adds_the_commit(repository, capsys):
+    card = (repository.folder / "MODEL_CARD.md").read_text()
+    assert cli.main(["card"]) == 0
+    assert capsys.readouterr().out == card
+    commit = repository.run("git", "rev-parse", "HEAD").stdout.strip()
+    assert cli.main(["card", "--commit"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2] == f"Commit `{commit}` of 2024-03-05."
+    assert [lines[0], *lines[3:]] == card.splitlines()
+
+
+def test_a_changed_card_belongs_to_no_commit(repository, capsys):
+    card = repository.folder / "MODEL_CARD.md"
+    card.write_text(card.read_text() + "more\n")
+    assert cli.main(["card", "--commit"]) == 0
+    line = capsys.readouterr().out.splitlines()[2]
+    assert line.startswith("Not committed yet: MODEL_CARD.md changed after commit `")
+
+
+def test_without_a_card_or_a_commit_the_remedy_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["card"]) == 1
+    assert "dvc repro evaluate" in capsys.readouterr().err
+    (tmp_path / "MODEL_CARD.md").write_text("# Model card\n")
+    assert cli.main(["card", "--commit"]) == 1
+    assert "has no Git commit that the card could belong to" in capsys.readouterr().err

@@ -1,0 +1,122 @@
+"""Tiny model files with random weights for tests of what uses a model, and photographs to send to them."""
+
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from exp_tools.models.model_file import ModelFacts, save_model
+from exp_tools.models.registry import build_model
+from exp_tools.taxonomy import DIAGNOSES
+
+CLASSES = ["bcc", "mel", "nv"]
+VOCABULARY = {
+    "age_mean": 50.0,
+    "age_std": 15.0,
+    "age_median": 50.0,
+    "sex": ["female", "male"],
+    "localization": ["back"],
+}
+
+
+KNOBS = {
+    "timm": {"dropout": 0.0},
+    "multimodal": {"enabled": True, "metadata_dropout": 0.0, "dropout": 0.0},
+    "soft_attention": {
+        "place": "last",
+        "enabled": True,
+        "heads": 2,
+        "kernel_size": 3,
+        "concat": True,
+        "dropout": 0.0,
+    },
+}
+
+
+def write_model(path: Path, name: str = "timm", *, trained: bool = True, source: str = "synthetic") -> None:
+    """A network for 96 px whose thresholds flag and doubt everything.
+
+    `name` is an architecture of KNOBS; multimodal knows the VOCABULARY. Without `trained` the header names no training.
+    """
+    torch.manual_seed(5)  # one with which no Grad-CAM map is empty
+    knobs = {"backbone": "test_resnet", **KNOBS[name]}
+    facts = ModelFacts(
+        architecture=name,
+        knobs=knobs,
+        task="diagnosis",
+        classes=CLASSES,
+        image_size=96,
+        resize="squash",
+        touch_up={"hair_removal": False, "colour_constancy": False, "clahe": False},
+        pixel_mean=[0.485, 0.456, 0.406],
+        pixel_std=[0.229, 0.224, 0.225],
+        temperature=1.0,
+        source=source,
+        thresholds={"melanoma": 0.0, "melanoma_sensitivity": 0.9, "abstain": 1.0, "abstain_share": 0.1},
+        vocabulary=VOCABULARY if name == "multimodal" else None,
+        training={"best_epoch": 2} if trained else {},
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_model(path, build_model(name, knobs, len(CLASSES)), facts)
+
+
+SERVED_VOCABULARY = {
+    "age_mean": 50.0,
+    "age_std": 15.0,
+    "age_median": 50.0,
+    "sex": ["female", "male", "unknown"],
+    "localization": ["back", "face", "unknown"],
+}
+
+
+def save_tiny_model(path: Path, *, metadata: bool = False, source: str = "ham10000") -> Path:
+    """Write a model of 64 px for the seven classes, with both thresholds; `metadata`: it takes age, sex and site."""
+    torch.manual_seed(3)
+    knobs: dict = {"backbone": "test_resnet"}
+    if metadata:
+        knobs |= {"enabled": True, "sexes": 3, "localizations": 3}
+    architecture = "multimodal" if metadata else "timm"
+    model = build_model(architecture, knobs, len(DIAGNOSES))
+    last = model.classifier[-1] if metadata else model.classifier
+    with torch.no_grad():
+        last.weight *= 150  # random features are small: without this every image looks alike
+    facts = ModelFacts(
+        architecture=architecture,
+        knobs=knobs,
+        task="diagnosis",
+        classes=list(DIAGNOSES),
+        image_size=64,
+        resize="squash",
+        touch_up={"clahe": False, "colour_constancy": False, "hair_removal": False},
+        pixel_mean=list(model.pixel_mean),
+        pixel_std=list(model.pixel_std),
+        temperature=1.3,
+        source=source,
+        thresholds={"melanoma": 0.2, "abstain": 0.4},
+        vocabulary=SERVED_VOCABULARY if metadata else None,
+        training={"validation": {"accuracy": 0.5}, "weights": "/home/somebody/weights.pth"},
+        versions={"torch": "2"},
+    )
+    save_model(path, model, facts)
+    return path
+
+
+def photograph(seed: int, kind: str = "JPEG", width: int = 120, height: int = 90, **options) -> bytes:
+    """Coloured blots, different for every seed, as a file of Pillow's format `kind`."""
+    generator = np.random.default_rng(seed)
+    blots = Image.fromarray(generator.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+    return encoded(blots.resize((width, height), Image.Resampling.BICUBIC), kind, **options)
+
+
+def noise(kind: str, width: int, height: int, **options) -> bytes:
+    """An image that does not compress."""
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return encoded(Image.fromarray(pixels), kind, **options)
+
+
+def encoded(image: Image.Image, kind: str, **options) -> bytes:
+    file = BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
