@@ -16,7 +16,17 @@ from numpy.typing import NDArray
 from exp_tools.evaluation.metrics.bootstrap import bootstrap_intervals, bootstrap_metric_samples, class_intervals
 from exp_tools.evaluation.metrics.classification import class_metrics, headline_metrics
 
-HEADLINE = ("accuracy", "balanced_accuracy", "macro_auc", "macro_f1", "average_precision", "brier", "log_loss")
+HEADLINE = (
+    "accuracy",
+    "balanced_accuracy",
+    "macro_auc",
+    "macro_f1",
+    "average_precision",
+    "brier",
+    "log_loss",
+    "mcc",
+    "cohen_kappa",
+)
 OF_RAREST = ("sensitivity", "auc")
 SHARES = {"two classes": (3, 1), "seven classes": (12, 2, 2, 1, 1, 1, 1)}  # lesions a class, the rarest 1
 SKILLS = {"fair": 1.5, "good": 2.0, "near perfect": 3.0}

@@ -19,6 +19,7 @@ from exp_tools.data.labels.table import SET, read_labels, read_splits
 from exp_tools.devices import prepare_machine
 from exp_tools.errors import UserError, run_main
 from exp_tools.evaluation.baseline import colour_baseline
+from exp_tools.evaluation.metrics.catalogue import HEADLINE
 from exp_tools.evaluation.metrics.classification import headline_metrics
 from exp_tools.evaluation.plots.write import draw_figures, write_curves
 from exp_tools.evaluation.predict import VIEWS, predict_views
@@ -165,7 +166,7 @@ def baseline_metrics(own: TestSet, classes: list[str]) -> dict[str, float]:
 
 def summary_of(report: dict[str, Any]) -> dict[str, float]:
     """The few numbers of `dvc metrics show` and `dvc exp show`."""
-    summary = {name: value for name, value in report["metrics"].items() if name != "top_k"}
+    summary = {key: report["metrics"][key] for key, metric in HEADLINE.items() if metric.in_summary}
     summary["lesion_balanced_accuracy"] = report["lesion_level"]["metrics"]["balanced_accuracy"]
     summary["baseline_balanced_accuracy"] = report["baseline"]["balanced_accuracy"]
     return summary

@@ -378,7 +378,7 @@ def test_changes_between_parameters_are_found_at_any_depth():
 
 def report(metric: float) -> dict:
     """A report in the form of `scoring.score_set`, where every score is `metric`."""
-    from exp_tools.evaluation.report.text import SHOWN
+    from exp_tools.evaluation.metrics.catalogue import HEADLINE
 
     bounds = {"low": metric - 0.1, "high": metric + 0.1, "small": True}
     row = dict.fromkeys(("sensitivity", "specificity", "precision", "f1", "auc"), metric)
@@ -386,9 +386,9 @@ def report(metric: float) -> dict:
     return {
         "images": 30,
         "lesions": 20,
-        "metrics": dict.fromkeys(SHOWN, metric),
-        "intervals": dict.fromkeys(SHOWN, bounds),
-        "lesion_level": {"metrics": dict.fromkeys(SHOWN, metric), "intervals": dict.fromkeys(SHOWN, bounds)},
+        "metrics": dict.fromkeys(HEADLINE, metric),
+        "intervals": dict.fromkeys(HEADLINE, bounds),
+        "lesion_level": {"metrics": dict.fromkeys(HEADLINE, metric), "intervals": dict.fromkeys(HEADLINE, bounds)},
         "per_class": {
             code: row | {"support": 10, "lesions": 5, "intervals": {"sensitivity": bounds}} for code in CLASSES
         },

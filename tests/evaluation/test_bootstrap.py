@@ -15,6 +15,7 @@ from exp_tools.evaluation.metrics.bootstrap import (
     group_weights,
     weighted_intervals,
 )
+from exp_tools.evaluation.metrics.catalogue import DIFFERENCE, HEADLINE, LOSS
 from exp_tools.evaluation.metrics.classification import class_metrics, headline_metrics
 from exp_tools.evaluation.metrics.weighted import class_scorer
 
@@ -128,11 +129,11 @@ def test_a_share_by_hand():
 def test_a_difference_and_a_loss_by_hand():
     values = np.random.default_rng(0).normal(0.3, 1, 1000)
     scorer, half = mean_of(values), 1.96 * values.std() / math.sqrt(1000)
-    bounds = weighted_intervals(scorer, np.arange(1000), 1000, resamples=4000, scales={"mean": "difference"})["mean"]
+    bounds = weighted_intervals(scorer, np.arange(1000), 1000, resamples=4000, scales={"mean": DIFFERENCE})["mean"]
     assert bounds == pytest.approx((values.mean() - half, values.mean() + half), abs=0.05 * half)
     losses = values**2
     factor = math.exp(1.96 * losses.std() / math.sqrt(1000) / losses.mean())
-    bounds = weighted_intervals(mean_of(losses), np.arange(1000), 1000, resamples=4000, scales={"mean": "loss"})["mean"]
+    bounds = weighted_intervals(mean_of(losses), np.arange(1000), 1000, resamples=4000, scales={"mean": LOSS})["mean"]
     assert bounds == pytest.approx((losses.mean() / factor, losses.mean() * factor), rel=0.01)
 
 
@@ -141,7 +142,7 @@ def test_the_fewer_lesions_make_up_the_spread_the_larger_is_t(heavy, freedom):
     """`heavy` of 2,000 values are ±1, the others nearly 0: fourth powers add up to 1 / heavy; 3 / 2000 if normal."""
     values = np.random.default_rng(0).normal(0, 1e-3, 2000)
     values[:heavy] = np.tile([1, -1], heavy // 2)
-    arguments = {"resamples": 3000, "seed": 1, "scales": {"mean": "difference"}}
+    arguments = {"resamples": 3000, "seed": 1, "scales": {"mean": DIFFERENCE}}
     low, high = weighted_intervals(mean_of(values), np.arange(2000), 2000, **arguments)["mean"]
     parts = [(values @ weights) / 2000 for weights in group_weights(np.arange(2000), 2000, 3000, 1)]
     quantile = (high - low) / 2 / np.concatenate(parts).std()
@@ -165,7 +166,7 @@ def test_intervals_hold_the_estimate_and_stay_in_range():
         scores = headline_metrics(probabilities, labels, list("abcd"))
         intervals = bootstrap_intervals(probabilities, labels, np.arange(images) // 2, list("abcd"), resamples=60)
         for name, (low, high) in intervals.items():
-            assert 0 <= low <= scores[name] <= high, name
+            assert HEADLINE[name].low <= low <= scores[name] <= high <= HEADLINE[name].high, name
             assert high <= 1 or name in ("brier", "log_loss"), name
 
 

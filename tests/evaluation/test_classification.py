@@ -66,6 +66,8 @@ def test_headline_agrees_with_scikit_learn(present, ties):
         "macro_f1": sk.f1_score(labels, predicted, **averages),
         "weighted_f1": sk.f1_score(labels, predicted, average="weighted", zero_division=0),
         "macro_precision": sk.precision_score(labels, predicted, **averages),
+        "mcc": sk.matthews_corrcoef(labels, predicted),
+        "cohen_kappa": sk.cohen_kappa_score(labels, predicted),
         "macro_specificity": np.mean([sk.recall_score(labels != c, predicted != c) for c in found]),
         "macro_auc": np.mean([sk.roc_auc_score(one_hot[:, c], probabilities[:, c]) for c in found]),
         "average_precision": np.mean([sk.average_precision_score(one_hot[:, c], probabilities[:, c]) for c in found]),
@@ -134,7 +136,7 @@ def test_class_table_agrees_with_scikit_learn():
 def test_one_image():
     scores = headline_metrics([[0.25, 0.25, 0.5]], [2], CLASSES)
     assert math.isnan(scores.pop("macro_auc"))
-    assert math.isnan(scores.pop("macro_specificity"))
+    assert all(math.isnan(scores.pop(name)) for name in ("macro_specificity", "mcc", "cohen_kappa"))
     exact = {"brier": 0.375, "log_loss": math.log(2), "ece": 0.5}
     ones = ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "macro_precision", "average_precision")
     assert scores == pytest.approx(exact | dict.fromkeys(ones, 1.0))

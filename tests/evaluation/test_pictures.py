@@ -16,6 +16,7 @@ from exp_tools.evaluation.metrics.calibration import reliability_before_after
 from exp_tools.evaluation.metrics.classification import class_metrics
 from exp_tools.evaluation.plots import classification
 from exp_tools.evaluation.plots.calibration import draw_reliability
+from exp_tools.evaluation.plots.class_counts import draw_class_distribution
 from exp_tools.evaluation.plots.points import class_bars, confusion_pairs, precision_recall_points, roc_points
 from exp_tools.evaluation.validation import confusion, softmax
 
@@ -42,8 +43,8 @@ def draw_all(folder):
         folder / "precision_recall.png", precision_recall_points(probabilities, labels, CLASSES), per_class, title
     )
     draw_reliability(folder / "reliability.png", reliability_before_after(logits, labels, 2.0), title)
-    classification.draw_class_distribution(folder / "classes.png", counts, title)
-    classification.draw_class_distribution(folder / "one.png", counts[["train"]], title)
+    draw_class_distribution(folder / "classes.png", counts, title)
+    draw_class_distribution(folder / "one.png", counts[["train"]], title)
     classification.draw_class_bars(folder / "bars.png", per_class, title)
 
 

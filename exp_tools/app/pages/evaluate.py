@@ -11,7 +11,7 @@ import streamlit as st
 from exp_tools.app.parts import charts, model_picker
 from exp_tools.app.parts.settings import Settings
 from exp_tools.errors import UserError
-from exp_tools.evaluation.report.text import SHOWN
+from exp_tools.evaluation.metrics.catalogue import in_tables
 from exp_tools.project import CURVES, FIGURES, REPORT
 from exp_tools.revisions import Version, fetch_bytes, read_files
 
@@ -62,7 +62,7 @@ def _headline(report: Mapping[str, Any]) -> None:
         "how much chance is in the scores."
     )
     with st.container(horizontal=True):
-        for name, words in list(SHOWN.items())[:4]:
+        for name, words in list(in_tables().items())[:4]:
             bounds = interval(intervals[name])
             st.metric(
                 words[:1].upper() + words[1:],
@@ -75,7 +75,7 @@ def _headline(report: Mapping[str, Any]) -> None:
             )
     rows = [
         {"score": words, "value": number(metrics[name]), "95 % interval": interval(intervals[name])}
-        for name, words in SHOWN.items()
+        for name, words in in_tables().items()
     ]
     lesion = report["lesion_level"]
     rows.append(

@@ -13,7 +13,7 @@ import yaml
 from exp_tools.app.parts import charts, experiment_queue
 from exp_tools.app.parts.settings import Settings
 from exp_tools.errors import UserError
-from exp_tools.evaluation.report.text import SHOWN
+from exp_tools.evaluation.metrics.catalogue import in_tables
 from exp_tools.params import PARAMS_FILE, ModelParams, load_params
 from exp_tools.project import EVALUATE_METRICS, TRAIN_METRICS
 from exp_tools.recipes import list_recipes
@@ -60,7 +60,7 @@ def _table(settings: Settings, versions: list[Version]) -> None:
         rows.append(
             {
                 "experiment": version.name,
-                **{words: found.get(name) for name, words in list(SHOWN.items())[:4]},
+                **{words: found.get(name) for name, words in list(in_tables().items())[:4]},
                 "changed": changes(yaml.safe_load(base), values) if version.base and base else "",
                 "model": values.get("model", {}).get("name"),
                 "data": values.get("data", {}).get("source"),
@@ -69,7 +69,7 @@ def _table(settings: Settings, versions: list[Version]) -> None:
             }
         )
     table = pd.DataFrame(rows)
-    scored = {words: st.column_config.NumberColumn(format="%.3f") for words in list(SHOWN.values())[:4]}
+    scored = {words: st.column_config.NumberColumn(format="%.3f") for words in list(in_tables().values())[:4]}
     st.dataframe(
         table,
         hide_index=True,

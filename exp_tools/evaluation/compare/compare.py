@@ -14,7 +14,8 @@ import numpy as np
 from exp_tools.errors import UserError
 from exp_tools.evaluation.compare.groups import Group, difference_of_sets
 from exp_tools.evaluation.compare.runs import Run
-from exp_tools.evaluation.compare.scores import LEVEL, UNBOUNDED, Scored, widened
+from exp_tools.evaluation.compare.scores import LEVEL, Scored, widened
+from exp_tools.evaluation.metrics.catalogue import metric_of
 from exp_tools.evaluation.metrics.paired import FEWEST_DEGREES, SeedSpread, mcnemar, paired_differences, pooled_spread
 from exp_tools.evaluation.predictions import as_arrays, lesion_view, prediction_table
 from exp_tools.taxonomy import is_drawn
@@ -154,8 +155,9 @@ def _differences(
     for name, row in found.items():
         margin = spreads[name].margin([own.group.trainings, baseline.group.trainings], level)
         low, high = widened(row["difference"], row["low"], row["high"], margin)
-        if name not in UNBOUNDED and low == low:
-            low, high = max(low, -1.0), min(high, 1.0)
+        if low == low:
+            widest = metric_of(name).high - metric_of(name).low
+            low, high = max(low, -widest), min(high, widest)
         table[name] = {"difference": row["difference"], "low": low, "high": high, "clear": low > 0 or high < 0}
     return table
 

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from exp_tools.evaluation.compare.render import metric_words, warning
-from exp_tools.evaluation.compare.scores import LOSSES
+from exp_tools.evaluation.compare.render import warning
+from exp_tools.evaluation.metrics.catalogue import label_of, metric_of
 from exp_tools.evaluation.plots.style import REFERENCE, STYLE, save_figure
 
 INK, PALE, BETTER, WORSE = "#0072B2", "0.62", "#009E73", "#D55E00"
@@ -40,7 +40,7 @@ def draw_forest(path: Path, comparison: Mapping[str, Any]) -> None:
                 score = group["scores"][metric]
                 colour = PALE if score["small"] else INK
                 _draw(axes, place, (score["low"], score["mean"], score["high"]), colour, hollow=score["small"])
-        _finish(axes, metric_words(metric) + (" (lower is better)" if metric in LOSSES else ""), groups)
+        _finish(axes, label_of(metric) + (" (lower is better)" if metric_of(metric).lower_is_better else ""), groups)
     panels[0, 0].set_yticks(range(len(groups)), [_label(group) for group in groups])
     if paired:
         for axes, metric in zip(panels[1], metrics, strict=True):
@@ -56,12 +56,12 @@ def _draw_differences(axes: Axes, metric: str, groups: Sequence[Mapping[str, Any
         difference = (group["differences"] or {}).get(metric)
         if difference is None:
             continue
-        good = (difference["difference"] > 0) != (metric in LOSSES)
+        good = (difference["difference"] > 0) != metric_of(metric).lower_is_better
         colour = (BETTER if good else WORSE) if difference["clear"] else INK
         marker = ("^" if good else "v") if difference["clear"] else "o"
         bounds = (difference["low"], difference["difference"], difference["high"])
         _draw(axes, place, bounds, colour, marker=marker, hollow=group["scores"][metric]["small"])
-    _finish(axes, f"difference in {metric_words(metric)}", groups)
+    _finish(axes, f"difference in {label_of(metric)}", groups)
     reach = max(abs(limit) for limit in axes.get_xlim())
     axes.set_xlim(-reach, reach)
 
@@ -110,7 +110,7 @@ def _draw_legend(figure: Figure, comparison: Mapping[str, Any], paired: bool) ->
     if any(score["small"] for group in comparison["groups"] for score in group["scores"].values()):
         looks.append(("o", PALE, "white", "from fewer than 10 lesions: a hint at most"))
     clear = [
-        (difference["difference"] > 0) != (metric in LOSSES)
+        (difference["difference"] > 0) != metric_of(metric).lower_is_better
         for group in comparison["groups"]
         for metric, difference in (group["differences"] or {}).items()
         if difference["clear"]

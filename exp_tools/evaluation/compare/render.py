@@ -6,10 +6,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from exp_tools.evaluation.compare.scores import LOSSES
-from exp_tools.evaluation.report.text import SHOWN
+from exp_tools.evaluation.metrics.catalogue import label_of, metric_of
 
-SHORT = {"auc": "AUC", "f1": "F1"}
 NOTHING = "–"
 
 
@@ -85,13 +83,6 @@ def as_table(comparison: Mapping[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows).round(6)
 
 
-def metric_words(metric: str) -> str:
-    """A metric's name for people: `balanced accuracy`, `sensitivity of mel`."""
-    name, _, code = metric.partition(":")
-    words = SHORT.get(name, name.replace("_", " "))
-    return f"{words} of {code}" if code else SHOWN.get(name, words)
-
-
 def warning(comparison: Mapping[str, Any]) -> str:
     """That drawn images say nothing about skin, where there are any."""
     names = comparison["drawn"]
@@ -102,7 +93,7 @@ def verdict(metric: str, difference: Mapping[str, Any]) -> str:
     """`better` or `worse` than the baseline where that is more than chance, else nothing."""
     if not difference["clear"]:
         return ""
-    return "better" if (difference["difference"] > 0) != (metric in LOSSES) else "worse"
+    return "better" if (difference["difference"] > 0) != metric_of(metric).lower_is_better else "worse"
 
 
 def _head(comparison: Mapping[str, Any]) -> str:
@@ -115,7 +106,7 @@ def _tables(comparison: Mapping[str, Any]) -> list[Table]:
     tables = [Table("compared", ("made from", "images", "lesions"), made)]
     for metric in comparison["metrics"]:
         rows = [_row(metric, group) for group in groups if metric in group["scores"]]
-        tables.append(Table(metric_words(metric), ("score", "sd", "interval", "difference", "interval", ""), rows))
+        tables.append(Table(label_of(metric), ("score", "sd", "interval", "difference", "interval", ""), rows))
     tested = [group for group in groups if group["mcnemar"]]
     if tested:
         head = ("lesions gained", "lost", "p", "images gained", "lost", "p")

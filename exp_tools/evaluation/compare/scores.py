@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from exp_tools.errors import UserError, did_you_mean
 from exp_tools.evaluation.compare.groups import Group
-from exp_tools.evaluation.metrics.bootstrap import OVER_ALL, SMALL_GROUPS, Scale, weighted_intervals
+from exp_tools.evaluation.metrics.bootstrap import SMALL_GROUPS, weighted_intervals
+from exp_tools.evaluation.metrics.catalogue import HEADLINE, OF_A_CLASS, metric_of
 from exp_tools.evaluation.metrics.classification import confusion_metrics
 from exp_tools.evaluation.metrics.paired import SeedSpread, mean_scorer, remembered
 from exp_tools.evaluation.metrics.weighted import RankingSums, Scorer, confusion_sums, headline_scorer, matrices
@@ -19,12 +20,7 @@ from exp_tools.evaluation.validation import class_rates
 from exp_tools.taxonomy import MELANOMA
 
 LEVEL = 0.95
-LOSSES = ("brier", "ece", "log_loss")
-UNBOUNDED = ("brier", "log_loss")
 DEFAULT = ("balanced_accuracy", "macro_f1", "macro_auc")
-OF_COUNTS = ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "macro_precision", "macro_specificity")
-HEADLINE = (*OF_COUNTS, "macro_auc", "average_precision", *LOSSES)
-OF_A_CLASS = ("sensitivity", "specificity", "precision", "f1", "auc", "average_precision")
 
 
 def check_metrics(wanted: Sequence[str] | None, groups: Sequence[Group]) -> list[str]:
@@ -66,7 +62,7 @@ class Scored:
 
     def scores(self, spreads: Mapping[str, SeedSpread], **draws: int) -> dict[str, dict[str, Any]]:
         """Mean, spread and 95 % interval of each metric, see `compare.compare_groups`."""
-        scales: dict[str, Scale] = {name: "loss" for name in self.metrics if name in UNBOUNDED}
+        scales = {name: metric_of(name).scale for name in self.metrics}
         intervals = weighted_intervals(
             self.scorer, self.lesions, len(self.lesions), level=LEVEL, scales=scales, units=self.units, **draws
         )
@@ -79,8 +75,8 @@ class Scored:
             table[name] = {
                 "mean": mean,
                 "sd": float(np.std(each, ddof=1)) if len(each) > 1 else float("nan"),
-                "low": max(low, 0.0) if low == low else low,
-                "high": min(high, 1.0) if high == high and name not in UNBOUNDED else high,
+                "low": max(low, metric_of(name).low) if low == low else low,
+                "high": min(high, metric_of(name).high) if high == high else high,
                 "small": self.units[name] < SMALL_GROUPS,
             }
         return table
@@ -98,7 +94,7 @@ def widened(centre: float, low: float, high: float, margin: float) -> tuple[floa
 def _scorer(table: pd.DataFrame, classes: Sequence[str], metrics: Sequence[str]) -> Scorer:
     probabilities, labels, _ = as_arrays(table, classes)
     cells = confusion_sums(probabilities.argmax(axis=1), labels, len(classes))
-    ranked = any(":" not in name and name not in OF_COUNTS for name in metrics)
+    ranked = any(":" not in name and not metric_of(name).of_counts for name in metrics)
     headline = headline_scorer(probabilities, labels) if ranked else None
     rankings = {
         name: RankingSums(probabilities[:, place], labels == place)
@@ -129,7 +125,7 @@ def _units(group: Group, metric: str) -> int:
     name, _, code = metric.partition(":")
     if not code:
         rarest = int(table.groupby("dx")["group_id"].nunique().min())
-        return group.lesions if name in OVER_ALL else min(max(rarest, 2), group.lesions)
+        return group.lesions if metric_of(name).over_all else min(max(rarest, 2), group.lesions)
     positives, negatives = (
         table.loc[side, "group_id"].nunique() for side in (table["dx"] == code, table["dx"] != code)
     )

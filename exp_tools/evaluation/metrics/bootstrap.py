@@ -5,9 +5,10 @@ near-duplicates), never the image; intervals by image would be too narrow. Efron
 Bootstrap, 1993; Field and Welsh, Bootstrapping clustered data, JRSS B 69:369, 2007.
 
 The resamples give the standard error; the interval is estimate ± t · standard error on the scale on which the metric is
-nearly normal (log-odds for a share, logarithm for a loss), and carried back. So it never leaves 0..1, holds the
-estimate, and is longer towards the middle. Percentiles of the resamples, the usual choice, are too short near 0 and 1:
-for an AUC of 0.996 from 50 melanomas they held the truth about 80 times in 100 (`benchmarks/interval_coverage.py`).
+nearly normal (log-odds for a share, and for a correlation over its own range; logarithm for a loss), and carried back. So
+it never leaves the metric's range, holds the estimate, and is longer towards the middle. Percentiles of the resamples,
+the usual choice, are too short near 0 and 1: for an AUC of 0.996 from 50 melanomas they held the truth about 80 times in
+100 (`benchmarks/interval_coverage.py`).
 
 t has as many degrees of freedom as the standard error deserves (Satterthwaite, Biometrics Bulletin 2:110, 1946): when a
 few lesions make up most of the spread (the few mistakes of a good model), it is itself uncertain and t is large. How
@@ -16,12 +17,13 @@ much a lesion makes up is its covariance with the metric over the resamples (Efr
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from exp_tools.errors import UserError
+from exp_tools.evaluation.metrics.catalogue import HEADLINE, SHARE, Scale
 from exp_tools.evaluation.metrics.weighted import Scorer, class_scorer, headline_scorer
 from exp_tools.evaluation.validation import check_predictions
 
@@ -29,8 +31,6 @@ CHUNK = 64  # resamples at a time: the tables of a chunk stay in the processor's
 SMALL_GROUPS = 10  # an interval from fewer lesions is marked: it is no more than a hint
 # With one or two mistakes there are fewer degrees, but they lengthen intervals more than they help coverage.
 FEWEST_DEGREES = 8
-Scale = Literal["share", "loss", "difference"]
-OVER_ALL = ("accuracy", "weighted_f1", "brier", "ece", "log_loss")  # the others are means over classes
 
 
 def bootstrap_intervals(
@@ -71,8 +71,8 @@ def bootstrap_intervals(
     rarest, every = max(min(present), 2), np.unique(groups).size
     scorer = headline_scorer(probabilities, labels)
     names = scorer(np.ones((labels.size, 1)))
-    units = {name: every if name in OVER_ALL else min(rarest, every) for name in names}
-    scales: dict[str, Scale] = {"brier": "loss", "log_loss": "loss"}
+    units = {name: every if HEADLINE[name].over_all else min(rarest, every) for name in names}
+    scales = {name: HEADLINE[name].scale for name in names}
     draws = {"resamples": resamples, "seed": seed, "level": level}
     return weighted_intervals(scorer, groups, labels.size, **draws, scales=scales, units=units)
 
@@ -141,7 +141,7 @@ def weighted_intervals(
     groups : [N], the lesion group of each image
     num_images : N
     resamples, seed, level : as in `bootstrap_intervals`
-    scales : of the names that are no "share" (0..1): "loss" (0 or more) or "difference" (any number)
+    scales : of the names that are no SHARE (0..1)
     units : on how many lesion groups a name rests, where not on all
 
     Returns
@@ -181,7 +181,7 @@ def weighted_intervals(
         influences = (products[k] - shifts.mean() * counts[k]) / shifts.size
         spread = shifts.std()
         freedom = _degrees_of_freedom(influences, spread, shifts.size)
-        scale = "share" if scales is None else scales.get(name, "share")
+        scale = SHARE if scales is None else scales.get(name, SHARE)
         intervals[name] = _interval(estimate, spread, freedom, level, scale, rests_on)
     return intervals
 
@@ -202,18 +202,21 @@ def _interval(
 ) -> tuple[float, float]:
     from scipy.special import expit, logit, stdtrit
 
-    if scale == "share" and not 0 < estimate < 1:
-        reach = 1 - ((1 - level) / 2) ** (1 / units)
-        return (0.0, reach) if estimate <= 0 else (1 - reach, 1.0)
+    if scale.kind == "share":
+        width = scale.high - scale.low
+        place, spread = (estimate - scale.low) / width, spread / width
+        if not 0 < place < 1:
+            reach = 1 - ((1 - level) / 2) ** (1 / units)
+            low, high = (0.0, reach) if place <= 0 else (1 - reach, 1.0)
+        else:
+            half = float(spread * stdtrit(freedom, (1 + level) / 2))
+            low, high = expit(logit(place) + np.array([-1, 1]) * half / (place * (1 - place)))
+        return scale.low + width * float(low), scale.low + width * float(high)
     half = float(spread * stdtrit(freedom, (1 + level) / 2))
-    if scale == "difference" or estimate <= 0:
+    if scale.kind == "difference" or estimate <= 0:
         return estimate - half, estimate + half
-    if scale == "loss":
-        factor = math.exp(half / estimate)
-        return estimate / factor, estimate * factor
-    steps = logit(estimate) + np.array([-1, 1]) * half / (estimate * (1 - estimate))
-    low, high = expit(steps)
-    return float(low), float(high)
+    factor = math.exp(half / estimate)
+    return estimate / factor, estimate * factor
 
 
 def bootstrap_metric_samples(

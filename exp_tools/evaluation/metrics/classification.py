@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from exp_tools.evaluation.metrics.calibration import expected_calibration_error
+from exp_tools.evaluation.metrics.catalogue import HEADLINE
+from exp_tools.evaluation.metrics.confusion import Counts
 from exp_tools.evaluation.validation import (
     check_predictions,
     class_rates,
     confusion,
-    divide,
     log_losses,
     mean_defined,
     ranking_scores,
@@ -34,11 +35,7 @@ def headline_metrics(probabilities: ArrayLike, labels: ArrayLike, classes: Seque
 
     Returns
     -------
-    dict with
-        accuracy : share of images whose predicted class is right
-        balanced_accuracy : mean sensitivity (recall); the score of the ISIC 2018 and 2019 challenges
-        macro_f1, macro_precision, macro_specificity : plain means over classes
-        weighted_f1 : mean F1 weighted by the number of images of each class
+    dict with every metric of `catalogue.HEADLINE`: those of `confusion.py`, and
         macro_auc : mean area under the one-against-rest ROC curve, over classes with both positives and negatives
         average_precision : mean over classes of the step-wise area under the precision-recall curve
         brier : mean squared distance between the probabilities and the one-hot label, 0 (perfect) to 2
@@ -118,20 +115,10 @@ def confusion_metrics(matrix: NDArray) -> dict[str, NDArray[np.float64]]:
 
     Returns
     -------
-    dict of arrays [...]: accuracy, balanced_accuracy, macro_f1, weighted_f1, macro_precision, macro_specificity
+    dict of arrays [...]: every metric of the catalogue that is computed from counts
     """
-    rates = class_rates(matrix)
-    support = matrix.sum(axis=-1)
-    total = support.sum(axis=-1)
-    absent = support == 0
-    return {
-        "accuracy": divide(matrix.diagonal(axis1=-2, axis2=-1).sum(axis=-1), total),
-        "balanced_accuracy": mean_defined(rates["sensitivity"]),
-        "macro_f1": mean_defined(rates["f1"]),
-        "weighted_f1": divide((support * np.where(absent, 0.0, rates["f1"])).sum(axis=-1), total),
-        "macro_precision": mean_defined(np.where(absent, np.nan, rates["precision"])),
-        "macro_specificity": mean_defined(np.where(absent, np.nan, rates["specificity"])),
-    }
+    counts = Counts(matrix)
+    return {key: metric.of_counts(counts) for key, metric in HEADLINE.items() if metric.of_counts}
 
 
 def squared_errors(probabilities: NDArray, labels: NDArray) -> NDArray[np.float64]:

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from exp_tools.errors import UserError, did_you_mean
-from exp_tools.evaluation.metrics.bootstrap import Scale, weighted_intervals
+from exp_tools.evaluation.metrics.bootstrap import weighted_intervals
+from exp_tools.evaluation.metrics.catalogue import DIFFERENCE, LOSS
 from exp_tools.evaluation.validation import check_predictions, confusion
 
 EQUAL = 1e-12  # costs closer than this (times the highest) are equal
@@ -66,7 +67,7 @@ def cost_report(
         total = weights.sum(axis=0)
         return {name: np.einsum("n,nr->r", values, weights) / total for name, values in paid.items()}
 
-    scales: dict[str, Scale] = {"most_probable": "loss", "least_expected_cost": "loss", "saved": "difference"}
+    scales = {"most_probable": LOSS, "least_expected_cost": LOSS, "saved": DIFFERENCE}
     intervals = weighted_intervals(score, groups, labels.size, resamples=resamples, seed=seed, scales=scales)
     counts = {rule: confusion(labels, decided, len(classes)) for rule, decided in decisions.items()}
     return {

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from exp_tools.evaluation.metrics.bootstrap import weighted_intervals
+from exp_tools.evaluation.metrics.catalogue import DIFFERENCE
 from exp_tools.evaluation.metrics.weighted import Scorer
 
 FEWEST_DEGREES = 2  # with one (two seeds in all) an interval would reach 13 standard deviations
@@ -58,7 +59,7 @@ def paired_differences(
         resamples=resamples,
         seed=seed,
         level=level,
-        scales=dict.fromkeys(estimates, "difference"),
+        scales=dict.fromkeys(estimates, DIFFERENCE),
         units=units,
     )
     table = {}

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from exp_tools.evaluation.metrics.bootstrap import SMALL_GROUPS
+from exp_tools.evaluation.metrics.catalogue import in_tables
 from exp_tools.evaluation.metrics.subgroup_scores import PREFIX
-from exp_tools.evaluation.report.text import SHOWN
 from exp_tools.models.model_file import ModelFacts
 from exp_tools.taxonomy import DIAGNOSES, OTHER_DIAGNOSES
 
@@ -40,7 +40,7 @@ def results(test: Mapping[str, Any]) -> list[str]:
     head = ["score", "by image", "95 % interval", "by lesion", "95 % interval"]
     head += ["mean colours alone"] if baseline else []
     rows = []
-    for name, words in SHOWN.items():
+    for name, words in in_tables().items():
         row = [words, number(test["metrics"][name]), interval(test["intervals"][name])]
         row += [number(lesions["metrics"][name]), interval(lesions["intervals"][name])]
         rows.append(row + ([number(baseline[name])] if baseline else []))

@@ -3,16 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-SHOWN = {
-    "balanced_accuracy": "balanced accuracy",
-    "accuracy": "accuracy",
-    "macro_f1": "macro F1",
-    "macro_auc": "macro AUC",
-    "average_precision": "average precision",
-    "brier": "Brier score",
-    "ece": "calibration error",
-    "log_loss": "log-loss",
-}
+from exp_tools.evaluation.metrics.catalogue import in_tables
 
 
 def summary_text(report: Mapping[str, Any]) -> str:
@@ -24,7 +15,7 @@ def summary_text(report: Mapping[str, Any]) -> str:
     """
     lines = [f"{report['images']:,} images of {report['lesions']:,} lesions", ""]
     lines.append(f"{'':<20}{'score':>8}   95 % interval by lesion")
-    for name, words in SHOWN.items():
+    for name, words in in_tables().items():
         lines.append(f"{words:<20}{_number(report['metrics'][name]):>8}   {_interval(report['intervals'][name])}")
     lesions = report["lesion_level"]
     lines.append(

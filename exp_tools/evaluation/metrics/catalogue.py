@@ -1,0 +1,112 @@
+"""Every metric and what is true of it: its name for people, range, better direction, and how its interval is computed.
+
+The bootstrap, `exp-tools compare`, the model card, the report, the plots and the web app read it from here. To add one
+that follows from the confusion matrix, write a function in `confusion.py` and an entry in HEADLINE.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from exp_tools.evaluation.metrics import confusion
+
+
+class Scale(NamedTuple):
+    """How an interval is computed: on the log-odds of a value's place between `low` and `high` ("share"), on its
+    logarithm ("loss", 0 or more), or as it is ("difference")."""
+
+    kind: Literal["share", "loss", "difference"]
+    low: float = 0.0
+    high: float = 1.0
+
+
+SHARE = Scale("share")
+CORRELATION = Scale("share", -1.0, 1.0)
+LOSS = Scale("loss", 0.0, math.inf)
+DIFFERENCE = Scale("difference", -math.inf, math.inf)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric of a set of predictions, or of one class in it.
+
+    key : its name in files and on the command line
+    label : its name for people
+    of_counts : computes it from confusion matrices; None for one that needs the probabilities
+    low, high : the values it can have
+    lower_is_better : a loss
+    scale : of its interval
+    over_all : it rests on all lesions; False: on the rarest class, as a mean over classes does
+    in_summary : it stands in metrics/evaluate.json, which `dvc metrics show` and `dvc exp show` print
+    in_tables : it stands in the tables that people read
+    """
+
+    key: str
+    label: str
+    of_counts: Callable[[confusion.Counts], confusion.Values] | None = None
+    low: float = 0.0
+    high: float = 1.0
+    lower_is_better: bool = False
+    scale: Scale = SHARE
+    over_all: bool = False
+    in_summary: bool = True
+    in_tables: bool = True
+
+
+def _by_key(*metrics: Metric) -> dict[str, Metric]:
+    return {metric.key: metric for metric in metrics}
+
+
+HEADLINE = _by_key(
+    Metric("balanced_accuracy", "balanced accuracy", confusion.balanced_accuracy),
+    Metric("accuracy", "accuracy", confusion.accuracy, over_all=True),
+    Metric("macro_f1", "macro F1", confusion.macro_f1),
+    Metric("macro_auc", "macro AUC"),
+    Metric("mcc", "Matthews correlation", confusion.matthews_correlation, low=-1, scale=CORRELATION, over_all=True),
+    Metric("average_precision", "average precision"),
+    Metric("brier", "Brier score", high=2, lower_is_better=True, scale=LOSS, over_all=True),
+    Metric("ece", "calibration error", lower_is_better=True, over_all=True),
+    Metric("log_loss", "log-loss", high=math.inf, lower_is_better=True, scale=LOSS, over_all=True),
+    Metric("weighted_f1", "weighted F1", confusion.weighted_f1, over_all=True, in_tables=False),
+    Metric("macro_precision", "macro precision", confusion.macro_precision, in_tables=False),
+    Metric("macro_specificity", "macro specificity", confusion.macro_specificity, in_tables=False),
+    Metric(
+        "cohen_kappa",
+        "Cohen's kappa",
+        confusion.cohen_kappa,
+        low=-1,
+        scale=CORRELATION,
+        over_all=True,
+        in_summary=False,
+        in_tables=False,
+    ),
+)
+"""Metrics of a whole set, in the order of tables; the first four are what a page shows large."""
+
+OF_A_CLASS = _by_key(
+    Metric("sensitivity", "sensitivity"),
+    Metric("specificity", "specificity"),
+    Metric("precision", "precision"),
+    Metric("f1", "F1"),
+    Metric("auc", "AUC"),
+    Metric("average_precision", "average precision"),
+)
+"""Metrics of one class against the rest."""
+
+
+def metric_of(name: str) -> Metric:
+    """The metric that a name means: `balanced_accuracy`, or `sensitivity:mel` for one class. KeyError for no metric."""
+    key, _, code = name.partition(":")
+    return OF_A_CLASS[key] if code else HEADLINE[key]
+
+
+def label_of(name: str) -> str:
+    """A metric's name for people: `balanced accuracy`, `sensitivity of mel`."""
+    _, _, code = name.partition(":")
+    return f"{metric_of(name).label} of {code}" if code else metric_of(name).label
+
+
+def in_tables() -> dict[str, str]:
+    """Key and label of each metric that tables for people show, in their order."""
+    return {key: metric.label for key, metric in HEADLINE.items() if metric.in_tables}
