@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from exp_tools.data.augment import PRESETS, Magnitudes, augment, generator_for
-from exp_tools.data.drawing.scene import draw_lesion
+from exp_tools.data.inputs.augment import PRESETS, Magnitudes, augment, generator_for
+from exp_tools.data.synthetic.scene import draw_lesion
 
 SIZE, TILE, GAP, LABEL = 224, 88, 4, 26
 COLUMNS, DRAWS = 8, 16

@@ -16,7 +16,7 @@ from exp_tools.errors import UserError, did_you_mean
 
 _BUILDERS: dict[str, Callable[..., nn.Module]] = {}
 _IMAGE_SIZES: dict[str, int] = {}
-_FOLDER = Path(__file__).with_name("architectures")
+FOLDERS = [str(Path(__file__).with_name("architectures"))]
 
 
 def register(builder: Callable[..., nn.Module] | None = None, *, image_size: int = 224) -> Callable:
@@ -35,7 +35,7 @@ def register(builder: Callable[..., nn.Module] | None = None, *, image_size: int
 
 def list_models() -> list[str]:
     """Names of all architectures, sorted."""
-    return sorted(module.name for module in pkgutil.iter_modules([str(_FOLDER)]))
+    return sorted(module.name for module in pkgutil.iter_modules(FOLDERS))
 
 
 def build_model(name: str, knobs: dict[str, Any], num_classes: int, *, pretrained: bool = False) -> nn.Module:

@@ -13,6 +13,7 @@ from helpers.project import ROOT
 
 from exp_tools import doctor
 from exp_tools.cli import main as cli
+from exp_tools.project import find_project
 from exp_tools.training.step_speed import Speed
 
 GIB = 2**30
@@ -222,9 +223,9 @@ def test_outputs_that_are_not_here_are_named_stage_by_stage(project):
 
 
 def test_the_project_is_found_from_a_folder_inside_it(project, tmp_path_factory):
-    assert doctor.find_project(project / "data/raw") == project
+    assert find_project(project / "data/raw") == project
     elsewhere = tmp_path_factory.mktemp("elsewhere")
-    assert doctor.find_project(elsewhere) == elsewhere
+    assert find_project(elsewhere) == elsewhere
     assert doctor.check_pipeline(elsewhere)[0].status == "missing"
 
 

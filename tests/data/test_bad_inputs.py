@@ -312,9 +312,7 @@ def test_all_problems_of_table_and_images_come_in_one_report(spoilt):
 def test_a_full_disk_is_refused_before_anything_is_written(spoilt, monkeypatch):
     project = spoilt(lambda f: None)
     project.run("download")
-    monkeypatch.setattr(
-        "exp_tools.data.acquire.store.shutil.disk_usage", lambda path: type("Usage", (), {"free": 10_000})()
-    )
+    monkeypatch.setattr("exp_tools.io.shutil.disk_usage", lambda path: type("Usage", (), {"free": 10_000})())
     message = project.fails("prepare")
     assert "28 images of 32x32" in message
     assert "86.1kB" in message or "86.1" in message

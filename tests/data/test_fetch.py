@@ -407,7 +407,7 @@ def test_a_part_longer_than_the_servers_file_is_dropped(server, file, store):
 
 def pretend_free(monkeypatch, free: int) -> None:
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr("exp_tools.data.acquire.store.shutil.disk_usage", lambda _: usage(free, 0, free))
+    monkeypatch.setattr("exp_tools.io.shutil.disk_usage", lambda _: usage(free, 0, free))
 
 
 @pytest.mark.parametrize(

@@ -326,7 +326,7 @@ def test_an_archive_that_is_not_there_is_said(tmp_path, target):
 def test_room_is_asked_for_before_the_first_byte(tmp_path, target, monkeypatch):
     unpacked = sum(map(len, FILES.values()))
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr("exp_tools.data.acquire.store.shutil.disk_usage", lambda _: usage(0, 0, unpacked - 1))
+    monkeypatch.setattr("exp_tools.io.shutil.disk_usage", lambda _: usage(0, 0, unpacked - 1))
     refuses(make_zip(tmp_path / "set.zip", FILES), target, r"needs 70\.0kB .* make room for 1 bytes more")
 
 

@@ -206,14 +206,15 @@ def test_unknown_names_get_a_suggestion():
 
 
 def test_a_new_architecture_takes_one_file(monkeypatch, tmp_path):
-    from exp_tools import models
+    from exp_tools.models import architectures, registry
 
     (tmp_path / "constant.py").write_text(
         "import torch\nfrom exp_tools.models.registry import register\n\n\n@register\n"
         'def constant(num_classes, *, pretrained=False):\n    """Says the same of everything."""\n'
         "    return torch.nn.Linear(1, num_classes)\n"
     )
-    monkeypatch.setattr(models, "__path__", [*models.__path__, str(tmp_path)])
+    monkeypatch.setattr(architectures, "__path__", [*architectures.__path__, str(tmp_path)])
+    monkeypatch.setattr(registry, "FOLDERS", [*registry.FOLDERS, str(tmp_path)])
     assert "constant" in list_models()
     assert build_model("constant", {}, 3).out_features == 3
 

@@ -189,7 +189,7 @@ def test_runs_are_listed_and_deleted(project, monkeypatch, capsys):
     assert cli(["runs", "--delete", name]) == 0
     assert left_over(project) == []
     assert cli(["runs"]) == 0
-    assert "nothing is left over" in capsys.readouterr().out
+    assert "no unfinished runs" in capsys.readouterr().out
 
 
 # --- the store alone
