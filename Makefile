@@ -1,5 +1,5 @@
 # Every target first sees to the environment in .venv, so `make repro` and `make test` are all a fresh clone needs.
-# Written for GNU make 3.81, which is what macOS has. On Windows without make: see the README for the commands by hand.
+# Written for GNU make 3.81, which is what macOS has. Without make, or on Windows: docs/troubleshooting.md.
 
 STAMP := .venv/.installed
 RUN := .venv/bin/python -m

@@ -1,6 +1,6 @@
 """What a benchmark leaves: a table on the screen, a JSON file and a picture, with the facts of the machine.
 
-python -m benchmarks.report FILE    the table of a JSON file, as the README shows it
+python -m benchmarks.report FILE    the table of a JSON file, as docs/performance.md shows it
 """
 
 import datetime

@@ -15,7 +15,7 @@ def explain_errors(error: ValidationError, root: type[BaseModel]) -> list[str]:
     """
     lines: dict[str, str] = {}
     for fault in error.errors():
-        path = [part for part in fault["loc"] if part not in _UNION_BRANCHES]
+        path = [part for part in fault["loc"] if not _is_branch(part)]
         key = ".".join(str(part) for part in path)
         if key not in lines:
             lines[key] = _explain(fault, path, root)
@@ -42,13 +42,9 @@ def _explain(fault: Any, path: list[Any], root: type[BaseModel]) -> str:
     return f"{key} is {value!r}; it {message}"
 
 
-_UNION_BRANCHES = {
-    "constrained-int",
-    "constrained-float",
-    "literal['auto']",
-    "function-before[_number_written_as_text(), constrained-float]",
-    "function-before[_number_written_as_text(), float]",
-}
+def _is_branch(part: Any) -> bool:
+    """Whether a part of an error's place is a branch of a union (`literal['auto']`, `constrained-int`), no key."""
+    return isinstance(part, str) and ("[" in part or part.startswith("constrained-"))
 
 
 def _keys_of_section(path: list[Any], root: type[BaseModel]) -> list[str]:
