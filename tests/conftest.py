@@ -1,10 +1,12 @@
 """What several tests share: the parameter file, real data where they exist, small packed sets."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from filelock import FileLock
 from helpers.project import ROOT, TINY, Project, clone
 
 from exp_tools.params import Params, parse_params
@@ -42,9 +44,17 @@ def packed(tmp_path):
 
 @pytest.fixture(scope="session")
 def ran_project(tmp_path_factory) -> Project:
-    """A clone with a tiny configuration in which `dvc repro` ran once, result committed; copy it to change it."""
-    project = clone(tmp_path_factory.mktemp("ran") / "project", TINY)
-    project.run("dvc", "repro")
-    project.run("git", "add", "-A")
-    project.run("git", "commit", "-qm", "run")
-    return project
+    """A clone with a tiny configuration in which `dvc repro` ran once, result committed; copy it to change it.
+
+    All test processes share one: the first to come makes it, the others wait.
+    """
+    several = "PYTEST_XDIST_WORKER" in os.environ
+    folder = (tmp_path_factory.getbasetemp().parent if several else tmp_path_factory.mktemp("ran")) / "ran-project"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "done").exists():
+            project = clone(folder / "project", TINY)
+            project.run("dvc", "repro")
+            project.run("git", "add", "-A")
+            project.run("git", "commit", "-qm", "run")
+            (folder / "done").touch()
+    return Project(folder / "project")

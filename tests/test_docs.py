@@ -57,7 +57,9 @@ def test_parameters_exist_and_take_the_values(page):
     usual = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     for quoted, plain in re.findall(r"-S (?:'([^']+)'|([\w.]+=[\w.-]+))", page):
         key, _, value = (quoted or plain).partition("=")
-        if "my_" in value or (value == "null" and page.count(f"-S {key}") > 1):  # the reader's own name; makes room for keys
+        if "my_" in value or (
+            value == "null" and page.count(f"-S {key}") > 1
+        ):  # the reader's own name; makes room for keys
             continue
         for overrides in sweep(key, value):
             content = yaml.safe_load(yaml.safe_dump(usual))

@@ -1,7 +1,6 @@
 """Recipes: each is a valid, complete change of the parameters, reaches DVC through a shell unharmed, and trains."""
 
 import shutil
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -9,6 +8,8 @@ import pytest
 import yaml
 from helpers.project import ROOT, TINY, Project, clone, merge
 
+import stages.split
+import stages.train
 from exp_tools.cli import main as cli
 from exp_tools.errors import UserError
 from exp_tools.models.model_file import read_facts
@@ -232,7 +233,7 @@ def data_project(ran_project, tmp_path_factory) -> Project:
 
 
 @each_recipe
-def test_a_recipe_trains(name, data_project):
+def test_a_recipe_trains(name, data_project, monkeypatch):
     file = data_project.folder / "params.yaml"
     content = yaml.safe_load(file.read_text(encoding="utf-8"))
     merge(content, merged(RECIPES[name], parse_params(content)).model_dump())
@@ -241,8 +242,9 @@ def test_a_recipe_trains(name, data_project):
     file.write_text(yaml.safe_dump(content), encoding="utf-8")
     shutil.rmtree(data_project.folder / "metrics" / "train", ignore_errors=True)
     (data_project.folder / "models" / "model.safetensors").unlink(missing_ok=True)
-    for stage in ("split", "train"):
-        data_project.run(sys.executable, "-m", f"stages.{stage}")
+    monkeypatch.chdir(data_project.folder)
+    stages.split.main()
+    stages.train.main()
 
     facts = read_facts(data_project.folder / "models" / "model.safetensors")
     assert facts.architecture == RECIPES[name].changes["model"]["name"]

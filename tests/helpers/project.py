@@ -15,6 +15,7 @@ TINY = {
     "model": {"soft_attention": {"backbone": "test_resnet"}, "timm": {"backbone": "test_resnet"}},
     "train": {"epochs": 2, "batch_size": 16},
     "evaluate": {"resamples": 100},
+    "explain": {"images": 4},
     "machine": {"threads": 1},
 }
 
