@@ -8,7 +8,7 @@ PYTHONS := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11 py
 # DVC runs the stages' `python` from PATH: it must be the environment's, whether that is activated or not.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-# An upgrade of the system's Python (Homebrew's, say) can leave the environment without one: then it is made anew.
+# An upgrade of the system's Python (Homebrew's, say) can leave the environment without one: then it is made again.
 ifneq ($(shell .venv/bin/python -c 'print("works")' 2>/dev/null),works)
 .PHONY: $(STAMP)
 endif

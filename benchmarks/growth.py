@@ -193,7 +193,7 @@ def main() -> None:
     out = arguments.out or results_path(f"growth-{kind}-")
     points = measure(sorted(arguments.counts), arguments.images, arguments.stages)
     table = summary(points)
-    print(f"{'stage':12} {'images':>8} {'seconds':>9} {'ms an image':>12} {'MiB':>7}")
+    print(f"{'stage':12} {'images':>8} {'seconds':>9} {'ms per image':>12} {'MiB':>7}")
     for point in points:
         each = 1000 * point.seconds / point.images
         print(f"{point.stage:12} {point.images:>8,} {point.seconds:>9.1f} {each:>12.2f} {point.anonymous_mib:>7,.0f}")

@@ -2,8 +2,8 @@
 
 python -m benchmarks.interval_coverage [--sets 1000] [--resamples 1000] [--lesions 5 10 20 50 100]
 
-Each lesion has one to three images with related logits, each set is drawn anew with the same number of lesions a class,
-and the truth is the score of a set of 200,000 lesions. Prints, for each number of lesions in the rarest class and each
+Each lesion has one to three images with related logits, each set is drawn again with as many lesions per class, and
+the truth is the score of a set of 200,000 lesions. Prints, for each number of lesions in the rarest class and each
 skill, how many of 100 intervals hold the truth, and beside it what the percentiles of the same resamples would. With
 1,000 sets a figure is certain to about ±1.4.
 """
@@ -28,7 +28,7 @@ HEADLINE = (
     "cohen_kappa",
 )
 OF_RAREST = ("sensitivity", "auc")
-SHARES = {"two classes": (3, 1), "seven classes": (12, 2, 2, 1, 1, 1, 1)}  # lesions a class, the rarest 1
+SHARES = {"two classes": (3, 1), "seven classes": (12, 2, 2, 1, 1, 1, 1)}  # lesions per class, the rarest 1
 SKILLS = {"fair": 1.5, "good": 2.0, "near perfect": 3.0}
 
 
@@ -77,7 +77,7 @@ def coverage(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--sets", type=int, default=1000, help="drawn sets a line")
-    parser.add_argument("--resamples", type=int, default=1000, help="bootstrap resamples a set")
+    parser.add_argument("--resamples", type=int, default=1000, help="bootstrap resamples per set")
     parser.add_argument("--lesions", type=int, nargs="+", default=[5, 10, 20, 50, 100], help="of the rarest class")
     arguments = parser.parse_args()
     for title, shares in SHARES.items():

@@ -3,7 +3,7 @@
     python -m benchmarks.processes                                one on all cores against two, three batch sizes
     python -m benchmarks.processes --processes 4 --batches 256
 
-The same network, ResNet-18 at 64 pixels, and the same number of images a step on all processes together.
+The same network, ResNet-18 at 64 pixels, and the same number of images per step on all processes together.
 """
 
 import argparse
@@ -88,7 +88,7 @@ def work(images: Path, batch: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--batches", type=int, nargs="+", default=BATCHES, help="images a step, of all processes")
+    parser.add_argument("--batches", type=int, nargs="+", default=BATCHES, help="images per step, of all processes")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)

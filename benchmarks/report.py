@@ -68,7 +68,7 @@ def results_path(prefix: str = "", device: str = "cpu") -> Path:
 
 
 def print_cases(cases: Sequence[Case]) -> None:
-    """A row a case: what was measured, its limit or rival, their ratio and its spread, and what it should be."""
+    """A row per case: what was measured, its limit or rival, their ratio and its spread, and what it should be."""
     wide = max(len(case.name) for case in cases)
     print(f"{'case':{wide}} {'measured':>18} {'limit':>9}  {'ratio':>6} {'spread':>13}  {'target':>6}  against")
     for case in cases:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from benchmarks.case import Case
 
-# Nothing heavy up here: the processes that decode images for a case import this module anew.
+# Nothing heavy up here: the processes that decode images for a case import this module again.
 
 
 def run(work: Mapping[str, Callable[[], Case | list[Case]]], only: Sequence[str]) -> list[Case]:

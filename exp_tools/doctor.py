@@ -141,7 +141,7 @@ def check_speed(root: Path) -> Check:
     except UserError as error:
         return Check("training speed", "warn", f"not measured: {error}")
     rates = ", ".join(
-        f"{precision} {rate:.1f} images/s ({speed.batch / rate:.2f} s a step)"
+        f"{precision} {rate:.1f} images/s ({speed.batch / rate:.2f} s per step)"
         for precision, rate in speed.rates.items()
     )
     detail = (
@@ -202,7 +202,7 @@ def check_git(root: Path) -> Check:
     )
     if inside.stdout.strip() != "true":
         remedy = "get the project by git clone, or here: git init && git add . && git commit -m start"
-        return Check("Git", "missing", f"{version}, but {root} is no repository; DVC needs one", remedy)
+        return Check("Git", "missing", f"{version}, but {root} is not a repository; DVC needs one", remedy)
     return Check("Git", "ok", version)
 
 
@@ -230,7 +230,7 @@ def check_params(root: Path) -> Check:
         params = load_params(root / PARAMS_FILE)
     except UserError as error:
         return Check(
-            "parameters", "missing", str(error), f"mend {PARAMS_FILE}; git diff {PARAMS_FILE} shows what was changed"
+            "parameters", "missing", str(error), f"fix {PARAMS_FILE}; git diff {PARAMS_FILE} shows what was changed"
         )
     return Check("parameters", "ok", f"task {params.task}, data {params.data.source}, model {params.model.name}")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 class UserError(Exception):
-    """Something the user can mend: the message says what is wrong, where, what was expected and what to do.
+    """Something the user can fix: the message says what is wrong, where, what was expected and what to do.
 
     Stages and the command line print the message alone, without a traceback, and exit with status 1.
     """

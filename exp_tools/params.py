@@ -285,7 +285,7 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
     Raises
     ------
     UserError
-        The file is missing, is not YAML, or holds wrong keys or values: one message with a line a fault, each naming
+        The file is missing, is not YAML, or holds wrong keys or values: one message with a line per fault, each naming
         the key, the value, what is allowed, and the nearest allowed word.
     """
     if not path.is_file():

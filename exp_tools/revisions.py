@@ -118,7 +118,7 @@ def fetch_bytes(root: Path, version: Version, path: str | Path) -> bytes:
 def fetch_model(root: Path, version: Version, path: str | Path, cache: Path) -> Path:
     """A version's model as a file: the workspace's own, or a copy in `cache` whose name is the model's hash.
 
-    Raises UserError where it is not to be had.
+    Raises UserError where it is not available.
     """
     if not version.commit:
         return root / path
@@ -168,7 +168,7 @@ def read_at_revision(word: str, root: Path, path: str | Path) -> str | None:
     except RevError as error:
         hint = did_you_mean(word, _revision_names(root))
         raise UserError(
-            f"{word!r} is no file and no experiment, branch, tag or commit of {root}{hint}. `dvc exp list "
+            f"{word!r} is not a file, experiment, branch, tag or commit of {root}{hint}. `dvc exp list "
             "--all-commits` and `git branch` name what there is; `workspace` is what lies in the folder now"
         ) from error
     except SCMError as error:

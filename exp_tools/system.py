@@ -23,7 +23,7 @@ def io_processes(machine: MachineParams) -> int:
 def keep_freed_memory() -> None:
     """Let the C library keep freed memory for what comes next (glibc; elsewhere nothing happens).
 
-    By default it maps every large block anew and gives it back, so that each forward pass, or each search for key
+    By default it maps every large block again and gives it back, so that each forward pass, or each search for key
     points, asks the kernel for its memory page by page: a tenth to a third of the time.
     """
     if not sys.platform.startswith("linux"):

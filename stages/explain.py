@@ -88,7 +88,7 @@ def test_predictions(labels: pd.DataFrame, facts: ModelFacts) -> pd.DataFrame:
     if classes != facts.classes:
         raise UserError(
             f"{PREDICTIONS} is of the classes {', '.join(classes)}, {MODEL} of {', '.join(facts.classes)}: "
-            "make them anew with `dvc repro evaluate`"
+            "make them again with `dvc repro evaluate`"
         )
     test = table[table["split"] == "test"].reset_index(drop=True)
     if test.empty:

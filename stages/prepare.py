@@ -57,7 +57,7 @@ def main() -> None:
     draw_class_distribution(DATA_FIGURES / "classes.png", counts.to_frame("images"), params.data.source)
     print(
         f"{IMAGES}: {len(labels):,} images of {labels['lesion_id'].nunique():,} lesions; {LABELS}, {DATA_METRICS}; "
-        f"{len(problems):,} problems noted or mended, listed in {PROBLEMS}"
+        f"{len(problems):,} problems noted or fixed, listed in {PROBLEMS}"
     )
 
 

@@ -38,7 +38,7 @@ def main() -> None:
     print(f"{SPLITS}: {counts['train']:,} train, {counts['val']:,} validation, {counts['test']:,} test images")
     if not known:
         print(
-            "WARNING: there are images whose lesion nobody knows, so one lesion may be in train and in test "
+            "WARNING: there are images whose lesion is unknown, so one lesion may be in train and in test "
             "and scores too good; give lesion_id, or search with prepare.duplicates=search"
         )
     if unused := summary["unused_images_of_test_groups"]:

@@ -7,7 +7,7 @@ By hand            python -m stages.train
 N processes here   torchrun --standalone --nproc-per-node N -m stages.train, or machine.processes: N under `dvc repro`
 several hosts      on each: torchrun --nnodes H --node-rank R --nproc-per-node N --master-addr FIRST -m stages.train
 
-The GPU is used when there is one. A run that was stopped or killed goes on when the same command is given again: its
+The GPU is used when there is one. A run that was stopped or killed resumes when the same command is given again: its
 state lies in runs/, and is removed when the run has finished.
 """
 

@@ -1,4 +1,4 @@
-"""Contact sheets: the surest mistakes first, one a lesion, counted rightly, beside the images that they are about."""
+"""Contact sheets: the surest mistakes first, one per lesion, counted rightly, beside the images that they are about."""
 
 import matplotlib
 import numpy as np

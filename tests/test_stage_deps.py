@@ -115,7 +115,7 @@ def _known_key(parts: list[str]) -> str:
             break
         known.append(part)
         section = section.model_fields[part].annotation
-    assert known, f"params.{'.'.join(parts)} is no key"
+    assert known, f"params.{'.'.join(parts)} is not a key"
     return ".".join(known)
 
 

@@ -208,9 +208,7 @@ def outcome_text(outcome: "Outcome", out: Path) -> str:
     lines = [f"{out}: {outcome.predicted:,} images predicted{resumed}"]
     if outcome.problems:
         skipped = sum(problem.action == "skipped" for problem in outcome.problems)
-        lines.append(
-            f"{skipped:,} left out, {len(outcome.problems) - skipped:,} put right or noted: {problems_file(out)}"
-        )
+        lines.append(f"{skipped:,} left out, {len(outcome.problems) - skipped:,} fixed or noted: {problems_file(out)}")
         lines += [f"  {problem} ({problem.action})" for problem in outcome.problems[:SHOWN]]
         if len(outcome.problems) > SHOWN:
             lines.append(f"  … and {len(outcome.problems) - SHOWN:,} more")

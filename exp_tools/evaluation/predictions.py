@@ -47,10 +47,10 @@ def prediction_table(
 def read_predictions(path: Path) -> tuple[pd.DataFrame, list[str]]:
     """Read predictions.csv; returns the table and its classes in order.
 
-    Probabilities are computed anew from the logits and the temperature that lies between the two, so that a table which
-    was written with few digits has no probability of 0 and no ties that rounding made.
+    Probabilities are computed again from the logits and the temperature that relates the two, so that a table that was
+    written with few digits has no probability of 0 and no ties that rounding made.
 
-    Raises UserError when it is no such table, names an image twice in a split, holds a diagnosis that is no class, or
+    Raises UserError when it is no such table, names an image twice in a split, or holds an unknown diagnosis or
     probabilities that are not softmax(logit / temperature) of one temperature.
     """
     if not path.is_file():
@@ -59,7 +59,7 @@ def read_predictions(path: Path) -> tuple[pd.DataFrame, list[str]]:
     missing = [column for column in ID_COLUMNS if column not in table]
     classes = [column.removeprefix("logit_") for column in table if column.startswith("logit_")]
     if missing or not classes:
-        raise UserError(f"{path} is no prediction table: it lacks {', '.join(missing) or 'logit_<class> columns'}")
+        raise UserError(f"{path} is not a prediction table: it lacks {', '.join(missing) or 'logit_<class> columns'}")
     without = [name for name in classes if f"p_{name}" not in table]
     if without:
         raise UserError(f"{path} has logits but no probabilities (p_<class>) of: {', '.join(without)}")
@@ -73,12 +73,12 @@ def read_predictions(path: Path) -> tuple[pd.DataFrame, list[str]]:
     if len(twice):
         raise UserError(
             f"{path}: {len(twice)} images stand there twice in a split, the first is {twice['image_id'].iloc[0]} in "
-            f"row {twice.index[0] + 2}; a score would count them twice. Make the file anew with `dvc repro evaluate`"
+            f"row {twice.index[0] + 2}; a score would count them twice. Make the file again with `dvc repro evaluate`"
         )
     unknown = table[~table["dx"].isin(classes)]
     if len(unknown):
         raise UserError(
-            f"{path}, row {unknown.index[0] + 2}: the diagnosis {unknown['dx'].iloc[0]!r} is no class of the "
+            f"{path}, row {unknown.index[0] + 2}: the diagnosis {unknown['dx'].iloc[0]!r} is not a class of the "
             f"file ({', '.join(classes)}); {len(unknown)} such rows"
         )
     if len(table):

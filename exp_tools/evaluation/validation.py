@@ -162,7 +162,7 @@ def check_predictions(
     off = np.flatnonzero((np.abs(probabilities.sum(axis=1) - 1) > SUM_TOLERANCE) | (probabilities < 0).any(axis=1))
     if off.size:
         raise UserError(
-            f"{off.size} of {labels.size} rows are no probabilities, the first is row {off[0]} (counted from 0): "
+            f"{off.size} of {labels.size} rows are not probabilities, the first is row {off[0]} (counted from 0): "
             f"{np.round(probabilities[off[0]], 4).tolist()}. Each must be 0 or more and a row must sum to 1; "
             "pass raw logits through softmax first."
         )
@@ -176,7 +176,7 @@ def check_indices(name: str, values: NDArray, num_classes: int) -> None:
     wrong = np.flatnonzero((values < 0) | (values >= num_classes))
     if wrong.size:
         raise UserError(
-            f"The {name} {values[wrong[0]]} in row {wrong[0]} (counted from 0) is no class: "
+            f"The {name} {values[wrong[0]]} in row {wrong[0]} (counted from 0) is not a class: "
             f"expected 0 to {num_classes - 1}."
         )
 
@@ -322,7 +322,7 @@ def choose_threshold(p_mel: ArrayLike, is_mel: ArrayLike, sensitivity: float) ->
 def check_binary(p_mel: ArrayLike, is_mel: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     p_mel, is_mel = np.asarray(p_mel, dtype=np.float64), np.asarray(is_mel)
     if p_mel.ndim != 1:
-        raise UserError(f"Melanoma probabilities have the shape {list(p_mel.shape)}; expected one an image.")
+        raise UserError(f"Melanoma probabilities have the shape {list(p_mel.shape)}; expected one per image.")
     if is_mel.dtype != bool:
         raise UserError(f"is_mel must be true or false for each image; found values of type {is_mel.dtype}.")
     check_predictions(np.column_stack([1 - p_mel, p_mel]), is_mel.astype(np.int64), ["non_mel", "mel"])

@@ -143,7 +143,7 @@ def create_timm(name: str, *, pretrained: bool, **options: Any) -> nn.Module:
         if not pretrained:
             raise
         raise UserError(
-            f"the ImageNet weights of {name} could not be had ({_first_line(error)}). Either "
+            f"the ImageNet weights of {name} could not be downloaded ({_first_line(error)}). Either "
             "connect to the network (they come from the Hugging Face hub and are kept in its cache), or set "
             "model.weights to none or to the path of a weight file"
         ) from error

@@ -34,7 +34,7 @@ class ModelFacts:
     vocabulary : how metadata become numbers (metadata.Vocabulary as a dict), fitted on train; None: image only
     thresholds : chosen on validation, of calibrated probabilities: `melanoma` (flag from this on; None: no melanoma
         there) for `melanoma_sensitivity`, `abstain` (leave to a human what is less certain) for `abstain_share`
-    source : name of the data the model was trained on; `synthetic` is no medical data
+    source : name of the data the model was trained on; `synthetic`: no medical data
     training : how it came about (best epoch, scores on validation, precision, threads, seed, checksums of the data)
     versions : of the libraries that made it
     """
@@ -81,7 +81,7 @@ def read_facts(path: Path) -> ModelFacts:
     unknown = set(content) - {entry.name for entry in fields(ModelFacts)}
     if content.get("format") != FORMAT or unknown:
         raise UserError(
-            f"{path} is of format {content.get('format')}, this version reads format {FORMAT}: train it anew"
+            f"{path} is of format {content.get('format')}, this version reads format {FORMAT}: train it again"
         )
     return ModelFacts(**content)
 

@@ -36,7 +36,7 @@ class Outcome(NamedTuple):
 
     predicted : rows of the table
     resumed : images that an earlier run had done
-    problems : what was put right, and what could not be used and why
+    problems : what was fixed, and what could not be used and why
     report : scores of the images with a diagnosis that the model knows, see score_set; None without any
     left_out : how many images of other diagnoses were not scored
     """
@@ -58,7 +58,7 @@ def predict_batch(predictor: Predictor, work: BatchInputs, out: Path, *, batch_s
     out : the table to write: the columns of a prediction table (split `batch`, dx "" where nothing is known), then
         abstain and melanoma (by the model's thresholds, empty where it has none) and file. Beside it
         <name>.problems.csv where there are problems, and while the batch runs a journal
-    batch_size : images a forward pass
+    batch_size : images per forward pass
     threads : how many images are decoded at once; at most AHEAD + 1 batches wait in memory
 
     Raises

@@ -35,7 +35,7 @@ MASKS = ("_segmentation", "_superpixels", "_lesion", "_roi")
 class BatchInputs(NamedTuple):
     """Images to predict.
 
-    labels : label table, a row an image; dx is "" where nothing is known
+    labels : label table, a row per image; dx is "" where nothing is known
     files : the image of each row
     problems : what a table had wrong, or masks in a folder, with what was done about it
     """

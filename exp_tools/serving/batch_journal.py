@@ -1,4 +1,4 @@
-"""What a batch has done so far, a line an image, so that it can go on after it was stopped."""
+"""What a batch has done so far, a line per image, so that it can resume after it was stopped."""
 
 import json
 from collections.abc import Mapping, Sequence

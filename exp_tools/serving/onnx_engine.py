@@ -34,7 +34,7 @@ class OnnxEngine:
             raise UserError(f"there is no model file {model}; make one with `exp-tools export`")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
-        options.log_severity_level = 3  # its warnings are about the graph, which nobody can mend here
+        options.log_severity_level = 3  # its warnings are about the graph, which nobody can fix here
         try:
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # one class a kind of damage, of which only the binding's own module knows
@@ -58,11 +58,11 @@ class OnnxEngine:
 def facts_of(metadata: Mapping[str, str], path: Path) -> ModelFacts:
     """The facts in the metadata of an ONNX file. Raises UserError when there are none, or none that can be read."""
     if HEADER_KEY not in metadata:
-        raise UserError(f"{path} is no export of this project: its metadata have no {HEADER_KEY!r} entry")
+        raise UserError(f"{path} is not an export of this project: its metadata have no {HEADER_KEY!r} entry")
     content = json.loads(metadata[HEADER_KEY])
     if content.get("format") != FORMAT or set(content) - {entry.name for entry in fields(ModelFacts)}:
         raise UserError(
-            f"{path} is of format {content.get('format')}, this version reads format {FORMAT}: export it anew"
+            f"{path} is of format {content.get('format')}, this version reads format {FORMAT}: export it again"
         )
     return ModelFacts(**content)
 

@@ -23,7 +23,7 @@ from exp_tools.serving.engines import open_engine
 from exp_tools.taxonomy import DIAGNOSES, MELANOMA, OTHER_DIAGNOSES
 
 DISCLAIMER = (
-    "For research and teaching only. Not a medical device: the result is no diagnosis and must not guide treatment. "
+    "For research and teaching only. Not a medical device: the result is not a diagnosis and must not guide treatment. "
     "See a physician about any skin change."
 )
 OLDEST = 120

@@ -1,7 +1,7 @@
-"""Training state on disk, outside DVC's outs: one folder a run, named by a fingerprint of all that determines it.
+"""Training state on disk, outside DVC's outs: one folder per run, named by a fingerprint of all that determines it.
 
 A run with the same fingerprint goes on from there; any other never looks at it. Two kinds of file: `best-<epoch>.pt`,
-the weights that are best so far, and `state.pt`, everything needed to go on, which names the best file that belongs to
+the weights that are best so far, and `state.pt`, everything needed to resume, which names the best file that belongs to
 it. Both are written beside and renamed, the best one first: whenever a process is killed, `state.pt` is whole and
 belongs to files that are.
 """
@@ -85,7 +85,7 @@ class RunStore:
                 torch.load(self.folder / state["best_file"], weights_only=True) if state["best_file"] else None
             )
         except Exception as error:  # a damaged file makes the reader raise almost anything
-            print(f"warning: {path} cannot be read ({error}); training starts anew", file=sys.stderr)
+            print(f"warning: {path} cannot be read ({error}); training starts again", file=sys.stderr)
             return None
         return state
 
@@ -107,7 +107,7 @@ class RunStore:
         for old in self.folder.glob("best-*.pt"):
             if old.name != name:
                 old.unlink()
-        with contextlib.suppress(OSError):  # a table's row, nothing that is needed to go on
+        with contextlib.suppress(OSError):  # a table's row, nothing that is needed to resume
             write_json(self.folder / "run.json", self.summary | progress)
         return True
 

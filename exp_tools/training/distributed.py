@@ -17,7 +17,7 @@ from exp_tools.evaluation.predict import predict_logits
 def start_processes(count: int, module: str) -> None:
     """Replace this process by torchrun with `count` processes of `python -m module`; do nothing for one, or inside it.
 
-    The count is no part of the stage's command in dvc.yaml, since a changed command would train anew.
+    The count is not part of the stage's command in dvc.yaml, since a changed command would train again.
     """
     if count == 1 or "RANK" in os.environ:
         return

@@ -1,6 +1,6 @@
 """Which parameters learn in which epoch: first the head alone, then the end of the backbone, or all of it, too.
 
-What is frozen rests wholly: BatchNorm goes by the statistics that it has and gathers no others, and nothing drops out.
+What is frozen is fully frozen: BatchNorm uses the statistics that it has and gathers no others; nothing drops out.
 """
 
 from torch import nn

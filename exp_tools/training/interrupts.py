@@ -49,7 +49,7 @@ def divergence(epoch: int, step: int, images: list[str], rate: float, params: Tr
     """
     cures = []
     if (epoch, step) == (1, 1):
-        cures.append("it is the very first loss, so look at model.weights first: they may hold no finite numbers")
+        cures.append("it is the very first loss, so look at model.weights first: they may hold NaN or infinite")
     if precision == "fp16":
         cures.append("fp16 overflows above 65,504: set train.precision to bf16 or fp32")
     cures.append(f"the learning rate was {rate:.3g}: lower train.lr or lengthen train.warmup_epochs")
@@ -57,7 +57,7 @@ def divergence(epoch: int, step: int, images: list[str], rate: float, params: Tr
         cures.append("gradients are not limited: set train.clip_norm to 1.0")
     shown = ", ".join(images[:4]) + (f" and {len(images) - 4} more" if len(images) > 4 else "")
     return UserError(
-        f"the loss is no finite number any more (epoch {epoch}, step {step}; batch: {shown}): training diverged. "
+        f"the loss became NaN or infinite (epoch {epoch}, step {step}; batch: {shown}): training diverged. "
         "What was saved before is kept. What may help:\n  - " + "\n  - ".join(cures)
     )
 
@@ -79,7 +79,7 @@ def advice_on_memory(params: TrainParams, found: int | None = None) -> Iterator[
             size, first = f"{found} (found by auto)" if found else "auto", "set it to a smaller number"
         else:
             size = str(params.batch_size)
-            first = "halve it and double train.accumulate (the same images a step), or set train.batch_size to auto"
+            first = "halve it and double train.accumulate (the same images per step), or set train.batch_size to auto"
         raise UserError(
             f"out of memory at train.batch_size {size}: {first}, or lower prepare.image_size, or take a smaller "
             f"backbone; train.precision bf16 halves what activations need. ({error})"

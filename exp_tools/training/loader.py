@@ -57,7 +57,7 @@ class Setup:
 
 LARGEST_BATCH = 1024
 PROCESSOR_BATCH = 32
-"""On a processor a larger batch is no faster, and memory that is out cannot be caught there."""
+"""On a processor a larger batch is not faster, and memory that is out cannot be caught there."""
 
 
 def make_loader(

@@ -18,7 +18,7 @@ from exp_tools.params import TrainParams
 
 
 def class_counts(labels: np.ndarray, classes: list[str]) -> np.ndarray:
-    """Training images a class, int [C]; raises UserError when a class has none, since it could never be predicted."""
+    """Training images per class, int [C]; raises UserError when a class has none, since it could never be predicted."""
     counts = np.bincount(labels, minlength=len(classes))
     absent = [name for name, count in zip(classes, counts, strict=True) if count == 0]
     if absent:

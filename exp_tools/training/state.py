@@ -1,4 +1,4 @@
-"""What a training run knows of itself: how far it is, all that it needs to go on, and what it found."""
+"""What a training run knows of itself: how far it is, all that it needs to resume, and what it found."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -65,7 +65,7 @@ def pack_state(
     ema: ModelEmaV3 | None,
     scaler: torch.amp.GradScaler | None,
 ) -> dict[str, Any]:
-    """Everything that a run needs to go on, as one dictionary of tensors and numbers.
+    """Everything that a run needs to resume, as one dictionary of tensors and numbers.
 
     sums : loss and weight of the epoch under way, of each process
     """

@@ -9,7 +9,7 @@ from dvclive import Live
 
 @contextmanager
 def track(folder: Path) -> Iterator[Live]:
-    """Record into `folder`: metrics.json and a TSV a curve. DVC itself owns dvc.yaml, reports and the experiment."""
+    """Record into `folder`: metrics.json and a TSV per curve. DVC itself owns dvc.yaml, reports and the experiment."""
     with Live(str(folder), dvcyaml=None, report=None, save_dvc_exp=False) as live:
         yield live
 

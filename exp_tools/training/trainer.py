@@ -283,7 +283,7 @@ class Trainer:
     # --- state
 
     def save(self, epoch: int) -> None:
-        """Save everything needed to go on, unless a loss or a weight is no finite number."""
+        """Save everything needed to resume, unless a loss or a weight is NaN or infinite."""
         self.look(epoch)
         (asked,) = self.team.add(float(self.stop.signal != 0))
         self.stopping, self.saved = asked > 0, False
@@ -315,14 +315,14 @@ class Trainer:
         )
         self.best = state["best"] or {}
         if self.team.is_first:
-            print(f"going on after epoch {len(self.progress.history)}, step {self.progress.step}", flush=True)
+            print(f"resuming after epoch {len(self.progress.history)}, step {self.progress.step}", flush=True)
 
     def end_if_asked(self, epoch: int) -> None:
         """Raise Stopped when a process was told to stop; where a state is kept it is saved by now."""
         if not self.stopping:
             return
         where = f"epoch {epoch}, step {self.progress.step or self.steps_an_epoch}"
-        kept = "the state is saved, and the same command goes on from there"
+        kept = "the state is saved, and the same command resumes from there"
         if not self.saved:
             kept = "this state could not be saved, one before it may be" if self.store else "no state is kept"
         message = f"stopped after {where}; {kept}" if self.team.is_first else ""

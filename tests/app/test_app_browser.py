@@ -202,7 +202,7 @@ def test_several_files_are_dropped_at_once(visit, tmp_path):
     download.value.save_as(tmp_path / "all.csv")
     lines = (tmp_path / "all.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in lines] == ["file", "one.png", "two.png", "broken.jpg"]
-    assert "not read: the file is no image" in lines[3]
+    assert "not read: the file is not an image" in lines[3]
 
 
 def test_the_keyboard_reaches_and_works_everything(visit):

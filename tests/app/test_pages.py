@@ -319,14 +319,14 @@ def test_of_many_files_a_broken_one_is_said_and_the_others_are_predicted(setting
     assert not app.exception
     table = app.dataframe[0].value
     assert list(table["file"]) == ["a.png", "broken.png", "c.png"]
-    assert table["result"][1].startswith("not read: the file is no image")
+    assert table["result"][1].startswith("not read: the file is not an image")
     predictor = Predictor(settings.folder / MODEL)
     for row, number in ((0, 1), (2, 2)):
         assert table["probability"][row] == pytest.approx(predictor.predict(image_file(number)).probability, abs=1e-6)
     close = next(box for box in app.selectbox if box.label == "Look closely at")
     close.set_value(1).run()
     assert not app.exception
-    assert "broken.png: the file is no image" in app.error[0].value
+    assert "broken.png: the file is not an image" in app.error[0].value
 
 
 def test_metadata_are_asked_for_by_a_model_that_uses_them_and_only_then(settings, monkeypatch):
@@ -470,7 +470,7 @@ def test_a_choice_of_parameters_becomes_words_for_dvc(settings):
         ({"train.lr": -1}, "train.lr is -1"),
         ({"model.name": "emass"}, r"did you mean 'emas'\?"),
         ({"train.epohcs": 3}, r"did you mean 'epochs'\?"),
-        ({"train.lr.x": 3}, "lr is no section"),
+        ({"train.lr.x": 3}, "lr is not a section"),
         ({"model.timm.backbone": "a b; rm -rf"}, "no word of `dvc exp run` can hold"),
     ],
 )

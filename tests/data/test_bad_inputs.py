@@ -241,7 +241,7 @@ TABLE_CASES = {
     "a row that was cut off": (lambda f: append(f, "HAM_0000099,ISIC_00"), "line 30 has 2 cells"),
     "a quote that is never closed": (lambda f: append(f, '"HAM_1,ISIC_1,nv,histo,5,male,back'), "line 30"),
     "two different tables": (lambda f: write_table(f / "copy" / TABLE, ham_rows(4)), "several different tables"),
-    "an archive that is none": (lambda f: (f / "more.zip").write_bytes(b"PK\3\4 cut off"), "is no whole zip archive"),
+    "no archive": (lambda f: (f / "more.zip").write_bytes(b"PK\3\4 cut off"), "is not a whole zip archive"),
     "an archive with paths outside its folder": (lambda f: escape(f / "more.zip"), "more.zip"),
     "no image at all": (lambda f: [path.unlink() for path in f.rglob("*.jpg")], "there is no image"),
 }
@@ -333,7 +333,7 @@ def test_the_users_folder_is_never_emptied_nor_changed(spoilt, tmp_path):
     assert {path: path.read_bytes() for path in (tmp_path / "set").rglob("*") if path.is_file()} == before
     inside = ham(project.folder / "data" / "raw" / "mine")
     for folder in (inside, project.folder / "data", project.folder):
-        assert "lie in each other" in project.change(data__dir=folder).fails("download")
+        assert "overlap" in project.change(data__dir=folder).fails("download")
     assert len(list(inside.rglob("*.jpg"))) == IMAGES
 
 

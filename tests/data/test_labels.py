@@ -86,7 +86,7 @@ def test_all_faults_come_in_one_error_with_row_and_remedy(raw, tmp_path):
     message = str(caught.value)
     assert "3 problem(s) (bad_age 1, missing_image 1, unknown_diagnosis 1)" in message
     assert "HAM10000_metadata.csv, row 2, dx: diagnosis 'nevus' is unknown; known: akiec, bcc" in message
-    assert "row 3, age: age '200' is no number from 0 to 120" in message
+    assert "row 3, age: age '200' is not a number from 0 to 120" in message
     assert "no image file for 'I7'" in message
     assert f"listed in {tmp_path / 'problems.csv'}" in message
 

@@ -98,7 +98,7 @@ def test_masks_are_found_by_the_ids_of_their_images(tmp_path):
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_packed_and_read_back(tmp_path, processes):
-    """Every third image has no mask, one mask is damaged; 11 is no multiple of 8."""
+    """Every third image has no mask, one mask is damaged; 11 is not a multiple of 8."""
     generator = np.random.default_rng(0)
     ids, files, masks, expected = [], [], {}, {}
     for row in range(60):

@@ -335,7 +335,7 @@ def test_anybodys_class_folders(tmp_path, project, capsys):
     made.run()
     assert set(made.labels()["dx"]) == {"mel", "bcc", "birthmark"}
     assert made.metrics("split")["lesions_known"] is False
-    assert "WARNING: there are images whose lesion nobody knows" in capsys.readouterr().out
+    assert "WARNING: there are images whose lesion is unknown" in capsys.readouterr().out
     assert not (made.folder / "data/raw/LICENCE.txt").exists()
     assert made.change(task="melanoma").run("split") is None
 

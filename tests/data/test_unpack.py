@@ -156,7 +156,7 @@ def test_threads_that_want_the_same_folder_unpack_it_once(make, target, monkeypa
     assert calls == [1]
 
 
-# --- names that leave the folder, and things that are no files
+# --- names that leave the folder, and things that are not files
 
 
 @pytest.mark.parametrize(

@@ -117,10 +117,10 @@ def wait_for_the_queue(project: Project) -> None:
 
 def test_a_file_that_was_changed_stays(project):
     table = project.folder / "data/raw/HAM10000_metadata.csv"
-    mended = table.read_text() + "\n"
-    table.write_text(mended)
+    fixed = table.read_text() + "\n"
+    table.write_text(fixed)
     assert "HAM10000_metadata.csv, which was changed after the pipeline made it" in stopped(project, *FORCED)
-    assert table.read_text() == mended
+    assert table.read_text() == fixed
 
 
 def test_a_users_folder_inside_an_output_stays(project):
@@ -129,10 +129,10 @@ def test_a_users_folder_inside_an_output_stays(project):
         before = everything(mine)
         changes = ["-S", "data.source=ham10000", "-S", f"data.dir={place}"]
         said = stopped(project, "dvc", "exp", "run", *changes, "download")
-        assert "lie in each other. Nothing was touched" in said
+        assert "overlap. Nothing was touched" in said
         project.run("git", "checkout", "-q", "params.yaml")
         change(project, "data", source="ham10000", dir=place)
-        assert "lie in each other. Nothing was touched" in stopped(project, *DOWNLOAD)
+        assert "overlap. Nothing was touched" in stopped(project, *DOWNLOAD)
         assert everything(mine) == before
         project.run("git", "checkout", "-q", "params.yaml")
         shutil.rmtree(mine)
@@ -143,7 +143,7 @@ def test_an_output_inside_the_users_folder_is_refused(project):
     before = everything(mine)
     change(project, "data", source="ham10000", dir="data")
     said = stopped(project, *DOWNLOAD)
-    assert "lie in each other" in said
+    assert "overlap" in said
     assert everything(mine) == before
     change(project, "data", dir="data/mine")  # the remedy: a folder of its own, beside the outputs
     project.run(*DOWNLOAD)

@@ -28,7 +28,7 @@ def draw(rng, images=120, num_classes=4, ties=False):
 
 
 def mean_of(values):
-    """Scorer of the weighted mean of one value an image."""
+    """Scorer of the weighted mean of one value per image."""
     return lambda weights: {"mean": values @ weights / weights.sum(axis=0)}
 
 

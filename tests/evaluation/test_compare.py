@@ -438,7 +438,7 @@ def test_a_baseline_that_is_not_listed_is_read_too(experiments, monkeypatch, cap
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["goood"], "'goood' is no file and no experiment, branch, tag or commit"),
+        (["goood"], "'goood' is not a file, experiment, branch, tag or commit"),
         (["goood"], "did you mean 'good'?"),
         (["nowhere.csv"], "there is no file nowhere.csv"),
         (["main", "--split", "external:ph2"], "the predictions of main have no split 'external:ph2'; they have test"),
@@ -481,4 +481,4 @@ def test_outside_git_only_files_are_compared(tmp_path, monkeypatch, capsys):
     assert "is no Git repository" in err
     (tmp_path / "bad.csv").write_text("a,b\n1,2\n")
     status, _, err = compare(Project(tmp_path), monkeypatch, capsys, "bad.csv")
-    assert "bad.csv is no prediction table" in err
+    assert "bad.csv is not a prediction table" in err

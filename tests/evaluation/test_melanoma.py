@@ -196,7 +196,7 @@ def test_equal_probabilities_share_the_threshold_and_no_melanoma_gives_none():
         ([0.5, 1.5], [True, False], "row 1 .*softmax"),
         ([0.5, 0.5], [True], "do not match labels"),
         ([0.5, 0.5], [1, 0], "true or false"),
-        ([[0.5, 0.5]], [True], "expected one an image"),
+        ([[0.5, 0.5]], [True], "expected one per image"),
     ],
 )
 def test_bad_input_is_named(p_mel, is_mel, message):

@@ -130,7 +130,7 @@ def spoil_nan(table):
     ("spoil", "said"),
     [
         (spoil_twice, "stand there twice in a split"),
-        (spoil_class, "row 2: the diagnosis 'xyz' is no class"),
+        (spoil_class, "row 2: the diagnosis 'xyz' is not a class"),
         (spoil_nan, "NaN"),
         (lambda table: table.drop(columns="group_id"), "it lacks group_id"),
         (lambda table: table.drop(columns="p_mel"), "no probabilities (p_<class>) of: mel"),

@@ -20,7 +20,7 @@ DRAWS = {"resamples": 100, "seed": 3}
 
 
 def predictions(images=400, seed=0, classes=CLASSES, skill=1.5, **columns):
-    """A table with metadata, two images a lesion; `columns` replace those that are drawn."""
+    """A table with metadata, two images per lesion; `columns` replace those that are drawn."""
     rng = np.random.default_rng(seed)
     lesion = np.arange(images) // 2
     labels = rng.choice(len(classes), images // 2 + 1)[lesion]
@@ -39,7 +39,7 @@ def predictions(images=400, seed=0, classes=CLASSES, skill=1.5, **columns):
 
 
 def perfect(labels, right, **columns):
-    """One image a lesion, classes bkl and nv, predicted right or wrong with certainty."""
+    """One image per lesion, classes bkl and nv, predicted right or wrong with certainty."""
     labels, right = np.asarray(labels), np.asarray(right)
     ids = [f"L_{number}" for number in range(labels.size)]
     table = pd.DataFrame({"image_id": ids, "lesion_id": ids, "group_id": ids, "source": "synthetic"})

@@ -343,4 +343,4 @@ def test_predictions_of_another_model_and_an_empty_test_split(project):
     assert "no image of the test split" in project.fails("explain")
     others = table.rename(columns={"logit_nv": "logit_other", "p_nv": "p_other"})
     others.replace({"dx": "nv", "predicted": "nv"}, "other").to_csv(path, index=False)
-    assert "make them anew with `dvc repro evaluate`" in project.fails("explain")
+    assert "make them again with `dvc repro evaluate`" in project.fails("explain")

@@ -32,7 +32,7 @@ def save(path: Path, number: int = 0) -> Path:
 
 
 def ham_rows(count: int = 28) -> list[str]:
-    """Rows of HAM10000's table: two images a lesion, each class in turn."""
+    """Rows of HAM10000's table: two images per lesion, each class in turn."""
     return [
         f"HAM_{number // 2:07d},ISIC_{number:07d},{CODES[number // 2 % 7]},histo,{40 + number % 40}.0,female,back"
         for number in range(count)

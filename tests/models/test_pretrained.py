@@ -163,8 +163,8 @@ def test_a_hub_that_is_away_is_one_line_with_two_ways_out(tmp_path):
     done = from_hub("http://127.0.0.1:9", tmp_path)
     assert done.returncode == 1
     assert done.stderr == (
-        "the ImageNet weights of test_resnet could not be had (no answer from http://127.0.0.1:9). Either connect to "
-        "the network (they come from the Hugging Face hub and are kept in its cache), or set model.weights to none or "
+        "the ImageNet weights of test_resnet could not be downloaded (no answer from http://127.0.0.1:9). Either connect "
+        "to the network (they come from the Hugging Face hub and are kept in its cache), or set model.weights to none or "
         "to the path of a weight file\n"
     )
 
@@ -184,7 +184,7 @@ def test_a_connection_that_breaks_while_weights_come_is_one_line(tmp_path):
         done = from_hub(endpoint, tmp_path)
     assert f"GET {Hub.place}" in handler.log
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("the ImageNet weights of test_resnet could not be had (")
+    assert done.stderr.splitlines()[-1].startswith("the ImageNet weights of test_resnet could not be downloaded (")
     assert "Traceback" not in done.stderr
 
 

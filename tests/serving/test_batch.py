@@ -1,4 +1,4 @@
-"""A batch predicts what the predictor predicts, goes on where it was stopped, and is stopped by no single file."""
+"""A batch predicts what the predictor predicts, resumes where it was stopped, and is stopped by no single file."""
 
 import os
 
@@ -249,7 +249,7 @@ def test_the_command_says_what_it_did(folder, tmp_path, capsys):
     assert "9 images of 5 lesions" in text
     assert "balanced accuracy" in text
     assert f"{tmp_path / 'p.csv'}: 9 images predicted\n" in text
-    assert "1 left out, 0 put right or noted" in text
+    assert "1 left out, 0 fixed or noted" in text
     assert "trained on synthetic: drawn images" in text
     assert "Not a medical device" in text
     assert cli.main(["batch", str(folder), "--model", str(tmp_path / "none"), "--out", str(tmp_path / "q.csv")]) == 1

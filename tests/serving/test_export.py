@@ -141,7 +141,7 @@ def test_what_is_no_export_is_refused_in_words(tmp_path):
 
 
 def colours(count: int, seed: int) -> Examples:
-    """Noisy squares in one colour a class."""
+    """Noisy squares in one colour per class."""
     generator = np.random.default_rng(seed)
     labels = np.arange(count) % 3
     bright = np.eye(3)[labels][:, None, None] * 120 + 60

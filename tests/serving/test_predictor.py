@@ -49,7 +49,7 @@ def files(tmp_path):
 
 
 def changed(path, **facts):
-    """Write the model file anew with other facts."""
+    """Write the model file again with other facts."""
     network, known = load_model(path)
     save_model(path, network, replace(known, **facts))
 
@@ -262,7 +262,7 @@ def test_the_command_predicts_explains_and_prints_json(tmp_path, capsys):
 
     (tmp_path / "bad.jpg").write_bytes(b"no image")
     assert cli.main(["predict", str(tmp_path / "bad.jpg"), "--model", str(model)]) == 1
-    assert f"{tmp_path / 'bad.jpg'}: the file is no image" in capsys.readouterr().err
+    assert f"{tmp_path / 'bad.jpg'}: the file is not an image" in capsys.readouterr().err
     assert cli.main([*arguments, "--age", "400"]) == 1
     assert "expected years from 0 to 120" in capsys.readouterr().err
     assert cli.main([*arguments, "--explain", str(tmp_path / "none" / "map.png")]) == 1

@@ -154,7 +154,7 @@ def test_two_processes_that_were_killed_end_with_the_same_numbers(two_processes,
 def test_a_fault_in_one_of_two_processes_ends_both(two_processes):
     _, done = two_processes
     assert done.returncode != 0
-    assert "no finite number any more (epoch 1, step 1; batch: image " in done.stderr
+    assert "NaN or infinite (epoch 1, step 1; batch: image " in done.stderr
 
 
 def test_sigterm_to_all_processes_of_a_run_saves_its_state(project):

@@ -1,4 +1,4 @@
-"""A run that is killed, stopped or out of disk goes on where it was, and ends with the bytes of one that was not."""
+"""A run that is killed, stopped or out of disk resumes where it was, and ends with the bytes of one that was not."""
 
 import copy
 import errno
@@ -82,7 +82,7 @@ while kills < int(sys.argv[1]):
     pid = child()
     time.sleep(chance.uniform(0, whole / 2))
     if os.waitpid(pid, os.WNOHANG)[0]:
-        early += 1  # it was done already, and what comes next begins anew
+        early += 1  # it was done already, and what comes next begins again
         continue
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
@@ -95,7 +95,7 @@ print(f"{kills} kills, {early} early ends, {whole:.1f} s")
 def test_twenty_kills_change_no_byte(project):
     done = project.run(sys.executable, "-c", KILLER, "20", "0")
     assert done.stdout.strip().splitlines()[-1].startswith("20 kills")
-    resumed = {line for line in done.stdout.splitlines() if line.startswith("going on after epoch")}
+    resumed = {line for line in done.stdout.splitlines() if line.startswith("resuming after epoch")}
     assert len(resumed) >= 5, "the kills came too early to prove anything"
     folder = project.folder
     whole = (folder / "models-whole/model.safetensors").read_bytes()
@@ -139,7 +139,7 @@ def test_a_signal_ends_after_the_step_with_the_state_saved(project, number, send
     assert "stopped after epoch 1, step 3; the state is saved" in stopped.stderr
     assert len(left_over(project)) == 1
     done = train(project)
-    assert "going on after epoch 0, step 3" in done.stdout
+    assert "resuming after epoch 0, step 3" in done.stdout
     resumed = project.bytes_of(*OUTS)
     train(project)
     assert project.bytes_of(*OUTS) == resumed
@@ -246,7 +246,7 @@ def test_a_damaged_state_starts_anew_and_is_said(tmp_path, capsys):
     with RunStore(tmp_path, "a", {}) as store:
         (store.folder / "state.pt").write_bytes(b"junk")
         assert store.load() is None
-    assert "training starts anew" in capsys.readouterr().err
+    assert "training starts again" in capsys.readouterr().err
 
 
 def test_one_run_is_trained_by_one_process(tmp_path):

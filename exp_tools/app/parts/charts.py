@@ -16,7 +16,7 @@ HEIGHT = 420
 
 
 def confusion(classes: Sequence[str], ink: str) -> dict[str, Any]:
-    """Of rows [actual, predicted], one an image: the share of each true class, with the number of images written in.
+    """Of rows [actual, predicted], one per image: the share of each true class, with the number of images written in.
 
     `ink` is a colour that is read on the page; the fuller cells take white.
     """
@@ -57,7 +57,7 @@ def confusion(classes: Sequence[str], ink: str) -> dict[str, Any]:
 
 
 def curves(x: str, y: str, x_label: str, y_label: str, *, diagonal: bool) -> dict[str, Any]:
-    """Of rows [class, x, y] in drawing order: a line a class, both axes 0 to 1."""
+    """Of rows [class, x, y] in drawing order: a line per class, both axes 0 to 1."""
     lines = {
         "mark": {"type": "line", "interpolate": "linear", "tooltip": True},
         "encoding": {

@@ -77,7 +77,7 @@ def parse_changes(text: str) -> dict[str, Any]:
     for line in filter(None, (line.strip() for line in text.splitlines())):
         key, equals, value = line.partition("=")
         if not equals or not re.fullmatch(r"[a-z_0-9]+(\.[A-Za-z_0-9-]+)*", key.strip()):
-            raise UserError(f"{line!r} is no line of the form section.key=value, such as train.seed=1")
+            raise UserError(f"{line!r} is not a line of the form section.key=value, such as train.seed=1")
         try:
             changes[key.strip()] = yaml.safe_load(value)
         except yaml.YAMLError as error:
@@ -157,7 +157,7 @@ def _put(content: dict[str, Any], key: str, value: Any) -> None:
     for section in sections:
         content = content.setdefault(section, {})
         if not isinstance(content, dict):
-            raise UserError(f"{key}: {section} is no section of the parameters")
+            raise UserError(f"{key}: {section} is not a section of the parameters")
     content[last] = value
 
 

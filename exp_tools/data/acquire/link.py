@@ -126,7 +126,7 @@ def refuse_own_folder(wanted: SourceOptions, filled: Sequence[Path], root: Path)
             for place in (output.parent.resolve() / output.name, (root / output.parent).resolve() / output.name):
                 if path.is_relative_to(place) or place.is_relative_to(path):
                     raise UserError(
-                        f"{key} {folder!r}: {path} and {output}, which the pipeline fills, lie in each other. Nothing "
+                        f"{key} {folder!r}: {path} and {output}, which the pipeline fills, overlap. Nothing "
                         "was touched. Move your files to a folder of their own, outside of those that the pipeline "
                         f"writes, and set {key} to it"
                     )
@@ -206,7 +206,7 @@ def _holds_news(archive: Path, seen: dict[str, Path], facts: DatasetSpec) -> boo
         with zipfile.ZipFile(archive) as content:
             names = [Path(name) for name in content.namelist() if not name.endswith("/")]
     except (zipfile.BadZipFile, OSError) as error:
-        raise UserError(f"{archive} is no whole zip archive ({error}); unpack it yourself or take it away") from error
+        raise UserError(f"{archive} is not a whole zip archive ({error}); unpack it yourself or remove it") from error
     images = [name for name in names if name.suffix.lower() in EXTENSIONS and not is_clutter(name.name)]
     return facts.folders_are_labels or not images or any(name.name.lower() not in seen for name in images)
 

@@ -90,7 +90,7 @@ def load_image(
 def decode_with_notes(
     source: Path | str | bytes | Image.Image, size: int, resize: str, touched_up: DermoscopyFilters
 ) -> tuple[np.ndarray, list[tuple[str, str, str]]]:
-    """The square image, and what was put right: (kind, value, rule)."""
+    """The square image, and what was fixed: (kind, value, rule)."""
     try:
         with _opened(source) as image:
             if image.width * image.height > MAX_PIXELS:
@@ -114,7 +114,7 @@ def decode_with_notes(
         empty = len(source) == 0 if isinstance(source, bytes) else os.path.getsize(source) == 0
         if empty:
             raise ImageFault("empty_image", "the file is empty (0 bytes)") from error
-        raise ImageFault("not_an_image", f"the file is no image that can be read ({', '.join(FORMATS)} can)") from error
+        raise ImageFault("not_an_image", f"the file is not an image we can read ({', '.join(FORMATS)})") from error
     except Exception as error:  # Pillow's decoders raise almost anything on damaged files
         raise ImageFault("damaged_image", f"the image is damaged or cut off ({error})") from error
     return apply_filters(pixels, touched_up), notes

@@ -17,7 +17,7 @@ CHUNK = 32
 
 
 class Finding(NamedTuple):
-    """What is worth saying of the image at `place`: a fault (not usable), or something that was put right."""
+    """What is worth saying of the image at `place`: a fault (not usable), or something that was fixed."""
 
     place: int
     kind: str

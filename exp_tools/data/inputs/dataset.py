@@ -41,7 +41,7 @@ class Batch(NamedTuple):
 
 
 class PackedImages:
-    """The images of images.npy, fetched a batch at a time; opened anew in every process, never copied whole."""
+    """The images of images.npy, fetched a batch at a time; opened again in every process, never copied whole."""
 
     def __init__(
         self,

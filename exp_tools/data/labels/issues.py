@@ -21,7 +21,7 @@ class Problem:
     file, row, column, value : where it stands, as the person knows it, and what was found
     rule : what should be there, and what to do
     place : the row of the table in memory that it is about; None for the set as a whole
-    mended : the text that a fix writes into `column`; None where there is nothing to write
+    fixed : the text that a fix writes into `column`; None where there is nothing to write
     action : what was done ("stopped", "skipped", "fixed", "noted"); "" as long as nobody decided
     """
 
@@ -32,7 +32,7 @@ class Problem:
     value: str
     rule: str
     place: int | None = None
-    mended: str | None = None
+    fixed: str | None = None
     action: str = ""
 
     def __str__(self) -> str:
@@ -56,13 +56,13 @@ def apply_actions(table: pd.DataFrame, problems: Iterable[Problem]) -> pd.DataFr
     problems = list(problems)
     table = table.copy()
     for problem in problems:
-        if problem.action == "fixed" and problem.mended is not None:
-            table.at[problem.place, problem.column] = problem.mended
+        if problem.action == "fixed" and problem.fixed is not None:
+            table.at[problem.place, problem.column] = problem.fixed
     return table.drop(index=sorted({problem.place for problem in problems if problem.action == "skipped"}))
 
 
 def report_table(problems: Iterable[Problem]) -> pd.DataFrame:
-    """REPORT_COLUMNS of each problem, one a row."""
+    """REPORT_COLUMNS of each problem, one per row."""
     rows = [[getattr(problem, column) for column in REPORT_COLUMNS] for problem in problems]
     table = pd.DataFrame(rows, columns=REPORT_COLUMNS)
     return table.assign(row=table["row"].astype("Int64"))

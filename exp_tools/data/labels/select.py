@@ -10,7 +10,7 @@ from exp_tools.taxonomy import broader, task_label
 
 
 def subset_of_lesions(table: pd.DataFrame, limit: int, seed: int) -> np.ndarray:
-    """Choose about `limit` rows: whole lesions, each class in its proportion, at least one lesion a class.
+    """Choose about `limit` rows: whole lesions, each class in its proportion, at least one lesion per class.
 
     Parameters
     ----------

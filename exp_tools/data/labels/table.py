@@ -1,4 +1,4 @@
-"""labels.csv: one row an image, in the order of images.npy; made from a checked text table."""
+"""labels.csv: one row per image, in the order of images.npy; made from a checked text table."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import pandas as pd
 from exp_tools.errors import require_file
 
 MISSING = ("", "na", "nan", "none", "null", "unknown")
-"""How tables write what nobody knows (an age, the id of a lesion or a group), in lower case."""
+"""How tables write what is unknown (an age, the id of a lesion or a group), in lower case."""
 
 LABEL_COLUMNS = [
     "image_id",

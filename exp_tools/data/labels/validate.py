@@ -60,7 +60,7 @@ def one_spelling(ids: pd.Series) -> pd.Series:
 
     No outer spaces, one space between words, whole numbers without `.0` (`12.0`, as a spreadsheet or pandas writes 12),
     full-width and other compatibility characters as plain ones (Unicode NFKC). Ids that then differ in case only take
-    the most common of their spellings. A word of labels.MISSING is no id and becomes "".
+    the most common of their spellings. A word of labels.MISSING is not an id and becomes "".
     """
     distinct = pd.Series(ids.unique(), dtype=object)
     tidy = distinct.map(lambda text: " ".join(unicodedata.normalize("NFKC", text).split()))
@@ -86,7 +86,7 @@ def check_labels(table: pd.DataFrame, classes: Sequence[str] | None) -> list[Pro
     """
     tidy = tidied(table, classes)
     problems = [
-        _problem("untidy_text", table, place, column, mended=tidy.at[place, column])
+        _problem("untidy_text", table, place, column, fixed=tidy.at[place, column])
         for column in tidy
         for place in table.index[table[column] != tidy[column]]
     ]
@@ -167,34 +167,34 @@ def _schema_cases(table: pd.DataFrame, classes: Sequence[str] | None) -> list[tu
     return []
 
 
-def _problem(kind: str, table: pd.DataFrame, place: int, column: str, mended: str | None = None) -> Problem:
+def _problem(kind: str, table: pd.DataFrame, place: int, column: str, fixed: str | None = None) -> Problem:
     row = table.loc[place]
-    return Problem(kind, row["table"], int(row["row"]), column, row[column], "", int(place), mended)
+    return Problem(kind, row["table"], int(row["row"]), column, row[column], "", int(place), fixed)
 
 
 def _with_fix(problem: Problem, table: pd.DataFrame, classes: Sequence[str] | None) -> Problem:
     """The problem with its rule in words and, where there is an honest one, its fix."""
     row, kind, value = table.loc[problem.place], problem.kind, problem.value
-    mended = problem.mended
+    fixed = problem.fixed
     if kind == "bad_age":
-        mended = ""
+        fixed = ""
     elif kind == "unknown_sex":
-        mended = SEX_WORDS.get(value.strip().lower(), "unknown")
+        fixed = SEX_WORDS.get(value.strip().lower(), "unknown")
     elif kind == "no_lesion":
-        mended = row["image_id"]
+        fixed = row["image_id"]
     rule = {
-        "untidy_text": f"{value!r} should read {mended!r}; fix writes it so",
+        "untidy_text": f"{value!r} should read {fixed!r}; fix writes it so",
         "bad_id": f"{value!r} cannot be an image id: it must be a plain file name without folders",
         "unknown_diagnosis": _unknown_diagnosis(value, classes),
         "no_lesion": "lesion_id is empty; without it the same lesion could be in train and test (fix: the image's id)",
-        "bad_age": f"age {value!r} is no number from 0 to {OLDEST}; leave it empty when unknown (fix does so)",
-        "unknown_sex": f"sex {value!r}; expected one of {', '.join(SEXES)} or nothing (fix writes {mended!r})",
+        "bad_age": f"age {value!r} is not a number from 0 to {OLDEST}; leave it empty when unknown (fix does so)",
+        "unknown_sex": f"sex {value!r}; expected one of {', '.join(SEXES)} or nothing (fix writes {fixed!r})",
         "unknown_split": f"split {value!r}; expected train, val, test or nothing",
         "missing_image": f"no image file for {value!r} (.jpg, .png, .bmp, .tif, .webp); add it or take the row out",
         "ambiguous_image": f"several files are called {value!r}: {row['copies']}; keep the right one",
         "listed_duplicate": f"the set's own list of duplicates calls it the same picture as {row['duplicate_of']!r}",
     }[kind]
-    return Problem(kind, problem.file, problem.row, problem.column, value, rule, problem.place, mended)
+    return Problem(kind, problem.file, problem.row, problem.column, value, rule, problem.place, fixed)
 
 
 def _unknown_diagnosis(value: str, classes: Sequence[str] | None) -> str:

@@ -19,7 +19,7 @@ SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "
 
 
 def read(raw: Path) -> pd.DataFrame:
-    """A row an image; one whose name stands in several folders gets its class in front of its id."""
+    """A row per image; one whose name stands in several folders gets its class in front of its id."""
     rows = []
     for name, paths in index_images(raw).items():
         for path in paths:

@@ -106,7 +106,7 @@ def one_hot_codes(table: pd.DataFrame, columns: Sequence[str]) -> pd.Series:
 def with_files(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
     """Add `file`, the image of each row, and `copies`, other files of that name: found by name, never made from it.
 
-    Spaces around an id and the ending of an image file are no hindrance.
+    Spaces around an id and the ending of an image file do no harm.
     """
     found = index_images(folder)
     files, copies = [], []

@@ -47,7 +47,7 @@ def as_markdown(comparison: Mapping[str, Any]) -> str:
 
 
 def as_table(comparison: Mapping[str, Any]) -> pd.DataFrame:
-    """A row a result and metric, undefined values empty.
+    """A row per result and metric, undefined values empty.
 
     Returns
     -------

@@ -141,7 +141,7 @@ def weighted_intervals(
     groups : [N], the lesion group of each image
     num_images : N
     resamples, seed, level : as in `bootstrap_intervals`
-    scales : of the names that are no SHARE (0..1)
+    scales : of the names that are not SHARE (0..1)
     units : on how many lesion groups a name rests, where not on all
 
     Returns
@@ -248,7 +248,7 @@ def group_weights(groups: ArrayLike, num_images: int, resamples: int, seed: int)
 
     Raises
     ------
-    UserError : not one group an image, an image without one, or fewer resamples than one
+    UserError : not one group per image, an image without one, or fewer resamples than one
     """
     if resamples < 1:
         raise UserError(f"The number of bootstrap resamples is {resamples}; expected at least 1 (2000 is usual).")
@@ -267,7 +267,7 @@ def group_weights(groups: ArrayLike, num_images: int, resamples: int, seed: int)
 def _check_groups(groups: ArrayLike, num_images: int) -> NDArray:
     groups = np.asarray(groups)
     if groups.shape != (num_images,):
-        raise UserError(f"{groups.size} groups do not match {num_images} images: one group_id an image was expected.")
+        raise UserError(f"{groups.size} groups do not match {num_images} images: one group_id per image was expected.")
     missing = np.flatnonzero([group is None or group != group for group in groups.tolist()])
     if missing.size:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Whether a probability means what it says, and the one number that mends most of it.
+"""Whether a probability means what it says, and the one number that fixes most of it.
 
 Confidence is the probability of the predicted class. Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
 """

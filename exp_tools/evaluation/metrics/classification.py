@@ -44,7 +44,7 @@ def headline_metrics(probabilities: ArrayLike, labels: ArrayLike, classes: Seque
 
     Raises
     ------
-    UserError : no image, shapes that do not fit, NaN, rows that do not sum to 1, labels that are no class
+    UserError : no image, shapes that do not fit, NaN, rows that do not sum to 1, labels that are not a class
     """
     probabilities, labels = check_predictions(probabilities, labels, classes)
     matrix = confusion(labels, probabilities.argmax(axis=1), len(classes))

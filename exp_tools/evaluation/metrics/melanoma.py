@@ -54,7 +54,7 @@ def melanoma_report(
         specificity_at_90_sensitivity, specificity_at_95_sensitivity : the other way round
         threshold : as given
         sensitivity, specificity, precision, npv, flagged : at the threshold; npv is the share of unflagged images that
-            are no melanoma, flagged the share of images that are flagged. A precision without any flagged image is 0
+            are not melanoma, flagged the share of images that are flagged. A precision without any flagged image is 0
             where there are melanomas, as in scikit-learn, and NaN where there are none; the npv likewise.
         intervals : metric -> {"low", "high"}, 95 %
         small : there are fewer than SMALL_GROUPS lesion groups of melanomas, or of others

@@ -57,13 +57,13 @@ def subgroup_report(
         accuracy, balanced_accuracy (over the classes that occur), macro_auc : NaN where undefined
         intervals : dict metric -> {"low", "high", "small"}, 95 %. `small`: fewer than 10 lesion groups of the rarest
             thing that the metric needs (all; of a class that occurs; of melanomas, of the others, of both)
-        melanoma : None if it is no class, else dict with images, lesions (of melanoma), sensitivity and specificity of
+        melanoma : None if it is not a class, else dict with images, lesions (of melanoma), sensitivity, specificity of
             the most probable class, with a threshold also sensitivity_at_threshold and specificity_at_threshold, auc,
             and intervals of these
 
     Raises
     ------
-    UserError : as `metrics.headline_metrics`; a diagnosis that is no class
+    UserError : as `metrics.headline_metrics`; a diagnosis that is not a class
     """
     subgroups = find_subgroups(table, classes, melanoma_threshold)
     return [_row(subgroup, table, classes, resamples=resamples, seed=seed) for subgroup in subgroups]

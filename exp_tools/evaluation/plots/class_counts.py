@@ -16,7 +16,7 @@ def draw_class_distribution(path: Path, counts: pd.DataFrame, title: str) -> Non
 
     Parameters
     ----------
-    counts : whole numbers, a row a class (index: codes), a column a part of the bar (such as train, val, test, or one
+    counts : whole numbers, one row per class (index: codes), one column per part of the bar (train, val, test, or one
         column for all images)
     """
     figure, axes = new_figure(8, 1.9 + 0.42 * len(counts))

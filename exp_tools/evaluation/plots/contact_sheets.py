@@ -59,7 +59,7 @@ def draw_mistakes(
 
     Raises
     ------
-    UserError : a diagnosis that is no class
+    UserError : a diagnosis that is not a class
     """
     table = _with_probabilities(table, classes)
     blocks = [_block(table[table["dx"] == code], code, per_class) for code in classes]
@@ -88,7 +88,7 @@ def draw_missed(path: Path, images: NDArray, table: pd.DataFrame, classes: Seque
 
     Raises
     ------
-    UserError : a diagnosis that is no class
+    UserError : a diagnosis that is not a class
     """
     table = _with_probabilities(table, classes)
     melanomas = table[table["dx"] == MELANOMA]

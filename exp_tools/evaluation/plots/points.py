@@ -1,4 +1,4 @@
-"""Curves as long tables, one row a point, small enough for Git: what `dvc plots` and our own figures draw."""
+"""Curves as long tables, one row per point, small enough for Git: what `dvc plots` and our own figures draw."""
 
 import heapq
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +20,7 @@ def roc_points(probabilities: ArrayLike, labels: ArrayLike, classes: Sequence[st
 
     Returns
     -------
-    DataFrame [class, false_positive_rate, true_positive_rate], at most 200 points a class, in drawing order
+    DataFrame [class, false_positive_rate, true_positive_rate], at most 200 points per class, in drawing order
 
     Raises
     ------
@@ -45,7 +45,7 @@ def precision_recall_points(probabilities: ArrayLike, labels: ArrayLike, classes
 
     Returns
     -------
-    DataFrame [class, recall, precision], at most 200 points a class, in drawing order (recall rises)
+    DataFrame [class, recall, precision], at most 200 points per class, in drawing order (recall rises)
 
     Raises
     ------
@@ -65,13 +65,13 @@ def precision_recall_points(probabilities: ArrayLike, labels: ArrayLike, classes
 
 
 def confusion_pairs(labels: ArrayLike, predicted: ArrayLike, classes: Sequence[str]) -> pd.DataFrame:
-    """The class codes of each image, for DVC's `confusion` templates: DataFrame [actual, predicted], a row an image.
+    """The class codes of each image, for DVC's `confusion` templates: DataFrame [actual, predicted], a row per image.
 
     Rows are sorted, so that equal confusion matrices are equal tables.
 
     Raises
     ------
-    UserError : lengths differ, or a value is no class
+    UserError : lengths differ, or a value is not a class
     """
     counts = confusion(labels, predicted, len(classes)).ravel()
     actual, guess = np.divmod(np.repeat(np.arange(counts.size), counts), len(classes))

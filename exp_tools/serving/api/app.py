@@ -38,12 +38,12 @@ def create_app(predictor: Predictor, limits: Limits | None = None) -> FastAPI:
 
     Parameters
     ----------
-    predictor : serves every request; it is tried once, so that a model that gives no finite numbers is never served
+    predictor : serves every request; it is tried once, so that a model that gives NaN or infinite is never served
     limits : None: as in Limits
 
     Raises
     ------
-    UserError : the model gives no finite numbers
+    UserError : the model gives NaN or infinite
     """
     limits = limits or Limits()
     service = Service(predictor, limits)

@@ -66,7 +66,7 @@ class Gate:
 def check_image(content: bytes, limits: Limits) -> None:
     """Refuse what would cost too much to decode, from its header alone.
 
-    A file that is no image passes: decoding says what is wrong with it.
+    A file that is not an image passes: decoding says what is wrong with it.
 
     Raises
     ------

@@ -202,7 +202,7 @@ def patients_of(text: str | None, count: int, most: int) -> list[Patient]:
     try:
         entries = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise Problem("wrong_value", "metadata is no JSON; send a list with an object for each image") from error
+        raise Problem("wrong_value", "metadata is not JSON; send a list with an object for each image") from error
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise Problem("wrong_value", "metadata must be a list with an object for each image")
     if len(entries) != count:
@@ -235,4 +235,4 @@ def _text(content: bytes | bytearray, name: str) -> str:
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise Problem("wrong_value", f"{name} is no UTF-8 text") from error
+        raise Problem("wrong_value", f"{name} is not UTF-8 text") from error

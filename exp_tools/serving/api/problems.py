@@ -23,7 +23,7 @@ KINDS = {
     "too_large": Kind(413, "The request, an image or a text is too large"),
     "too_many_parts": Kind(413, "The form has too many images or fields"),
     "wrong_content_type": Kind(415, "The request is not multipart/form-data in UTF-8"),
-    "not_an_image": Kind(415, "The file is no image that can be read"),
+    "not_an_image": Kind(415, "The file is not an image that can be read"),
     "empty_image": Kind(422, "The image file is empty"),
     "damaged_image": Kind(422, "The image is damaged or cut off"),
     "too_many_pixels": Kind(422, "The image has too many pixels"),

@@ -45,7 +45,7 @@ class Service:
         }
 
     def try_out(self) -> None:
-        """Predict a grey square. Raises UserError where the model gives no finite numbers."""
+        """Predict a grey square. Raises UserError where the model gives NaN or infinite."""
         size = self.predictor.facts.image_size
         grey = np.full((1, size, size, 3), 128, np.uint8)
         self.predictor.predict_pixels(grey, [Patient()])

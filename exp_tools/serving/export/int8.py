@@ -45,7 +45,7 @@ class Quantised(NamedTuple):
 
 
 def quantise(fp32: Path, out: Path, calibration: Examples, check: Examples) -> Quantised:
-    """Write an export anew in int8: weights a channel, activations by the ranges that validation images show.
+    """Write an export again in int8: weights a channel, activations by the ranges that validation images show.
 
     Parameters
     ----------

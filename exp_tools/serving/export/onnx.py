@@ -112,7 +112,7 @@ def with_export(facts: ModelFacts, export: dict[str, Any]) -> ModelFacts:
 
 
 def add_facts(onnx_file: Path, out: Path, facts: ModelFacts) -> None:
-    """Write an ONNX file anew, with `facts` for its metadata."""
+    """Write an ONNX file again, with `facts` for its metadata."""
     import onnx
 
     content = onnx.load(onnx_file)
