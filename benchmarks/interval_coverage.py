@@ -4,7 +4,7 @@ python -m benchmarks.interval_coverage [--sets 1000] [--resamples 1000] [--lesio
 
 Each lesion has one to three images with related logits, each set is drawn again with as many lesions per class, and
 the truth is the score of a set of 200,000 lesions. Prints, for each number of lesions in the rarest class and each
-skill, how many of 100 intervals hold the truth, and beside it what the percentiles of the same resamples would. With
+skill, how many of 100 intervals hold the truth, and next to it what the percentiles of the same resamples would. With
 1,000 sets a figure is certain to about ±1.4.
 """
 
@@ -88,7 +88,7 @@ def main() -> None:
                 print(f"{'':22} {'truth':>6} {'held %':>7} {'percentiles %':>14}")
                 for name, (truth, ours, theirs) in rows.items():
                     beside = "" if np.isnan(theirs) else f"{100 * theirs:14.1f}"
-                    print(f"{name:22} {truth:6.3f} {100 * ours:7.1f} {beside}", flush=True)
+                    print(f"{name:22} {truth:6.3f} {100 * ours:7.1f} {next to}", flush=True)
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def print_cases(cases: Sequence[Case]) -> None:
 
 
 def write_cases(path: Path, cases: Sequence[Case], run: Mapping[str, Any]) -> None:
-    """Write the JSON file, with the facts of the run in front, and the picture beside it."""
+    """Write the JSON file, with the facts of the run in front, and the picture next to it."""
     rows = [
         {
             "name": case.name,

@@ -7,7 +7,7 @@
     make bench BENCH_ARGS="--device cuda"               training and evaluation on a GPU: bf16, 224 pixels, two networks
 
 Prints a table with the median over the repeats and the spread, and writes benchmarks/results/<date>-<processor>.json
-with a picture beside it (with --only: nothing, unless --out names a file). Nothing here is a test: a busy machine
+with a picture next to it (with --only: nothing, unless --out names a file). Nothing here is a test: a busy machine
 changes seconds, and ratios a little.
 """
 

@@ -75,7 +75,7 @@ def cpu_has_amx() -> bool:
 
 
 def loader_workers(machine: MachineParams, device: torch.device) -> int:
-    """Loader processes of one training process: none beside a processor that computes anyway, else its share of the
+    """Loader processes of one training process: none where the processor computes anyway, else its share of the
     cores less one, at most eight."""
     if machine.workers != "auto":
         return machine.workers

@@ -123,7 +123,7 @@ def make_model(params: Params, knobs: dict[str, Any], num_classes: int) -> torch
 
 
 def inputs_of(params: Params, setup: Setup, world: int) -> dict[str, Any]:
-    """All that the result depends on beside the code: what a resumed run must share, and the model file tells."""
+    """All that the result depends on besides the code: what a resumed run must share, and the model file tells."""
     weights = Path(params.model.weights)
     return {
         "task": params.task,

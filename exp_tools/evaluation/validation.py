@@ -16,7 +16,7 @@ SUM_TOLERANCE = 1e-3  # wide enough for probabilities stored as float16, or as t
 
 
 SCORES = ("accuracy", "balanced_accuracy", "macro_f1", "macro_auc")
-"""What `train.select_on` may name beside the loss."""
+"""What `train.select_on` may name besides the loss."""
 
 
 def validation_scores(logits: NDArray, labels: NDArray, classes: Sequence[str]) -> dict[str, float]:

@@ -58,7 +58,7 @@ class Case(NamedTuple):
 
 @matplotlib.rc_context(STYLE)
 def draw_cases(path: Path, cases: Sequence[Case], title: str) -> None:
-    """Cases that were predicted right on the left, wrong ones on the right; each image beside its maps.
+    """Cases that were predicted right on the left, wrong ones on the right; each image next to its maps.
 
     Grad-CAM is that of the predicted diagnosis. Where the lesion's mask is known its outline is drawn on the image.
     """

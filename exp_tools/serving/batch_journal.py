@@ -12,7 +12,7 @@ Result = list[float] | list[str]
 
 
 class BatchJournal:
-    """The file `.<table>.journal` beside a table that is being made. Enter it to write.
+    """The file `.<table>.journal` next to a table that is being made. Enter it to write.
 
     Parameters
     ----------

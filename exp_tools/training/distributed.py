@@ -32,7 +32,7 @@ def world_of() -> tuple[int, int]:
 
 
 class ProcessGroup:
-    """What the processes tell each other beside gradients: numbers and small objects, over gloo, so that asking never
+    """What the processes tell each other besides gradients: numbers and small objects, over gloo, so that asking never
     waits for a GPU. Make it after accelerate has joined the processes.
 
     Attributes

@@ -15,7 +15,16 @@ import requests
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 from tqdm import tqdm
 
-from exp_tools.data.acquire.store import Digests, beside, difference, digests_of, one_at_a_time, read_json, say, size_of
+from exp_tools.data.acquire.store import (
+    Digests,
+    difference,
+    digests_of,
+    one_at_a_time,
+    read_json,
+    say,
+    sidecar,
+    size_of,
+)
 from exp_tools.data.acquire.transfer import Broken, Refused, WrongContent, drop, pull, require_room
 from exp_tools.data.sources.registry import RemoteFile
 from exp_tools.errors import UserError
@@ -47,7 +56,7 @@ def fetch(file: RemoteFile, store: Path, *, timeout: float = 30, attempts: int =
                 return target
             digests = _check_present(file, target) if target.exists() else _download(file, target, timeout, attempts)
             mtime_ns = target.stat().st_mtime_ns
-            write_json(beside(target, ".json"), {**vars(digests), "url": file.url, "mtime_ns": mtime_ns})
+            write_json(sidecar(target, ".json"), {**vars(digests), "url": file.url, "mtime_ns": mtime_ns})
     except (Broken, WrongContent, Refused, UserError) as error:
         raise UserError(_by_hand(file, target, str(error))) from error
     except OSError as error:
@@ -56,7 +65,7 @@ def fetch(file: RemoteFile, store: Path, *, timeout: float = 30, attempts: int =
 
 
 def _is_remembered(file: RemoteFile, target: Path) -> bool:
-    record = read_json(beside(target, ".json"))
+    record = read_json(sidecar(target, ".json"))
     try:
         status = target.stat()
     except FileNotFoundError:
@@ -74,7 +83,7 @@ def _check_present(file: RemoteFile, target: Path) -> Digests:
 
 
 def _download(file: RemoteFile, target: Path, timeout: float, attempts: int) -> Digests:
-    part = beside(target, ".part")
+    part = sidecar(target, ".part")
     if file.size is not None:
         require_room(file, part, file.size)
     bar = tqdm(desc=file.name, unit="B", unit_scale=True, disable=None)
@@ -137,7 +146,7 @@ def _pause(state: RetryCallState) -> float:
 
 
 def _by_hand(file: RemoteFile, target: Path, reason: str) -> str:
-    have = size_of(beside(target, ".part"))
+    have = size_of(sidecar(target, ".part"))
     size = "" if file.size is None else f"\n  size  {file.size:,} bytes"
     md5 = "" if file.md5 is None else f"\n  MD5   {file.md5}"
     kept = f"\nOr run again: {in_words(have)} are here, and the download goes on from there." if have else ""

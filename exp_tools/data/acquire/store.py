@@ -1,4 +1,4 @@
-"""What all who write to the download store share: one at a time, room asked for first, small records beside files."""
+"""What all who write to the download store share: one at a time, room asked for first, small records next to files."""
 
 import contextlib
 import hashlib
@@ -17,7 +17,7 @@ from exp_tools.data.sources.registry import RemoteFile
 
 @contextlib.contextmanager
 def one_at_a_time(target: Path) -> Iterator[None]:
-    """Hold the lock of `target` (a hidden file beside it); wait, and say so, while another process or thread has it.
+    """Hold the lock of `target` (a hidden file next to it); wait, and say so, while another process or thread has it.
 
     The lock belongs to the process, not to the file: one that was killed leaves nothing to clean up.
     """
@@ -38,7 +38,7 @@ def say(text: str) -> None:
     tqdm.write(text, file=sys.stderr)
 
 
-def beside(path: Path, suffix: str) -> Path:
+def sidecar(path: Path, suffix: str) -> Path:
     """The file that belongs to `path`: its name with a suffix more."""
     return path.with_name(path.name + suffix)
 

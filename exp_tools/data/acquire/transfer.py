@@ -14,7 +14,7 @@ import requests
 from requests import exceptions as http
 from tqdm import tqdm
 
-from exp_tools.data.acquire.store import beside, read_json, say, size_of
+from exp_tools.data.acquire.store import read_json, say, sidecar, size_of
 from exp_tools.data.sources.registry import RemoteFile
 from exp_tools.io import in_words, require_space, write_json
 
@@ -83,13 +83,13 @@ def require_room(file: RemoteFile, part: Path, total: int) -> None:
 def drop(part: Path) -> None:
     """Remove a part and what is known of it."""
     part.unlink(missing_ok=True)
-    beside(part, ".json").unlink(missing_ok=True)
+    sidecar(part, ".json").unlink(missing_ok=True)
 
 
 def _where_to_resume(file: RemoteFile, part: Path) -> tuple[int, str | None]:
     """Bytes of `part` to go on from and the validator of what they were part of; 0 when they cannot be trusted."""
     have = size_of(part)
-    origin = read_json(beside(part, ".json"))
+    origin = read_json(sidecar(part, ".json"))
     validator = origin.get("validator") if origin.get("url") == file.url else None
     too_long = file.size is not None and have > file.size
     if too_long or not (validator or file.md5):  # two versions joined would go unnoticed
@@ -124,7 +124,7 @@ def _append(
 ) -> None:
     with part.open("ab" if begin else "wb") as stream:
         if begin == 0:
-            write_json(beside(part, ".json"), {"url": file.url, "validator": _validator(response)})
+            write_json(sidecar(part, ".json"), {"url": file.url, "validator": _validator(response)})
         have = begin
         for chunk in response.iter_content(CHUNK):
             have += len(chunk)

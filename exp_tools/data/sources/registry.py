@@ -90,7 +90,7 @@ def licence_text(facts: DatasetSpec) -> str:
 
 
 def write_options(raw: Path, **choice: Any) -> None:
-    """Note beside the links what the user chose of the origin: `table`, `test_table`, `subset` (image ids)."""
+    """Note next to the links what the user chose of the origin: `table`, `test_table`, `subset` (image ids)."""
     write_json(raw / OPTIONS_FILE, {**read_options(raw), **choice})
 
 

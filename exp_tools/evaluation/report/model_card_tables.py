@@ -34,7 +34,7 @@ AT_THRESHOLD = {
 
 
 def results(test: Mapping[str, Any]) -> list[str]:
-    """Headline scores by image and by lesion, beside those of the colour baseline."""
+    """Headline scores by image and by lesion, next to those of the colour baseline."""
     lesions = test["lesion_level"]
     baseline, views = test.get("baseline"), test.get("tta")
     head = ["score", "by image", "95 % interval", "by lesion", "95 % interval"]

@@ -34,7 +34,7 @@ class MetadataBranch(nn.Module):
 
 
 class MultimodalNet(nn.Module):
-    """Image features beside metadata features, three linear layers.
+    """Image features next to metadata features, three linear layers.
 
     With `metadata=None` the first layer of the classifier takes the image features alone and all else is the same.
     """

@@ -38,7 +38,7 @@ class SoftAttention(nn.Module):
 
 
 class SoftAttentionNet(nn.Module):
-    """Backbone, soft attention beside its features, global average, one linear layer.
+    """Backbone, soft attention next to its features, global average, one linear layer.
 
     With `concat` the attended features are appended to the features, without they are added to them. With
     `enabled=False` the features go on alone, through the same pooling and dropout: the control that shows what

@@ -12,7 +12,7 @@ from exp_tools.serving.api.problems import Problem
 
 MEGABYTE = 1_000_000
 FORM_OVERHEAD = 64_000
-"""Bytes a form may have beside its images: texts, boundaries, headers of parts."""
+"""Bytes a form may have besides its images: texts, boundaries, headers of parts."""
 SCAN = b"\xff\xda"
 
 

@@ -20,7 +20,7 @@ from exp_tools.serving.predictor import Patient
 
 PATIENT_FIELDS = ("age", "sex", "localization")
 FEW = 16
-"""Parts a form may have beside its images; one with more is not read to its end."""
+"""Parts a form may have besides its images; one with more is not read to its end."""
 
 
 @dataclass
