@@ -87,8 +87,8 @@ def main() -> None:
                 print(f"\n{title}, {skill_name}, {rarest} lesions in the rarest class")
                 print(f"{'':22} {'truth':>6} {'held %':>7} {'percentiles %':>14}")
                 for name, (truth, ours, theirs) in rows.items():
-                    beside = "" if np.isnan(theirs) else f"{100 * theirs:14.1f}"
-                    print(f"{name:22} {truth:6.3f} {100 * ours:7.1f} {next to}", flush=True)
+                    percentiles = "" if np.isnan(theirs) else f"{100 * theirs:14.1f}"
+                    print(f"{name:22} {truth:6.3f} {100 * ours:7.1f} {percentiles}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the use of a model costs next to its forward pass, and what an export gains. Weights are random: they cost as
+"""What the use of a model costs besides its forward pass, and what an export gains. Weights are random: they cost as
 much as trained ones."""
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What all who write to the download store share: one at a time, room asked for first, small records next to files."""
+"""What all writers of the download store share: one at a time, space checked first, small records next to files."""
 
 import contextlib
 import hashlib
