@@ -1,9 +1,9 @@
 """Training state on disk, outside DVC's outs: one folder per run, named by a fingerprint of all that determines it.
 
-A run with the same fingerprint goes on from there; any other never looks at it. Two kinds of file: `best-<epoch>.pt`,
+A run with the same fingerprint resumes from there; any other never looks at it. Two kinds of file: `best-<epoch>.pt`,
 the weights that are best so far, and `state.pt`, everything needed to resume, which names the best file that belongs to
-it. Both are written to temporary files and renamed, the best one first: whenever a process is killed, `state.pt` is whole and
-belongs to files that are.
+it. Both are written to temporary files and renamed, the best one first: whenever a process is killed, `state.pt` is
+whole and belongs to files that are.
 """
 
 import contextlib
