@@ -18,6 +18,9 @@ RESULTS = (
 )
 
 
+STAGES = ("download", "prepare", "external", "split", "train", "evaluate", "explain")
+
+
 @pytest.fixture(scope="module")
 def project(ran_project, tmp_path_factory) -> Project:
     """A copy of the project that ran, cache and all, to change at will."""
@@ -128,14 +131,38 @@ def test_a_key_is_read_by_these_stages_and_no_other(project, edit, keys, stages)
     assert stages_run(project, "--dry") == stages
 
 
-def test_an_unused_architectures_file_runs_nothing(project):
-    path = project.folder / "exp_tools/models/architectures/timm.py"
+@pytest.mark.parametrize(
+    ("file", "stages"),
+    [
+        ("models/architectures/timm.py", []),  # not in use
+        ("data/sources/isic.py", ["external"]),  # not in use either; `external` takes any source
+        ("data/sources/ph2.py", ["download", "prepare", "external"]),  # a part of other sources, so always listed
+        ("data/sources/synthetic.py", ["download", "prepare", "external"]),
+        ("evaluation/metrics/catalogue.py", ["evaluate"]),  # a metric more
+        ("evaluation/metrics/confusion.py", ["evaluate"]),
+        ("evaluation/metrics/bootstrap.py", ["evaluate"]),
+        ("evaluation/plots/classification.py", ["evaluate"]),
+        ("evaluation/report/model_card.py", ["evaluate"]),
+        ("evaluation/compare/compare.py", []),
+        ("evaluation/standalone/dataset.py", []),
+        ("evaluation/validation.py", ["train", "evaluate", "explain"]),  # what training selects on
+        ("evaluation/plots/class_counts.py", ["prepare", "evaluate"]),
+        ("data/splits.py", ["split"]),
+        ("explain/maps.py", ["explain"]),
+        ("serving/predictor.py", []),
+        ("cli/main.py", []),
+        ("system.py", []),
+    ],
+)
+def test_an_edited_file_re_runs_what_computes_with_it_and_nothing_else(project, file, stages):
+    path = project.folder / "exp_tools" / file
     before = path.read_text()
     path.write_text(before + "\n# a remark\n")
     try:
-        assert stages_run(project, "--dry") == []
+        changed = json.loads(project.run("dvc", "status", "--json").stdout)
     finally:
         path.write_text(before)
+    assert [name for name in STAGES if any("changed deps" in str(found) for found in changed.get(name, []))] == stages
 
 
 def test_experiments_compare(project):

@@ -22,16 +22,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"exp-tools: no command {arguments[0]!r}{hint}; choose one of {', '.join(names)}", file=sys.stderr)
         return 2
     try:
-        options = parser.parse_args(arguments)
-        status = options.run(options)
-        sys.stdout.flush()
+        try:
+            options = parser.parse_args(arguments)
+            return options.run(options)
+        finally:
+            sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:  # the reader of a pipe (`| head`) has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    return status
 
 
 def _parser() -> tuple[argparse.ArgumentParser, list[str]]:

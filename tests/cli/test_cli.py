@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from helpers.project import ROOT
 
 from exp_tools.cli import main as cli
 from exp_tools.errors import UserError
@@ -99,3 +100,33 @@ def test_runs_as_a_module():
     done = subprocess.run([sys.executable, "-m", "exp_tools.cli", "nonsense"], capture_output=True, text=True)
     assert done.returncode == 2
     assert "no command 'nonsense'" in done.stderr
+
+
+def test_help_shows_every_command_under_its_group(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    shown = capsys.readouterr().out
+    for group in ("set up and train:", "evaluate and compare:", "use a trained model:"):
+        assert f"\n{group}\n" in shown
+    for name in cli._parser()[1]:
+        assert f"\n  {name} " in shown
+
+
+@pytest.mark.parametrize("name", cli._parser()[1])
+def test_help_of_a_command_ends_with_an_example(name, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main([name, "--help"])
+    assert ended.value.code == 0
+    *_, title, example = capsys.readouterr().out.rstrip().splitlines()
+    assert title == "example:"
+    assert f"exp-tools {name}" in example
+
+
+@pytest.mark.parametrize("command", ["recipe", "--help"])
+def test_a_reader_that_stops_early_is_no_error(command):
+    """As `exp-tools … | head` does."""
+    started = [sys.executable, "-m", "exp_tools.cli", command]
+    process = subprocess.Popen(started, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait() == 0
