@@ -28,7 +28,7 @@ repro: $(STAMP) ## run what changed of the pipeline; the first time all of it, o
 	@echo "Next:   source .venv/bin/activate, then dvc metrics show | dvc plots show | dvc exp run -S model.name=timm"
 
 test: lint ## lint, then the tests, two files at a time (PYTEST_ARGS="-k splits" passes arguments to pytest)
-	@$(RUN) pytest -n 2 --dist worksteal -m "not sweep" $(PYTEST_ARGS)
+	@$(RUN) pytest -n 2 --dist worksteal --durations=10 -m "not sweep" $(PYTEST_ARGS)
 
 test-all: lint ## lint, then every test, the long sweeps too
 	@$(RUN) pytest -n 2 --dist worksteal $(PYTEST_ARGS)

@@ -14,6 +14,14 @@ from exp_tools.params import Params, parse_params
 REAL_DATA = ROOT.parent / "shared" / "data"
 
 
+SLOW = ("test_app_browser", "test_pipeline", "test_readme", "test_resume", "test_distributed", "test_users_files")
+"""Files of minutes. They start first, so that short tests fill the time at the end, when one process has nothing left."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.path.stem.startswith(SLOW))
+
+
 @pytest.fixture
 def content() -> dict:
     """The content of params.yaml, to change at will."""

@@ -172,6 +172,7 @@ def test_memory_counts_descendants_and_no_mapped_file(tmp_path):
     assert 50 * MIB < found < 110 * MIB
 
 
+@pytest.mark.sweep
 def test_growth_runs_the_stages_themselves():
     points = measure((42, 84), None, ("split",))  # which reads what prepare writes
     assert [(point.stage, point.images) for point in points] == [("split", 42), ("split", 84)]

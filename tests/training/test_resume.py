@@ -119,7 +119,7 @@ TO_ALL = pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="loader p
         ),
     ],
 )
-def test_a_signal_ends_after_the_step_with_the_state_saved(project, number, send, workers):
+def test_a_signal_ends_after_the_step_with_the_state_saved(project, straight, number, send, workers):
     script = (
         "import os, signal, subprocess, time\n"
         "os.setsid(); signal.signal(signal.SIGINT, signal.default_int_handler)\n"
@@ -140,9 +140,16 @@ def test_a_signal_ends_after_the_step_with_the_state_saved(project, number, send
     assert len(left_over(project)) == 1
     done = train(project)
     assert "resuming after epoch 0, step 3" in done.stdout
-    resumed = project.bytes_of(*OUTS)
+    assert project.bytes_of(*OUTS) == straight
+
+
+@pytest.fixture(scope="module")
+def straight(ran_project, tmp_path_factory) -> dict[str, bytes]:
+    """What a run gives that nothing stopped."""
+    project = ran_project.copy(tmp_path_factory.mktemp("straight") / "project")
+    change(project, train=BUSY, machine={"checkpoint_steps": None})
     train(project)
-    assert project.bytes_of(*OUTS) == resumed
+    return project.bytes_of(*OUTS)
 
 
 def test_another_run_never_takes_the_state(project):

@@ -56,13 +56,14 @@ def _reports(settings: Settings, version: Version) -> dict[str, Any] | None:
 
 def _headline(report: Mapping[str, Any]) -> None:
     metrics, intervals = report["metrics"], report["intervals"]
+    shown = {key: label for key, label in in_tables().items() if key in metrics}  # an older report may lack some
     st.subheader("Scores")
     st.caption(
         f"{report['images']:,} images of {report['lesions']:,} lesions. Intervals of 95 %, resampled by lesion: "
         "how much chance is in the scores."
     )
     with st.container(horizontal=True):
-        for name, words in list(in_tables().items())[:4]:
+        for name, words in list(shown.items())[:4]:
             bounds = interval(intervals[name])
             st.metric(
                 words[:1].upper() + words[1:],
@@ -75,7 +76,7 @@ def _headline(report: Mapping[str, Any]) -> None:
             )
     rows = [
         {"score": words, "value": number(metrics[name]), "95 % interval": interval(intervals[name])}
-        for name, words in in_tables().items()
+        for name, words in shown.items()
     ]
     lesion = report["lesion_level"]
     rows.append(
