@@ -15,7 +15,7 @@ REAL_DATA = ROOT.parent / "shared" / "data"
 
 
 SLOW = ("test_app_browser", "test_pipeline", "test_readme", "test_resume", "test_distributed", "test_users_files")
-"""Files of minutes. They start first, so that short tests fill the time at the end, when one process has nothing left."""
+"""Files of minutes. They start first, so that short tests fill the time when one process has nothing left."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -11,7 +11,7 @@ SAID = {
     "1-data": ("60 images", "lesions in two splits: 0"),
     "2-training": ("soft_attention on synthetic", "epochs run: 2", "meant to find of melanomas"),
     "3-evaluation": ("images of", "balanced_accuracy", "gaps clear of chance"),
-    "4-compare-experiments": ("0 experiments beside the workspace: none yet",),
+    "4-compare-experiments": ("0 experiments next to the workspace: none yet",),
     "5-explain": ("too coarse to say where", "everything"),
 }
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
