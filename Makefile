@@ -14,18 +14,27 @@ ifneq ($(shell .venv/bin/python -c 'print("works")' 2>/dev/null),works)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro test test-all lint bench lock clean
+.PHONY: help install repository repro test test-all lint bench lock clean
 
 help: ## this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 
 install: $(STAMP) ## the environment in .venv, with the exact versions of requirements.lock (PYTHON=... chooses a Python)
 
-repro: $(STAMP) ## run what changed of the pipeline; the first time all of it, on the embedded sample data
+repro: repository $(STAMP) ## run what changed of the pipeline; the first time all of it, on the embedded sample data
 	@$(RUN) dvc repro
 	@echo
 	@echo "Scores: metrics/evaluate.json   Figures: plots/   Model: models/model.safetensors"
 	@echo "Next:   source .venv/bin/activate, then dvc metrics show | dvc plots show | dvc exp run -S model.name=timm"
+	@git diff --quiet HEAD -- params.yaml dvc.yaml stages exp_tools && { git diff --quiet HEAD -- metrics MODEL_CARD.md || \
+		echo "Note:   results differ from the committed ones in their last digits, as on another kind of processor" \
+			"(docs/troubleshooting.md); git checkout . keeps the committed ones"; } || true
+
+repository: # DVC needs a Git repository with a commit; a downloaded ZIP is none
+	@test -e .git || { echo "This folder is not a Git repository, which DVC needs. Here: git init && git add -A &&" \
+		"git commit -m start" >&2; exit 1; }
+	@git rev-parse --quiet --verify HEAD >/dev/null || { echo "Git has no commit here yet, which DVC needs:" \
+		"git add -A && git commit -m start" >&2; exit 1; }
 
 test: lint ## lint, then the tests, two files at a time (PYTEST_ARGS="-k splits" passes arguments to pytest)
 	@$(RUN) pytest -n 2 --dist worksteal --durations=10 -m "not sweep" $(PYTEST_ARGS)

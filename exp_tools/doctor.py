@@ -203,6 +203,8 @@ def check_git(root: Path) -> Check:
     if inside.stdout.strip() != "true":
         remedy = "get the project by git clone, or here: git init && git add . && git commit -m start"
         return Check("Git", "missing", f"{version}, but {root} is not a repository; DVC needs one", remedy)
+    if subprocess.run(["git", "-C", str(root), "rev-parse", "-q", "--verify", "HEAD"], capture_output=True).returncode:
+        return Check("Git", "missing", f"{version}, but {root} has no commit; DVC needs one", "git commit -m start")
     return Check("Git", "ok", version)
 
 

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,24 @@ def link_file(origin: Path, target: Path) -> None:
         target.symlink_to(origin.resolve())
     except OSError:
         shutil.copyfile(origin, target)
+
+
+class ProgressBar(tqdm):
+    """tqdm's bar on a terminal; elsewhere (nohup, Slurm, a log) a line per minute, none for what takes less."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self.on_terminal = sys.stderr.isatty()
+        slow = {} if self.on_terminal else {"mininterval": 60, "maxinterval": 60, "miniters": 1, "delay": 60}
+        super().__init__(*args, **slow | options)
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> bool | None:
+        """Show the bar, or write its line."""
+        if self.on_terminal:
+            return super().display(msg, pos)
+        if self.n or msg:
+            self.fp.write(f"{msg or self}\n")
+            self.fp.flush()
+        return True
 
 
 def require_space(folder: Path, needed: int, purpose: str) -> None:

@@ -6,9 +6,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from exp_tools.data.inputs.dataset import FixedOrder, PackedImages
+from exp_tools.io import ProgressBar
 from exp_tools.models.normalize import network_inputs
 
 
@@ -77,7 +77,7 @@ def predict_views(
     lower = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
     logits = []
     with torch.inference_mode(), torch.autocast(device.type, dtype=lower, enabled=lower is not None):
-        for keys in tqdm(FixedOrder(index, batch_size), desc="predict", unit="batch", disable=None, leave=False):
+        for keys in ProgressBar(FixedOrder(index, batch_size), desc="predict", unit="batch", leave=False):
             batch = packed.__getitems__(keys)
             pixels, numbers = torch.from_numpy(batch.images), torch.from_numpy(batch.metadata)
             views = [model(*network_inputs(model, view.of(pixels), numbers, device)).float() for view in VIEWS[tta]]

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from exp_tools.data.images.decode import ImageFault
 from exp_tools.data.inputs.metadata import Vocabulary, encode
@@ -20,7 +19,7 @@ from exp_tools.errors import UserError
 from exp_tools.evaluation.predictions import prediction_table
 from exp_tools.evaluation.report.build import score_set, with_metadata
 from exp_tools.evaluation.validation import softmax
-from exp_tools.io import file_digest, write_csv
+from exp_tools.io import ProgressBar, file_digest, write_csv
 from exp_tools.models.model_file import ModelFacts
 from exp_tools.serving.batch_inputs import BatchInputs
 from exp_tools.serving.batch_journal import BatchJournal, Result
@@ -74,9 +73,7 @@ def predict_batch(predictor: Predictor, work: BatchInputs, out: Path, *, batch_s
     rows = [row for row in range(len(work.files)) if row not in done]
     with (
         journal,
-        tqdm(
-            total=len(work.files), initial=resumed, desc="predict", unit="image", disable=None, leave=False
-        ) as progress,
+        ProgressBar(total=len(work.files), initial=resumed, desc="predict", unit="image", leave=False) as progress,
     ):
         for places, pixels, faults in _decoded(predictor, work.files, rows, batch_size, threads):
             new: dict[int, Result] = {row: [fault.kind, str(fault)] for row, fault in faults.items()}

@@ -5,12 +5,25 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dvclive import Live
+from scmrepo.exceptions import SCMError
+
+from exp_tools.errors import UserError
 
 
 @contextmanager
 def track(folder: Path) -> Iterator[Live]:
-    """Record into `folder`: metrics.json and a TSV per curve. DVC itself owns dvc.yaml, reports and the experiment."""
-    with Live(str(folder), dvcyaml=None, report=None, save_dvc_exp=False) as live:
+    """Record into `folder`: metrics.json and a TSV per curve. DVC itself owns dvc.yaml, reports and the experiment.
+
+    Raises UserError in a Git repository without a commit.
+    """
+    try:
+        live = Live(str(folder), dvcyaml=None, report=None, save_dvc_exp=False)
+    except SCMError as error:
+        raise UserError(
+            f"Git has no commit to which the training curves could belong ({error}). Make one, then run the same "
+            "command again: git add -A && git commit -m start"
+        ) from error
+    with live:
         yield live
 
 

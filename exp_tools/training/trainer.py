@@ -22,7 +22,6 @@ from accelerate import Accelerator
 from timm.layers import convert_sync_batchnorm
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from exp_tools.data.inputs.dataset import PADDING, Batch
 from exp_tools.errors import Stopped
@@ -37,6 +36,7 @@ from exp_tools.training.loader import Setup, TrainingData, groups, make_loader, 
 from exp_tools.training.losses import class_weights, make_loss, one_hot, weighted_targets
 from exp_tools.training.mixup import mix
 from exp_tools.training.optim import Plateau, learning_rate, make_optimizer
+from exp_tools.training.reporting import TrainingReport
 from exp_tools.training.state import Fitted, Progress, Scores, is_finite, pack_state, seed_from, unpack_state
 
 LOOK_EVERY = 50
@@ -125,16 +125,10 @@ class Trainer:
         for epoch, scores in enumerate(self.progress.history, start=1):
             with advice_on_disk():
                 self.on_epoch(epoch, scores)
-        bar = tqdm(
-            total=self.params.epochs * self.steps_an_epoch,
-            initial=self.steps_an_epoch * len(self.progress.history) + self.progress.step,
-            desc="train",
-            unit="step",
-            disable=None if self.team.is_first else True,
-        )
-        with bar:
+        sizes = {"steps": self.steps_an_epoch, "images": len(self.data.train)}
+        with TrainingReport(self.progress, self.params, **sizes, shown=self.team.is_first) as report:
             while not self.progress.is_over(self.params):
-                self.run_epoch(bar)
+                self.run_epoch(report)
         self.network.load_state_dict(self.best["weights"])
         logits = self.best["logits"].numpy()
         return Fitted(
@@ -145,7 +139,7 @@ class Trainer:
             batch_size=self.params.batch_size,
         )
 
-    def run_epoch(self, bar: tqdm) -> None:
+    def run_epoch(self, report: TrainingReport) -> None:
         """Train what is left of an epoch, score validation, keep the best, save."""
         epoch, progress = 1 + len(self.progress.history), self.progress
         if apply_phase(self.network, epoch, self.params) or self.runner is None:
@@ -157,7 +151,7 @@ class Trainer:
         for batches in groups(self.loader, self.params.accumulate):
             self.step(epoch, batches)
             self.stopping |= self.team.world == 1 and self.stop.signal != 0
-            bar.update()
+            report.step()
             if self.device.type == "cpu" or progress.step % LOOK_EVERY == 0:
                 self.look(epoch)
             due = self.setup.checkpoint_steps and progress.step % self.setup.checkpoint_steps == 0
@@ -179,7 +173,7 @@ class Trainer:
         self.save(epoch)
         with advice_on_disk():
             self.on_epoch(epoch, progress.history[-1])
-        bar.set_postfix({"loss": f"{loss:.3f}", f"val {self.params.select_on}": f"{abs(goodness):.3f}"})
+        report.epoch(loss, scores)
         if not self.progress.is_over(self.params):
             self.end_if_asked(epoch)
 

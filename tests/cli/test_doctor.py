@@ -26,6 +26,8 @@ def project(tmp_path, tmp_path_factory, monkeypatch):
         monkeypatch.setenv(f"DVC_{level}_CONFIG_DIR", str(tmp_path_factory.mktemp("settings")))
     monkeypatch.delenv("GIT_DIR", raising=False)
     subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    who = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+    subprocess.run(["git", "-C", tmp_path, *who, "commit", "-q", "--allow-empty", "-m", "start"], check=True)
     (tmp_path / ".dvc").mkdir()
     (tmp_path / ".dvc/config").write_text('[cache]\n    type = "reflink,copy"\n')
     shutil.copy(ROOT / "params.yaml", tmp_path)

@@ -141,3 +141,21 @@ def test_real_images_pack(real_data, tmp_path):
     for place, file in enumerate(files):
         full = Image.open(file).convert("RGB").resize((64, 64), Image.Resampling.BICUBIC)
         assert np.abs(packed[place].astype(int) - np.asarray(full)).mean() < 3
+
+
+def test_progress_is_a_line_per_minute_where_there_is_no_terminal(capsys, monkeypatch):
+    from exp_tools.io import ProgressBar
+
+    now = iter(range(0, 100_000, 25))
+    monkeypatch.setattr("tqdm.std.time", lambda: next(now))
+    bar = ProgressBar(total=8, desc="decode", unit="image")
+    for _ in range(8):
+        bar.update()
+    bar.close()
+    lines = capsys.readouterr().err.splitlines()
+    assert 2 <= len(lines) <= 5
+    assert all(line.startswith("decode: ") for line in lines)
+    monkeypatch.undo()
+    with ProgressBar(total=3, desc="quick") as quick:
+        quick.update(3)
+    assert capsys.readouterr().err == ""

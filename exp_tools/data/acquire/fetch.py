@@ -13,7 +13,6 @@ from time import sleep
 
 import requests
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
-from tqdm import tqdm
 
 from exp_tools.data.acquire.store import (
     Digests,
@@ -28,7 +27,7 @@ from exp_tools.data.acquire.store import (
 from exp_tools.data.acquire.transfer import Broken, Refused, WrongContent, drop, pull, require_room
 from exp_tools.data.sources.registry import RemoteFile
 from exp_tools.errors import UserError
-from exp_tools.io import in_words, write_json
+from exp_tools.io import ProgressBar, in_words, write_json
 
 PROGRESS = 2**18  # an attempt that brings this much more than any before does not count as failed
 LONGEST_WAIT = 120.0  # seconds, whatever Retry-After asks for: beyond that a person should decide
@@ -86,7 +85,7 @@ def _download(file: RemoteFile, target: Path, timeout: float, attempts: int) -> 
     part = sidecar(target, ".part")
     if file.size is not None:
         require_room(file, part, file.size)
-    bar = tqdm(desc=file.name, unit="B", unit_scale=True, disable=None)
+    bar = ProgressBar(desc=file.name, unit="B", unit_scale=True)
     with bar, requests.Session() as session:
         for last in (False, True):
             try:
@@ -108,7 +107,7 @@ def _download(file: RemoteFile, target: Path, timeout: float, attempts: int) -> 
 
 
 def _pull_until_whole(
-    file: RemoteFile, part: Path, session: requests.Session, timeout: float, attempts: int, bar: tqdm
+    file: RemoteFile, part: Path, session: requests.Session, timeout: float, attempts: int, bar: ProgressBar
 ) -> None:
     """Ask again and again until `part` is whole; attempts that bring the download forward are not counted."""
     best = size_of(part)

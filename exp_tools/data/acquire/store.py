@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from exp_tools.data.sources.registry import RemoteFile
+from exp_tools.io import ProgressBar
 
 
 @contextlib.contextmanager
@@ -69,13 +70,12 @@ class Digests:
 def digests_of(path: Path) -> Digests:
     """Read a file once, with progress, and digest it."""
     md5, sha256, size = hashlib.md5(usedforsecurity=False), hashlib.sha256(), 0
-    bar = tqdm(
+    bar = ProgressBar(
         desc=f"checking {path.name}",
         total=path.stat().st_size,
         unit="B",
         unit_scale=True,
         leave=False,
-        disable=None,
     )
     with path.open("rb") as stream, bar:
         while chunk := stream.read(2**20):

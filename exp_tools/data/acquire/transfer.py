@@ -12,11 +12,10 @@ from pathlib import Path
 
 import requests
 from requests import exceptions as http
-from tqdm import tqdm
 
 from exp_tools.data.acquire.store import read_json, say, sidecar, size_of
 from exp_tools.data.sources.registry import RemoteFile
-from exp_tools.io import in_words, require_space, write_json
+from exp_tools.io import ProgressBar, in_words, require_space, write_json
 
 CHUNK = 2**16  # what a stalled or cut connection may lose
 
@@ -37,7 +36,7 @@ class Refused(Exception):
     """An answer that does not change by asking again."""
 
 
-def pull(file: RemoteFile, part: Path, session: requests.Session, timeout: float, bar: tqdm) -> None:
+def pull(file: RemoteFile, part: Path, session: requests.Session, timeout: float, bar: ProgressBar) -> None:
     """Append to `part` what it lacks; it is whole, though not yet checked, when this returns.
 
     Raises
@@ -120,7 +119,7 @@ def _agree(response: requests.Response, file: RemoteFile, start: int, validator:
 
 
 def _append(
-    response: requests.Response, file: RemoteFile, part: Path, begin: int, total: int | None, bar: tqdm
+    response: requests.Response, file: RemoteFile, part: Path, begin: int, total: int | None, bar: ProgressBar
 ) -> None:
     with part.open("ab" if begin else "wb") as stream:
         if begin == 0:

@@ -18,11 +18,9 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from tqdm import tqdm
-
 from exp_tools.data.acquire.store import one_at_a_time, read_json
 from exp_tools.errors import UserError
-from exp_tools.io import in_words, require_space, write_json
+from exp_tools.io import ProgressBar, in_words, require_space, write_json
 
 MARKER = ".unpacked.json"
 CHUNK = 2**20
@@ -126,7 +124,7 @@ def _extract(archive: Path, folder: Path, limit: int, max_files: int) -> dict[st
     sizes: dict[str, int] = {}
     folders: set[PurePosixPath] = set()
     left = limit
-    with tqdm(desc=f"unpacking {archive.name}", unit="B", unit_scale=True, disable=None) as bar:
+    with ProgressBar(desc=f"unpacking {archive.name}", unit="B", unit_scale=True) as bar:
         for count, (name, stream) in enumerate(_entries(archive, folder, limit, bar), start=1):
             if count > max_files:
                 raise UserError(f"it holds more than {max_files:,} files, the most that are expected")
@@ -149,7 +147,7 @@ def _extract(archive: Path, folder: Path, limit: int, max_files: int) -> dict[st
     return sizes
 
 
-def _entries(archive: Path, folder: Path, limit: int, bar: tqdm) -> Iterator[tuple[str, IO[bytes] | None]]:
+def _entries(archive: Path, folder: Path, limit: int, bar: ProgressBar) -> Iterator[tuple[str, IO[bytes] | None]]:
     """Name and content of everything in the archive; a folder has no content."""
     if zipfile.is_zipfile(archive):
         return _zip_entries(archive, folder, limit, bar)
@@ -159,7 +157,7 @@ def _entries(archive: Path, folder: Path, limit: int, bar: tqdm) -> Iterator[tup
     raise UserError("it is neither a zip nor a tar.gz archive, or its end is missing")
 
 
-def _zip_entries(archive: Path, folder: Path, limit: int, bar: tqdm) -> Iterator[tuple[str, IO[bytes] | None]]:
+def _zip_entries(archive: Path, folder: Path, limit: int, bar: ProgressBar) -> Iterator[tuple[str, IO[bytes] | None]]:
     with zipfile.ZipFile(archive) as container:
         declared = sum(member.file_size for member in container.infolist())
         if declared > limit:

@@ -18,7 +18,6 @@ import cv2
 import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
-from tqdm import tqdm
 
 from exp_tools.data.duplicates.keypoints import MAX_POINTS, MIN_SPREAD, KeyPoints, compare, find_keypoints, mirrored
 from exp_tools.data.duplicates.retrieval import (
@@ -31,6 +30,7 @@ from exp_tools.data.duplicates.retrieval import (
     passed_over,
     quantise,
 )
+from exp_tools.io import ProgressBar
 from exp_tools.system import keep_freed_memory
 
 MIN_INLIERS = 12
@@ -243,7 +243,7 @@ def _workers(processes: int) -> Iterator[Callable]:
             if jobs:
                 columns = zip(*jobs, strict=True)
                 results = pool.map(function, *columns) if pool else map(function, *columns)
-                yield from tqdm(results, total=len(jobs), desc=title, unit="chunk", disable=None)
+                yield from ProgressBar(results, total=len(jobs), desc=title, unit="chunk")
 
         yield run
 

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from exp_tools.data.images.decode import ImageFault, decode_with_notes
 from exp_tools.data.images.preprocess import NO_FILTERS, DermoscopyFilters
-from exp_tools.io import atomic_write, require_space
+from exp_tools.io import ProgressBar, atomic_write, require_space
 
 CHUNK = 32
 
@@ -125,7 +124,7 @@ def _leave_out(path: Path, skipped: set[int], size: int) -> None:
 
 
 def _decode_all(jobs: list, setting: tuple, processes: int, count: int, findings: list[Finding]) -> None:
-    with tqdm(total=count, desc="decode", unit="image", disable=None) as progress:
+    with ProgressBar(total=count, desc="decode", unit="image") as progress:
         for done, found in _run(jobs, setting, processes):
             findings += found
             progress.update(done)

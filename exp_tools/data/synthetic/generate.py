@@ -18,11 +18,10 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from exp_tools.data.synthetic.scene import draw_lesion
 from exp_tools.errors import UserError
-from exp_tools.io import write_csv
+from exp_tools.io import ProgressBar, write_csv
 
 METADATA = "HAM10000_metadata.csv"
 PARTS = ("HAM10000_images_part_1", "HAM10000_images_part_2")
@@ -179,7 +178,7 @@ def write_sample(folder: Path, *, images: int, seed: int, processes: int = 1) ->
             stale.unlink()
     draw = functools.partial(_write_image, folder=folder, images=images, seed=seed)
     rows = list(table[["lesion_id", "image_id", "dx"]].itertuples(index=False, name=None))
-    for _ in tqdm(_map(draw, rows, processes), total=images, desc="drawing", unit="image", disable=None):
+    for _ in ProgressBar(_map(draw, rows, processes), total=images, desc="drawing", unit="image"):
         pass
     write_csv(folder / METADATA, table)
 

@@ -1,0 +1,36 @@
+"""What `make repro` and the stages say in a folder that is no ordinary clone: a ZIP, a repository without a commit."""
+
+import shutil
+
+from helpers.project import TINY, clone
+
+
+def test_a_zip_is_told_what_is_missing_before_anything_is_installed(tmp_path):
+    project = clone(tmp_path / "project", TINY)
+    shutil.rmtree(project.folder / ".git")
+    done = project.run("make", "repro", check=False)
+    assert done.returncode != 0
+    assert "not a Git repository, which DVC needs" in done.stderr
+    assert not (project.folder / ".venv").exists()
+    project.run("bash", "-c", "git init -q && git add -A")
+    done = project.run("make", "repro", check=False)
+    assert "no commit here yet" in done.stderr
+    project.run("bash", "-c", "git commit -qm start")  # the remedy
+    assert "dvc repro" in project.run("make", "-n", "repro").stdout
+
+
+def test_training_in_a_repository_without_a_commit_is_one_line(ran_project, tmp_path):
+    project = ran_project.copy(tmp_path / "project")
+    shutil.rmtree(project.folder / ".git")
+    project.run("git", "init", "-q")
+    done = project.run("python", "-m", "stages.train", check=False)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "Git has no commit to which the training curves could belong" in done.stderr
+    project.run("bash", "-c", "git add -A && git commit -qm start")
+    told = project.run("python", "-m", "stages.train").stdout
+    lines = [line for line in told.splitlines() if line.startswith("epoch ")]
+    assert [line.split(":")[0] for line in lines] == ["epoch 1/2", "epoch 2/2"]
+    assert all("validation loss 0." in line or "validation loss " in line for line in lines)
+    assert all(" images/s, " in line and line.endswith(" left") for line in lines)
+    assert "(best)" in told
