@@ -12,6 +12,7 @@ from exp_tools.app.parts import charts, model_picker
 from exp_tools.app.parts.settings import Settings
 from exp_tools.errors import UserError
 from exp_tools.evaluation.metrics.catalogue import in_tables
+from exp_tools.evaluation.report.numbers import interval, number
 from exp_tools.project import CURVES, FIGURES, REPORT
 from exp_tools.revisions import Version, fetch_bytes, read_files
 
@@ -228,13 +229,3 @@ def _figure(settings: Settings, version: Version, path: str) -> bytes:
 @st.cache_data(max_entries=20, show_spinner="Fetching the picture …")
 def _committed_figure(settings: Settings, version: Version, path: str) -> bytes:
     return fetch_bytes(settings.folder, version, path)
-
-
-def number(value: float | None) -> str:
-    """A score with three decimals; a dash where it is undefined."""
-    return "–" if value is None else f"{value:.3f}"
-
-
-def interval(bounds: Mapping[str, Any]) -> str:
-    """An interval as text; a dash where it is undefined."""
-    return "–" if bounds["low"] is None else f"{bounds['low']:.3f} to {bounds['high']:.3f}"

@@ -12,9 +12,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from exp_tools.data.images.preprocess import NO_FILTERS, DermoscopyFilters, apply_filters
 from exp_tools.errors import UserError
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 FORMATS = {"JPEG": (".jpg", ".jpeg"), "PNG": (".png",), "BMP": (".bmp",), "TIFF": (".tif", ".tiff"), "WEBP": (".webp",)}
 """What is decoded, with its endings. Nothing else: Pillow would start another program for some formats."""
+EXTENSIONS = tuple(ending for endings in FORMATS.values() for ending in endings)
 MAX_PIXELS = 100_000_000
 _ORIENTATION = 0x0112
 _TURNS = {

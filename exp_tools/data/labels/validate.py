@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from exp_tools.data.images.decode import EXTENSIONS
 from exp_tools.data.labels.issues import Problem
 from exp_tools.data.labels.table import MISSING
 from exp_tools.errors import did_you_mean
@@ -15,7 +16,6 @@ from exp_tools.taxonomy import code_of
 SEXES = ("female", "male", "unknown")
 SEX_WORDS = {"f": "female", "m": "male", "w": "female", "woman": "female", "man": "male"}
 OLDEST = 120
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 COLUMNS = {
     "image_id": "",
@@ -103,7 +103,7 @@ def tidied(table: pd.DataFrame, classes: Sequence[str] | None) -> pd.DataFrame:
     """The text columns without outer spaces and the endings of image files, words of vocabularies in their case."""
     text = table[["image_id", "lesion_id", "dx", "dx_type", "age", "sex", "localization", "split"]]
     text = text.apply(lambda column: column.str.strip())
-    endings = tuple(ending.replace(".", r"\.") for ending in IMAGE_ENDINGS)
+    endings = tuple(ending.replace(".", r"\.") for ending in EXTENSIONS)
     shorter = text["image_id"].str.replace(rf"(?i)({'|'.join(endings)})$", "", regex=True)
     named = text["dx"] if classes is not None else text["dx"].map(code_of)
     vocabulary = list(classes) if classes is not None else _most_common_spellings(named)

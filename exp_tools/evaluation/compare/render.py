@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from exp_tools.evaluation.metrics.catalogue import label_of, metric_of
-
-NOTHING = "–"
+from exp_tools.evaluation.report.numbers import bracketed, number
 
 
 class Table(NamedTuple):
@@ -123,13 +122,13 @@ def _tables(comparison: Mapping[str, Any]) -> list[Table]:
 
 def _row(metric: str, group: Mapping[str, Any]) -> list[str]:
     score, differences = group["scores"][metric], group["differences"]
-    row = [group["name"], _number(score["mean"]) + (" *" if score["small"] else "")]
-    row += [_number(score["sd"]), _interval(score["low"], score["high"], "")]
+    row = [group["name"], number(score["mean"]) + (" *" if score["small"] else "")]
+    row += [number(score["sd"]), bracketed(score["low"], score["high"], "")]
     if differences is None:
         return [*row, "not paired" if group["unpaired"] else "baseline", "", ""]
     difference = differences[metric]
-    signed = _interval(difference["low"], difference["high"], "+")
-    return [*row, _number(difference["difference"], "+"), signed, verdict(metric, difference)]
+    signed = bracketed(difference["low"], difference["high"], "+")
+    return [*row, number(difference["difference"], "+"), signed, verdict(metric, difference)]
 
 
 def _listed(comparison: Mapping[str, Any], mark: str) -> list[str]:
@@ -146,14 +145,6 @@ def _listed(comparison: Mapping[str, Any], mark: str) -> list[str]:
 
 def _aligned(row: Sequence[str], widths: Sequence[int]) -> list[str]:
     return [f"{row[0]:<{widths[0]}}", *(f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))]
-
-
-def _number(value: float, sign: str = "") -> str:
-    return NOTHING if value != value else f"{value:{sign}.3f}"
-
-
-def _interval(low: float, high: float, sign: str) -> str:
-    return NOTHING if low != low else f"[{low:{sign}.3f}, {high:{sign}.3f}]"
 
 
 def _p(value: float) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 from exp_tools.evaluation.metrics.bootstrap import SMALL_GROUPS
 from exp_tools.evaluation.metrics.catalogue import in_tables
 from exp_tools.evaluation.metrics.subgroup_scores import PREFIX
+from exp_tools.evaluation.report.numbers import interval, number
 from exp_tools.models.model_file import ModelFacts
 from exp_tools.taxonomy import DIAGNOSES, OTHER_DIAGNOSES
 
@@ -230,14 +231,3 @@ def _scored(value: float | None, bounds: Mapping[str, Any]) -> str:
         return "–"
     reach = interval(bounds)
     return number(value) + (f" ({reach})" if reach != "–" else "") + (" *" if bounds["small"] else "")
-
-
-def number(value: float | None) -> str:
-    """Three decimals, or – for what is undefined (NaN, or null in JSON)."""
-    return "–" if value is None or value != value else f"{value:.3f}"
-
-
-def interval(bounds: Mapping[str, Any]) -> str:
-    """`low to high`, or – for what is undefined."""
-    low, high = bounds["low"], bounds["high"]
-    return "–" if low is None or low != low else f"{low:.3f} to {high:.3f}"

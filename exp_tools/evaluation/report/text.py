@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from exp_tools.evaluation.metrics.catalogue import in_tables
+from exp_tools.evaluation.report.numbers import bracketed, number
 
 
 def summary_text(report: Mapping[str, Any]) -> str:
@@ -16,19 +17,19 @@ def summary_text(report: Mapping[str, Any]) -> str:
     lines = [f"{report['images']:,} images of {report['lesions']:,} lesions", ""]
     lines.append(f"{'':<20}{'score':>8}   95 % interval by lesion")
     for name, words in in_tables().items():
-        lines.append(f"{words:<20}{_number(report['metrics'][name]):>8}   {_interval(report['intervals'][name])}")
+        lines.append(f"{words:<20}{number(report['metrics'][name]):>8}   {_bracketed(report['intervals'][name])}")
     lesions = report["lesion_level"]
     lines.append(
-        f"{'by lesion':<20}{_number(lesions['metrics']['balanced_accuracy']):>8}   "
-        f"{_interval(lesions['intervals']['balanced_accuracy'])}   balanced accuracy, images of a lesion averaged"
+        f"{'by lesion':<20}{number(lesions['metrics']['balanced_accuracy']):>8}   "
+        f"{_bracketed(lesions['intervals']['balanced_accuracy'])}   balanced accuracy, images of a lesion averaged"
     )
     lines += ["", f"{'class':<16}{'images':>7}{'lesions':>8}   sensitivity              precision   AUC"]
     for code, row in report["per_class"].items():
         sensitivity = row["intervals"]["sensitivity"]
         few = "  few lesions" if sensitivity["small"] else ""
         lines.append(
-            f"{code:<16}{row['support']:>7,}{row['lesions']:>8,}   {_number(row['sensitivity'])} "
-            f"{_interval(sensitivity):<18}   {_number(row['precision'])}   {_number(row['auc'])}{few}"
+            f"{code:<16}{row['support']:>7,}{row['lesions']:>8,}   {number(row['sensitivity'])} "
+            f"{_bracketed(sensitivity):<18}   {number(row['precision'])}   {number(row['auc'])}{few}"
         )
     if report["melanoma"]:
         lines += ["", _melanoma(report["melanoma"])]
@@ -38,16 +39,11 @@ def summary_text(report: Mapping[str, Any]) -> str:
 
 def _melanoma(scores: Mapping[str, Any]) -> str:
     return (
-        f"melanoma against the rest: AUC {_number(scores['auc'])}, sensitivity "
-        f"{_number(scores['sensitivity_at_90_specificity'])} at 90 % specificity, specificity "
-        f"{_number(scores['specificity_at_90_sensitivity'])} at 90 % sensitivity ({scores['melanomas']:,} melanomas)"
+        f"melanoma against the rest: AUC {number(scores['auc'])}, sensitivity "
+        f"{number(scores['sensitivity_at_90_specificity'])} at 90 % specificity, specificity "
+        f"{number(scores['specificity_at_90_sensitivity'])} at 90 % sensitivity ({scores['melanomas']:,} melanomas)"
     )
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None or value != value else f"{value:.3f}"
-
-
-def _interval(bounds: Mapping[str, Any]) -> str:
-    low, high = bounds["low"], bounds["high"]
-    return "–" if low is None or low != low else f"[{low:.3f}, {high:.3f}]"
+def _bracketed(bounds: Mapping[str, Any]) -> str:
+    return bracketed(bounds["low"], bounds["high"])
