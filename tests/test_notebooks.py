@@ -25,6 +25,13 @@ def test_it_is_committed_without_outputs(path):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_it_ends_with_an_exercise(path):
+    last = nbformat.read(path, as_version=4).cells[-1]
+    assert last.cell_type == "markdown"
+    assert last.source.startswith("## Exercise")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
 def test_it_runs(path: Path, ran_project, monkeypatch):
     monkeypatch.delenv("MPLBACKEND", raising=False)  # what a test of the web app leaves would show no picture
     notebook = nbformat.read(path, as_version=4)
