@@ -1,6 +1,7 @@
 """Read a multipart form into memory, within limits.
 
-Starlette's own reader moves every file above 1 MB to a temporary file; nothing of a client's may touch the disk.
+Starlette's own reader takes a form that is cut off for a whole one without its last file, and moves files above 1 MB to
+the disk, which nothing of a client's may touch. The parsing itself is python-multipart's.
 """
 
 import asyncio
