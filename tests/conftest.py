@@ -19,7 +19,8 @@ SLOW = ("test_app_browser", "test_pipeline", "test_readme", "test_resume", "test
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: not item.path.stem.startswith(SLOW))
+    # Then those that need no project that ran, which takes a minute to make.
+    items.sort(key=lambda item: (not item.path.stem.startswith(SLOW), "ran_project" in item.fixturenames))
 
 
 @pytest.fixture

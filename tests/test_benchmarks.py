@@ -76,6 +76,7 @@ def test_every_promised_case_is_there(photographs, tmp_path):
     assert set(cpu_work(Request(photographs, tmp_path, quick=True, repeats=1))) >= MANDATORY
 
 
+@pytest.mark.sweep
 def test_a_run_writes_what_it_measured(tmp_path):
     out = tmp_path / "found.json"
     words = ["--quick", "--only", "split", "loader", "bootstrap", "--repeats", "2", "--out", str(out)]

@@ -157,7 +157,7 @@ def change(project: Project, section: str, **values) -> None:
     path.write_text(yaml.safe_dump(content, sort_keys=False))
 
 
-@pytest.mark.parametrize("output", ["data/raw", "data/external_raw"])
+@pytest.mark.parametrize("output", ["data/raw", pytest.param("data/external_raw", marks=pytest.mark.sweep)])
 def test_an_output_that_is_a_link_is_refused_with_the_way_out(project, tmp_path, output):
     mine = ham(tmp_path / "originals")
     before = everything(mine)

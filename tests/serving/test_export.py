@@ -132,7 +132,7 @@ def test_what_is_no_export_is_refused_in_words(tmp_path):
     graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", [x], [y])
     foreign = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
     onnx.save(foreign, tmp_path / "foreign.onnx")
-    with pytest.raises(UserError, match="no export of this project"):
+    with pytest.raises(UserError, match="not an export of this project"):
         Predictor(tmp_path / "foreign.onnx")
     foreign.metadata_props.add(key="exp_tools", value='{"format": 99}')
     onnx.save(foreign, tmp_path / "newer.onnx")
