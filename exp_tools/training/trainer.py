@@ -57,8 +57,9 @@ def fit(
 
     Parameters
     ----------
-    model : see build_model
-    data, params, setup : see there
+    model : as `registry.build_model` makes it
+    data, setup : `loader.TrainingData` (images, labels, rows) and `loader.Setup` (device, precision, loader processes)
+    params : the section `train`
     store : where the state is saved, and found again; None: nowhere
     stop : asked after every step whether to end
     on_epoch : called for each epoch with its number, from 1, and its scores, also for those that a resumed run has

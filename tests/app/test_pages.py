@@ -377,7 +377,7 @@ def test_changes_between_parameters_are_found_at_any_depth():
 
 
 def report(metric: float) -> dict:
-    """A report in the form of `scoring.score_set`, where every score is `metric`."""
+    """A report in the form of `build.score_set`, where every score is `metric`."""
     from exp_tools.evaluation.metrics.catalogue import HEADLINE
 
     bounds = {"low": metric - 0.1, "high": metric + 0.1, "small": True}

@@ -51,7 +51,7 @@ class DatasetSpec:
 
     licence is None for images whose licence only their owner knows; classes is None when the labels themselves say
     which there are. `counts` holds what the whole published set must count to, named and nested as in
-    `validation.count_table`; a tuple lists several right answers. `folders_are_labels`: a second copy of an image in
+    `validate.count_table`; a tuple lists several right answers. `folders_are_labels`: a second copy of an image in
     another folder says something and is not a mere copy. `masks`: how the names of images end that belong to others;
     `lesion_masks`: those of them that show where the lesion is.
     """

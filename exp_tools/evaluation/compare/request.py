@@ -16,7 +16,7 @@ def gather(
 
     Parameters
     ----------
-    words : each a run (see `compare_runs.read_run`) or GROUP=RUN,RUN,...
+    words : each a run (see `runs.read_run`) or GROUP=RUN,RUN,...
     baseline : a group, or a run, whose group it then is; read too where it is not among the words. None: the first
     root : the project's folder
     predictions : the prediction table's path in the project

@@ -62,7 +62,7 @@ def bootstrap_intervals(
 
     Raises
     ------
-    UserError : as `metrics.headline_metrics`; groups that do not fit; a level outside (0, 1)
+    UserError : as `classification.headline_metrics`; groups that do not fit; a level outside (0, 1)
     """
     probabilities, labels = check_predictions(probabilities, labels, classes)
     groups = _check_groups(groups, labels.size)

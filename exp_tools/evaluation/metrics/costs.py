@@ -52,7 +52,7 @@ def cost_report(
 
     Raises
     ------
-    UserError : as `metrics.headline_metrics`; costs of a class that there is not, or that are below 0 or no number
+    UserError : as `classification.headline_metrics`; costs of an unknown class, below 0, or no number
     """
     probabilities, labels = check_predictions(probabilities, labels, classes)
     matrix = cost_matrix(costs, classes)

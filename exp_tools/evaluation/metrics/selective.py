@@ -36,7 +36,7 @@ def risk_coverage(probabilities: ArrayLike, labels: ArrayLike) -> pd.DataFrame:
 
     Raises
     ------
-    UserError : as `metrics.headline_metrics`
+    UserError : as `classification.headline_metrics`
     """
     table = _every_point(*_checked(probabilities, labels))
     steps = np.linspace(table["coverage"].iloc[0], 1, MAX_POINTS)
@@ -65,7 +65,7 @@ def coverage_report(probabilities: ArrayLike, labels: ArrayLike, *, threshold: f
 
     Raises
     ------
-    UserError : as `metrics.headline_metrics`
+    UserError : as `classification.headline_metrics`
     """
     probabilities, labels = _checked(probabilities, labels)
     table = _every_point(probabilities, labels)

@@ -63,7 +63,7 @@ def subgroup_report(
 
     Raises
     ------
-    UserError : as `metrics.headline_metrics`; a diagnosis that is not a class
+    UserError : as `classification.headline_metrics`; a diagnosis that is not a class
     """
     subgroups = find_subgroups(table, classes, melanoma_threshold)
     return [_row(subgroup, table, classes, resamples=resamples, seed=seed) for subgroup in subgroups]

@@ -2,7 +2,7 @@
 
 A resample is a vector of weights, how often each image was drawn. Everything is computed from sums of weights: with all
 resamples side by side, [N, R], those are products of one sparse matrix with the weights. The definitions are those of
-`metrics.headline_metrics` and `metrics.class_metrics`; a test holds them together.
+`classification.headline_metrics` and `classification.class_metrics`; a test holds them together.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ def headline_scorer(probabilities: NDArray, labels: NDArray) -> Scorer:
 
     Parameters
     ----------
-    probabilities, labels : [N, C] and [N], as `metrics.check_predictions` returns them
+    probabilities, labels : [N, C] and [N], as `validation.check_predictions` returns them
     """
     from scipy.sparse import csr_array
 
@@ -107,7 +107,7 @@ class RocSteps(NamedTuple):
     negatives: NDArray[np.float64]
 
     def ranking_scores(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """AUC and average precision [R] each, as `metrics.ranking_scores` defines them."""
+        """AUC and average precision [R] each, as `validation.ranking_scores` defines them."""
         if not len(self.hits):
             undefined = np.full(self.negatives.shape, np.nan)
             return undefined, undefined

@@ -72,10 +72,10 @@ def draw_reliability(path: Path, table: pd.DataFrame, title: str) -> None:
 def draw_risk_coverage(
     path: Path, table: pd.DataFrame, title: str, at_threshold: Mapping[str, float] | None = None
 ) -> None:
-    """Accuracy of the most certain images, as in `coverage.risk_coverage`.
+    """Accuracy of the most certain images, as in `selective.risk_coverage`.
 
     Points of fewer than 10 images are left out: their accuracy is mostly chance. `at_threshold` is that of
-    `coverage.coverage_report`; a line marks the share of images that stays with the model.
+    `selective.coverage_report`; a line marks the share of images that stays with the model.
     """
     figure, axes = new_figure(6.6, 5)
     set_title(axes, "Accuracy when the least certain go to a human", title, int(table["images"].iloc[-1]))

@@ -55,7 +55,7 @@ def draw_confusion(path: Path, matrix: NDArray, classes: Sequence[str], title: s
 
 @matplotlib.rc_context(STYLE)
 def draw_roc(path: Path, points: pd.DataFrame, per_class: ClassMetrics, title: str) -> None:
-    """ROC curves of `curves.roc_points`, with the AUC and support of `metrics.class_metrics` in the legend."""
+    """ROC curves of `points.roc_points`, with the AUC and support of `classification.class_metrics` in the legend."""
     figure, axes = new_figure(6.2, 5.6)
     set_title(axes, "ROC, each diagnosis against the rest", title, _images(per_class))
     axes.plot([0, 1], [0, 1], **REFERENCE)
@@ -68,7 +68,7 @@ def draw_roc(path: Path, points: pd.DataFrame, per_class: ClassMetrics, title: s
 
 @matplotlib.rc_context(STYLE)
 def draw_precision_recall(path: Path, points: pd.DataFrame, per_class: ClassMetrics, title: str) -> None:
-    """Precision-recall curves of `curves.precision_recall_points`, with average precision and support in the legend."""
+    """Precision-recall curves of `points.precision_recall_points`, with average precision and support in the legend."""
     figure, axes = new_figure(8.2, 5.6)
     set_title(axes, "Precision and recall, each diagnosis against the rest", title, _images(per_class))
     _draw_curves(axes, points, per_class, "average_precision", "AP")
@@ -80,7 +80,7 @@ def draw_precision_recall(path: Path, points: pd.DataFrame, per_class: ClassMetr
 
 @matplotlib.rc_context(STYLE)
 def draw_class_bars(path: Path, per_class: ClassMetrics, title: str, metrics: Sequence[str] = BAR_METRICS) -> None:
-    """Some of `metrics.class_metrics` side by side for each class; an undefined one is written as –."""
+    """Some of `classification.class_metrics` side by side for each class; an undefined one is written as –."""
     figure, axes = new_figure(2.2 + 1.25 * len(per_class), 4.8)
     set_title(axes, "Scores of each diagnosis", title, _images(per_class))
     places, width = np.arange(len(per_class)), 0.84 / len(metrics)

@@ -24,7 +24,7 @@ def roc_points(probabilities: ArrayLike, labels: ArrayLike, classes: Sequence[st
 
     Raises
     ------
-    UserError : as `metrics.headline_metrics`
+    UserError : as `classification.headline_metrics`
     """
 
     def curve(hits: NDArray, false_alarms: NDArray) -> NDArray | None:
@@ -49,7 +49,7 @@ def precision_recall_points(probabilities: ArrayLike, labels: ArrayLike, classes
 
     Raises
     ------
-    UserError : as `metrics.headline_metrics`
+    UserError : as `classification.headline_metrics`
     """
 
     def curve(hits: NDArray, false_alarms: NDArray) -> NDArray | None:
@@ -80,7 +80,7 @@ def confusion_pairs(labels: ArrayLike, predicted: ArrayLike, classes: Sequence[s
 
 
 def class_bars(per_class: Mapping[str, Mapping[str, float]], metrics: Sequence[str] = BAR_METRICS) -> pd.DataFrame:
-    """`metrics.class_metrics` as a long table for bars: DataFrame [class, metric, value]; what is NaN has no row."""
+    """`classification.class_metrics` as a long table for bars: DataFrame [class, metric, value], without NaN."""
     rows = [(code, metric, row[metric]) for metric in metrics for code, row in per_class.items()]
     return pd.DataFrame(rows, columns=["class", "metric", "value"]).dropna(ignore_index=True).round(6)
 

@@ -23,7 +23,7 @@ def model_card(facts: ModelFacts, report: Mapping[str, Any], digests: Mapping[st
     Parameters
     ----------
     facts : of the model file
-    report : {"test": ..., "external": {name: ...}}, each as `scoring.score_set` gives it, read from JSON or not; the
+    report : {"test": ..., "external": {name: ...}}, each as `build.score_set` gives it, read from JSON or not; the
         test set may have `baseline` (headline metrics of the colour baseline) and `tta`, an external set `left_out`
     digests : path -> MD5 of the files that the results come from
 

@@ -12,7 +12,7 @@ def summary_text(report: Mapping[str, Any]) -> str:
 
     Parameters
     ----------
-    report : as `scoring.score_set` gives it
+    report : as `build.score_set` gives it
     """
     lines = [f"{report['images']:,} images of {report['lesions']:,} lesions", ""]
     lines.append(f"{'':<20}{'score':>8}   95 % interval by lesion")
