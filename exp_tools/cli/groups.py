@@ -10,7 +10,9 @@ class Commands:
     """The subcommands of a parser, added group by group; `listing` is what the help shows of them."""
 
     def __init__(self, parser: argparse.ArgumentParser) -> None:
-        self._subparsers = parser.add_subparsers(metavar="COMMAND", required=True, help=argparse.SUPPRESS)
+        self._subparsers = parser.add_subparsers(
+            prog=parser.prog, metavar="COMMAND", required=True, help=argparse.SUPPRESS
+        )
         self._groups: dict[str, list[tuple[str, str]]] = {}
 
     @property

@@ -39,6 +39,7 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     """The parser and the names of its commands."""
     parser = argparse.ArgumentParser(
         prog="exp-tools",
+        usage="exp-tools COMMAND [options]",
         description="Tools around the pipeline. The pipeline itself is run by `make repro` or `dvc repro`.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
