@@ -1,4 +1,4 @@
-"""The one error that speaks to the person at the keyboard."""
+"""Errors whose message is for the user, and how a script ends with one."""
 
 import difflib
 import sys
@@ -14,7 +14,7 @@ class UserError(Exception):
 
 
 class Stopped(Exception):
-    """A signal ended the work in good order: the message says what was saved; `status` is the exit status."""
+    """A signal ended the work cleanly: the message says what was saved; `status` is the exit status."""
 
     def __init__(self, message: str, signal_number: int):
         super().__init__(message)

@@ -265,7 +265,7 @@ class MachineParams(Section):
 
 
 class Params(Section):
-    """Everything in params.yaml, one attribute a section."""
+    """Everything in params.yaml, one attribute per section."""
 
     task: Literal["diagnosis", "melanoma"]
     data: DataParams

@@ -125,7 +125,7 @@ def _share_out(labels: pd.DataFrame, fractions: Sequence[float], params: SplitPa
 
 
 def _given_tests(labels: pd.DataFrame, params: SplitParams) -> np.ndarray:
-    """What is settled before anything is shared out: split of each image, "" for train or validation yet to choose."""
+    """What is fixed before the rest is divided: split of each image, "" for train or validation yet to choose."""
     if params.scheme == "paper":
         return np.where(_single_image_tests(labels, params), "test", "").astype("<U6")
     given = labels["split"].to_numpy(dtype="<U6")
@@ -180,7 +180,7 @@ def assert_disjoint(splits: pd.DataFrame) -> None:
 
 
 def summarise_splits(splits: pd.DataFrame, params: SplitParams, *, lesions_known: bool = True) -> dict[str, object]:
-    """Counts and shares a split, and what a split by image would have leaked."""
+    """Counts and shares per split, and what a split by image would have leaked."""
     used = splits[splits["split"] != UNUSED]
     counts = used.groupby(["split", "dx"]).size().unstack(fill_value=0).reindex(SPLITS, fill_value=0)
     return {

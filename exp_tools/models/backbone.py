@@ -1,4 +1,4 @@
-"""Any timm network as a maker of feature maps, and what the architectures around it share."""
+"""Any timm network as a feature extractor, and what the architectures around it share."""
 
 from typing import Any
 
@@ -102,7 +102,7 @@ class PooledNet(nn.Module):
 
 
 class _OneValueNorm:
-    """BatchNorm that takes a training batch of one value a channel: the running statistics normalise it and stay.
+    """BatchNorm that takes a training batch of one value per channel: the running statistics normalise it and stay.
 
     There is nothing to estimate a variance from, and torch stops with an error.
     """
@@ -150,7 +150,7 @@ def create_timm(name: str, *, pretrained: bool, **options: Any) -> nn.Module:
 
 
 def _require_hub(name: str) -> None:
-    """Raise OSError when weights are neither in the cache nor to be had: the hub's own client tries for a minute."""
+    """Raise OSError when weights are neither in the cache nor available: the hub's own client tries for a minute."""
     config = timm.get_pretrained_cfg(name)
     place = config.hf_hub_id or ""
     place += f"{config.architecture}.{config.tag}" if place.endswith("/") else ""

@@ -121,7 +121,7 @@ def _describe(name: str, num_classes: int) -> dict[str, Any]:
 
 
 def count_parameters(module: nn.Module) -> int:
-    """How many numbers a module learns."""
+    """Number of parameters of a module that can learn."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 

@@ -1,4 +1,4 @@
-"""Ending a run in good order: signals, diverged losses, full memory."""
+"""Ending a run cleanly: signals, diverged losses, full memory."""
 
 import contextlib
 import os

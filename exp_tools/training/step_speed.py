@@ -30,7 +30,7 @@ CLEAR = 1.1
 
 
 class Speed(NamedTuple):
-    """Images a second of one training step, by precision, and which precision `train.precision` takes now."""
+    """Images per second of one training step, by precision, and which precision `train.precision` takes now."""
 
     rates: dict[str, float]
     batch: int

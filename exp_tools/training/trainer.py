@@ -191,7 +191,7 @@ class Trainer:
     # --- steps
 
     def step(self, epoch: int, batches: list[Batch]) -> None:
-        """One step of the optimizer on one batch, or on several whose gradients add up."""
+        """One optimizer step on one batch, or on several whose gradients add up."""
         params, step = self.params, self.progress.step
         targets = [one_hot(batch.labels, len(self.data.classes)) for batch in batches]
         own = sum(float((target * self.weights).sum()) for target in targets)

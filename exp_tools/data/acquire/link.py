@@ -82,7 +82,7 @@ def _fill(name: str, folder: str | None, wanted: SourceOptions, raw: Path, root:
     if not images:
         raise UserError(
             f"{key} {folder!r}: there is no image ({', '.join(EXTENSIONS)}) in {origins[0]} or below it"
-            + (f"; {facts.title} is to be had from {facts.where}" if facts.where else "")
+            + (f"; {facts.title} is available from {facts.where}" if facts.where else "")
         )
     again = f"; {copies:,} second copies of the same image were left out" if copies else ""
     return f"{images:,} images of {facts.title} {came}{again}"
@@ -111,7 +111,7 @@ def _unpacked(archive: Path, store: Path) -> Path:
 def _local(folder: str, root: Path, key: str, facts: DatasetSpec) -> Path:
     path = (root / folder).resolve()
     if not path.is_dir():
-        got = f"; {facts.title} is to be had from {facts.where}" if facts.where else ""
+        got = f"; {facts.title} is available from {facts.where}" if facts.where else ""
         raise UserError(f"{key} {folder!r}: there is no folder {path}{got}")
     return path
 

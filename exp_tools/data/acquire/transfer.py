@@ -97,7 +97,7 @@ def _where_to_resume(file: RemoteFile, part: Path) -> tuple[int, str | None]:
 
 
 def _agree(response: requests.Response, file: RemoteFile, start: int, validator: str | None) -> tuple[int, int | None]:
-    """Offset of the first byte that `response` brings and the size of the whole file, None where nobody says."""
+    """Offset of the first byte that `response` brings and the size of the whole file, None where it is unknown."""
     status = response.status_code
     if status in (408, 425, 429) or status >= 500:
         raise Broken(f"the server answered {status} {response.reason}", _retry_after(response))

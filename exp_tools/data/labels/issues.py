@@ -22,7 +22,7 @@ class Problem:
     rule : what should be there, and what to do
     place : the row of the table in memory that it is about; None for the set as a whole
     fixed : the text that a fix writes into `column`; None where there is nothing to write
-    action : what was done ("stopped", "skipped", "fixed", "noted"); "" as long as nobody decided
+    action : what was done ("stopped", "skipped", "fixed", "noted"); "" while undecided
     """
 
     kind: str

@@ -31,7 +31,7 @@ class RemoteFile:
 
     name : what it is called in the store
     url : where it is
-    size, md5 : bytes and hexadecimal digest; None where nobody publishes them
+    size, md5 : bytes and hexadecimal digest; None where they are not published
     archive : it will be unpacked, so room for twice its size is asked for (photographs do not get smaller in archives)
     """
 

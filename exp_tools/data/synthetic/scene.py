@@ -83,7 +83,7 @@ def _skin_with_lesion(diagnosis: str, rng: np.random.Generator) -> tuple[np.ndar
 
 
 def _camera(rng: np.random.Generator) -> np.ndarray:
-    """Affine map [2, 3] from half-size skin to the picture: turned, enlarged and shifted, mirrored never."""
+    """Affine map [2, 3] from half-size skin to the picture: turned, enlarged and shifted, never mirrored."""
     scale = 2 * rng.uniform(0.85, 1.15)
     turn = rng.uniform(0, 2 * np.pi)
     matrix = scale * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
