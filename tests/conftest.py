@@ -14,13 +14,21 @@ from exp_tools.params import Params, parse_params
 REAL_DATA = ROOT.parent / "shared" / "data"
 
 
-SLOW = ("test_app_browser", "test_pipeline", "test_readme", "test_resume", "test_distributed", "test_users_files")
-"""Files of minutes. They start first, so that short tests fill the time when one process has nothing left."""
+SLOW = (("test_app_browser", "test_readme", "test_distributed", "test_resume"), ("test_pipeline", "test_users_files"))
+"""Files of minutes, in two parts that take as long."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # Then those that need no project that ran, which takes a minute to make.
-    items.sort(key=lambda item: (not item.path.stem.startswith(SLOW), "ran_project" in item.fixturenames))
+    """Each half of the list, which is what one of two test processes begins with, starts with a part of SLOW.
+
+    So short tests are left for the end, to fill the time of whoever is ready first. Those that need the project that
+    ran, which takes a minute to make, come last.
+    """
+    slow = [[item for item in items if item.path.stem.startswith(names)] for names in SLOW]
+    rest = [item for item in items if not any(item in part for part in slow)]
+    rest.sort(key=lambda item: "ran_project" in item.fixturenames)
+    middle = max(0, len(items) // 2 - len(slow[0]))
+    items[:] = [*slow[0], *rest[:middle], *slow[1], *rest[middle:]]
 
 
 @pytest.fixture
