@@ -161,17 +161,6 @@ def test_an_edited_file_re_runs_what_computes_with_it_and_nothing_else(project, 
     assert [name for name in STAGES if any("changed deps" in str(found) for found in changed.get(name, []))] == stages
 
 
-def test_experiments_compare(project):
-    project.run("dvc", "exp", "run", "-n", "plain", "-S", "model.name=timm")
-    table = project.run("dvc", "exp", "show", "--csv", "--only-changed").stdout
-    assert "plain" in table
-    assert "model.name" in table.splitlines()[0]
-    assert "balanced_accuracy" in project.run("dvc", "metrics", "diff", "HEAD", "plain", "--all").stdout
-    assert "model.name" in project.run("dvc", "params", "diff", "HEAD", "plain").stdout
-    project.run("dvc", "plots", "diff", "HEAD", "plain")
-    back_to_the_commit(project)
-
-
 @pytest.mark.parametrize(
     "data",
     [[], pytest.param(["-S", "data.sample_images=70", "-S", "prepare.clahe=true"], marks=pytest.mark.sweep)],

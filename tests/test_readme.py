@@ -41,6 +41,13 @@ def test_every_command_runs_as_written(project):
             command += _keep_it_small(command)
         project.run("bash", "-c", command)
 
+    table = project.run("dvc", "exp", "show", "--csv", "--only-changed").stdout
+    assert "timm" in table
+    assert "model.name" in table.splitlines()[0]
+    assert "balanced_accuracy" in project.run("dvc", "metrics", "diff", "HEAD", "timm", "--all").stdout
+    assert "model.name" in project.run("dvc", "params", "diff", "HEAD", "timm").stdout
+    project.run("dvc", "plots", "diff", "HEAD", "timm")
+
 
 def _keep_it_small(command: str) -> str:
     return " -S model.soft_attention.backbone=test_resnet" if "image_size=" in command else ""
