@@ -123,19 +123,27 @@ def test_a_file_that_was_changed_stays(project):
     assert table.read_text() == fixed
 
 
-def test_a_users_folder_inside_an_output_stays(project):
-    for place in ("data/raw/mine", "data/external_raw/mine", "data/external/mine", "data/prepared/mine"):
-        mine = ham(project.folder / place)
-        before = everything(mine)
-        changes = ["-S", "data.source=ham10000", "-S", f"data.dir={place}"]
-        said = stopped(project, "dvc", "exp", "run", *changes, "download")
-        assert "overlap. Nothing was touched" in said
-        project.run("git", "checkout", "-q", "params.yaml")
-        change(project, "data", source="ham10000", dir=place)
-        assert "overlap. Nothing was touched" in stopped(project, *DOWNLOAD)
-        assert everything(mine) == before
-        project.run("git", "checkout", "-q", "params.yaml")
-        shutil.rmtree(mine)
+@pytest.mark.parametrize(
+    "place",
+    [
+        "data/raw/mine",
+        "data/prepared/mine",
+        pytest.param("data/external_raw/mine", marks=pytest.mark.sweep),
+        pytest.param("data/external/mine", marks=pytest.mark.sweep),
+    ],
+)
+def test_a_users_folder_inside_an_output_stays(project, place):
+    mine = ham(project.folder / place)
+    before = everything(mine)
+    changes = ["-S", "data.source=ham10000", "-S", f"data.dir={place}"]
+    said = stopped(project, "dvc", "exp", "run", *changes, "download")
+    assert "overlap. Nothing was touched" in said
+    project.run("git", "checkout", "-q", "params.yaml")
+    change(project, "data", source="ham10000", dir=place)
+    assert "overlap. Nothing was touched" in stopped(project, *DOWNLOAD)
+    assert everything(mine) == before
+    project.run("git", "checkout", "-q", "params.yaml")
+    shutil.rmtree(mine)
 
 
 def test_an_output_inside_the_users_folder_is_refused(project):
