@@ -28,7 +28,7 @@ repro: repository $(STAMP) ## run what changed of the pipeline; the first time a
 	@echo "Next:   source .venv/bin/activate, then dvc metrics show | dvc plots show | dvc exp run -S model.name=timm"
 	@git diff --quiet HEAD -- params.yaml dvc.yaml stages exp_tools && { git diff --quiet HEAD -- metrics MODEL_CARD.md || \
 		echo "Note:   results differ from the committed ones in their last digits, as on another kind of processor" \
-			"(docs/troubleshooting.md); git checkout . keeps the committed ones"; } || true
+			"(docs/troubleshooting.md). Back to those: git checkout HEAD -- metrics plots MODEL_CARD.md dvc.lock"; } || true
 
 repository: # DVC needs a Git repository with a commit; a downloaded ZIP is none
 	@test -e .git || { echo "This folder is not a Git repository, which DVC needs. Here: git init && git add -A &&" \
@@ -36,7 +36,7 @@ repository: # DVC needs a Git repository with a commit; a downloaded ZIP is none
 	@git rev-parse --quiet --verify HEAD >/dev/null || { echo "Git has no commit here yet, which DVC needs:" \
 		"git add -A && git commit -m start" >&2; exit 1; }
 
-test: lint ## lint, then the tests, two files at a time (PYTEST_ARGS="-k splits" passes arguments to pytest)
+test: lint ## lint, then the tests, in two processes (PYTEST_ARGS="-k splits" passes arguments to pytest)
 	@$(RUN) pytest -n 2 --dist worksteal --durations=10 -m "not sweep" $(PYTEST_ARGS)
 
 test-all: lint ## lint, then every test, the long sweeps too

@@ -44,7 +44,7 @@ def _explain(fault: Any, path: list[Any], root: type[BaseModel]) -> str:
 
 def _is_branch(part: Any) -> bool:
     """Whether a part of an error's place is a branch of a union (`literal['auto']`, `constrained-int`), no key."""
-    return isinstance(part, str) and ("[" in part or part.startswith("constrained-"))
+    return isinstance(part, str) and ("[" in part or part in {"constrained-int", "constrained-float"})
 
 
 def _keys_of_section(path: list[Any], root: type[BaseModel]) -> list[str]:

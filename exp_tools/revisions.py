@@ -151,8 +151,9 @@ def _git(root: Path, *command: str, given: bytes | None = None) -> subprocess.Co
 
 
 def git_text(root: Path, *command: str) -> str | None:
-    done = subprocess.run(["git", "-C", str(root), *command], capture_output=True, text=True, check=False)
-    return done.stdout.rstrip("\n") if done.returncode == 0 else None
+    """What a Git command prints in the project's folder; None where it fails."""
+    done = _git(root, *command)
+    return done.stdout.decode().rstrip("\n") if done.returncode == 0 else None
 
 
 def read_at_revision(word: str, root: Path, path: str | Path) -> str | None:

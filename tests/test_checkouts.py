@@ -1,8 +1,9 @@
 """What `make repro` and the stages say in a folder that is no ordinary clone: a ZIP, a repository without a commit."""
 
+import re
 import shutil
 
-from helpers.project import TINY, clone
+from helpers.project import ROOT, TINY, clone
 
 
 def test_a_zip_is_told_what_is_missing_before_anything_is_installed(tmp_path):
@@ -34,3 +35,17 @@ def test_training_in_a_repository_without_a_commit_is_one_line(ran_project, tmp_
     assert all("validation loss 0." in line or "validation loss " in line for line in lines)
     assert all(" images/s, " in line and line.endswith(" left") for line in lines)
     assert "(best)" in told
+
+
+def test_the_way_back_to_the_committed_results_touches_nothing_else(ran_project, tmp_path):
+    """What `make repro` names when only the processor differs; DVC has staged dvc.lock by then."""
+    (remedy,) = re.findall(r"Back to those: (git [^\"]+)\"", (ROOT / "Makefile").read_text())
+    assert remedy in (ROOT / "docs/troubleshooting.md").read_text()
+    project = ran_project.copy(tmp_path / "project")
+    for name in ("metrics/evaluate.json", "MODEL_CARD.md", "dvc.lock", "plots/curves/roc.csv", "README.md"):
+        path = project.folder / name
+        path.write_text(path.read_text() + "\n")
+    (project.folder / "notebooks/mine.ipynb").write_text("{}")
+    project.run("git", "add", "dvc.lock")
+    project.run("bash", "-c", remedy)
+    assert project.run("git", "status", "--short").stdout.split() == ["M", "README.md", "??", "notebooks/mine.ipynb"]

@@ -9,7 +9,7 @@ from sklearn import metrics as sk
 
 from exp_tools.errors import UserError
 from exp_tools.evaluation.metrics.classification import class_metrics, headline_metrics, top_k_accuracy
-from exp_tools.evaluation.validation import confusion
+from exp_tools.evaluation.validation import SCORES, confusion, softmax, validation_scores
 
 CLASSES = ["bcc", "mel", "nv"]
 # Six images: truth bcc, bcc, mel, nv, nv, nv; predicted bcc, nv, mel, nv, nv, mel.
@@ -197,3 +197,14 @@ def test_confusion_refuses_what_does_not_fit():
         confusion([0, 1, 1], [0, 1], 2)
     with pytest.raises(UserError, match="prediction 5 in row 1"):
         confusion([0, 1], [0, 5], 2)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_training_selects_on_is_defined_as_what_is_reported(seed):
+    generator = np.random.default_rng(seed)
+    logits, labels = 3 * generator.normal(size=(40, 3)), generator.integers(0, 2 + seed % 2, 40)
+    selected = validation_scores(logits, labels, CLASSES)
+    reported = headline_metrics(softmax(logits), labels, CLASSES)
+    assert selected.keys() == {"loss", *SCORES}
+    assert selected.pop("loss") == reported["log_loss"]
+    assert selected == {name: reported[name] for name in SCORES}
