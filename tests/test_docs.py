@@ -1,8 +1,10 @@
 """Every page of documentation: its commands are valid, its parameters exist and take the values, its links lead."""
 
+import itertools
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 
 import pytest
 import yaml
@@ -53,18 +55,40 @@ def test_commands_of_exp_tools_exist(page):
     assert [name for name in named if name not in known] == []
 
 
-def test_parameters_exist_and_take_the_values(page):
-    usual = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    for quoted, plain in re.findall(r"-S (?:'([^']+)'|([\w.]+=[\w.-]+))", page):
+SETTING = re.compile(r"-S (?:'([^']+)'|([\w.]+=[\w.-]+))")
+
+
+def choices(text: str) -> list[list[dict]]:
+    """The overrides of each `-S` of a text, several for a sweep; a name that the reader gives is left out."""
+    found = []
+    for quoted, plain in SETTING.findall(text):
         key, _, value = (quoted or plain).partition("=")
-        if "my_" in value or (
-            value == "null" and page.count(f"-S {key}") > 1
-        ):  # the reader's own name; makes room for keys
-            continue
-        for overrides in sweep(key, value):
-            content = yaml.safe_load(yaml.safe_dump(usual))
-            merge(content, overrides)
-            parse_params(content, quoted or plain)
+        if "my_" not in value and not (value == "null" and text.count(f"-S {key}") > 1):  # null: emptied first
+            found.append(sweep(key, value))
+    return found
+
+
+def changed(overrides: Iterable[dict]) -> dict:
+    content = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    for one in overrides:
+        merge(content, one)
+    return content
+
+
+def test_parameters_exist_and_take_the_values(page):
+    for one in itertools.chain(*choices(page)):
+        parse_params(changed([one]), str(one))
+
+
+def test_parameters_of_a_command_go_together(page):
+    for _, body in FENCE.findall(page):
+        for command in body.replace("\\\n", " ").splitlines():
+            for chosen in itertools.product(*choices(command)):
+                parse_params(changed(chosen), command)
+
+
+def test_the_readme_sets_parameters():
+    assert len(choices((ROOT / "README.md").read_text(encoding="utf-8"))) >= 5
 
 
 def test_links_lead_somewhere(page, request):

@@ -101,10 +101,23 @@ def test_two_clean_clones_give_the_same_bytes_with_other_workers(project, tmp_pa
     assert [name for name in ours if ours[name] != theirs[name]] == []
 
 
-def test_a_change_runs_only_what_it_must(project, edit):
-    edit(explain__seed=3)
-    assert stages_run(project) == ["explain"]
-    assert stages_run(project) == []
+WHOLE_CHAIN = (
+    ({"evaluate__seed": 5}, ["evaluate"]),
+    ({"evaluate__seed": 5, "train__lr": 0.002}, ["train", "evaluate", "explain"]),
+    ({"evaluate__seed": 5, "train__lr": 0.002, "explain__seed": 3}, ["explain"]),
+)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [(({"explain__seed": 3}, ["explain"]),), pytest.param(WHOLE_CHAIN, marks=pytest.mark.sweep)],
+    ids=["explain", "whole chain"],
+)
+def test_a_change_runs_only_what_it_must(project, edit, changes):
+    for keys, stages in changes:
+        edit(**keys)
+        assert stages_run(project) == stages
+        assert stages_run(project) == []
     back_to_the_commit(project)
 
 
@@ -232,17 +245,18 @@ def test_a_stage_says_what_is_wrong_with_the_data_and_leaves_nothing_half_writte
         table.write_text("\n".join(row for row in rows if images[5].stem not in row) + "\n")
 
 
-def test_a_local_copy_is_linked_and_never_touched(tmp_path):
+@pytest.mark.parametrize("target", [["prepare"], pytest.param([], marks=pytest.mark.sweep)], ids=["prepare", "whole"])
+def test_a_local_copy_is_linked_and_never_touched(tmp_path, target):
     project = clone(tmp_path / "own", TINY)
     project.run("python", "-m", "stages.download")
     mine = tmp_path / "my copy"
     shutil.copytree(project.folder / "data/raw", mine)
     before = {path: (path.read_bytes(), path.stat().st_mode) for path in mine.rglob("*") if path.is_file()}
     changes = ["-S", "data.source=ham10000", "-S", f"data.dir={mine}", "-S", "data.limit=40"]
-    project.run("dvc", "exp", "run", *changes, "prepare")
+    project.run("dvc", "exp", "run", *changes, *target)
     linked = list((project.folder / "data/raw").rglob("*.jpg"))
     assert 30 <= len(linked) <= 40
     assert all(path.is_symlink() for path in linked)
     assert {path: (path.read_bytes(), path.stat().st_mode) for path in before} == before
-    labels = pd.read_csv(project.folder / "data/prepared/labels.csv")
-    assert set(labels["source"]) == {"ham10000"}
+    read = "data/prepared/labels.csv" if target else "data/predictions.csv"
+    assert set(pd.read_csv(project.folder / read)["source"]) == {"ham10000"}
