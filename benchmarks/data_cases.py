@@ -14,6 +14,7 @@ from benchmarks.plain_decode import SIZE, decode_with_pillow
 from exp_tools.data.duplicates.pairs import Photographs
 from exp_tools.data.duplicates.search import find_duplicates
 from exp_tools.data.images.pack import pack_images
+from exp_tools.data.images.preprocess import Preprocessing
 from exp_tools.data.inputs.augment import PRESETS, Magnitudes, augment, generator_for
 from exp_tools.data.inputs.dataset import FixedOrder, PackedImages
 from exp_tools.data.splits import allocate_groups
@@ -48,7 +49,7 @@ def prepare_case(files: list[Path], scratch: Path, repeats: int) -> Case:
         "prepare",
         "images/s",
         len(files),
-        lambda: pack_images(files, scratch / "images.npy", size=SIZE, processes=cores()),
+        lambda: pack_images(files, scratch / "images.npy", Preprocessing(SIZE), processes=cores()),
         rival,
         against="Pillow decode + resize, same cores",
         target=0.9,
@@ -60,7 +61,7 @@ def loader_case(files: list[Path], scratch: Path, repeats: int) -> Case:
     """Augmented batches from packed images on one core, against torchvision from JPEG with the same transforms."""
     torch.set_num_threads(1)
     some = files[:96]
-    pack_images(some, scratch / "loader.npy", size=SIZE, processes=cores())
+    pack_images(some, scratch / "loader.npy", Preprocessing(SIZE), processes=cores())
     packed = PackedImages(scratch / "loader.npy", np.zeros(len(some)), MEDIUM)
     transforms = v2.Compose([v2.Resize((SIZE, SIZE)), plain_augmentation()])
 
@@ -84,7 +85,7 @@ def augment_case(files: list[Path], scratch: Path, repeats: int) -> Case:
     """The augmentation alone, of pixels in memory, on one core."""
     torch.set_num_threads(1)
     some = files[:96]
-    pack_images(some, scratch / "augment.npy", size=SIZE, processes=cores())
+    pack_images(some, scratch / "augment.npy", Preprocessing(SIZE), processes=cores())
     pixels = np.load(scratch / "augment.npy")
     tensors = list(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous())
     transforms = plain_augmentation()

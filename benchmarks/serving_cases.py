@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from benchmarks.case import Case, compare
+from exp_tools.data.images.preprocess import Preprocessing
 from exp_tools.models.model_file import ModelFacts, save_model
 from exp_tools.models.registry import build_model
 from exp_tools.serving.batch import predict_batch
@@ -33,9 +34,7 @@ def resnet18(path: Path, size: int) -> Predictor:
         knobs=knobs,
         task="diagnosis",
         classes=list(DIAGNOSES),
-        image_size=size,
-        resize="squash",
-        touch_up={},
+        preprocessing=Preprocessing(size)._asdict(),
         pixel_mean=list(network.pixel_mean),
         pixel_std=list(network.pixel_std),
         temperature=1.0,

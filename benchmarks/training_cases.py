@@ -18,6 +18,7 @@ from torchvision.transforms import v2
 from benchmarks.case import Case, compare, seconds
 from benchmarks.data_cases import plain_augmentation
 from exp_tools.data.images.pack import pack_images
+from exp_tools.data.images.preprocess import Preprocessing
 from exp_tools.devices import loader_workers, prepare_machine, resolve_precision
 from exp_tools.evaluation.predict import predict_logits
 from exp_tools.models.normalize import normalise
@@ -79,7 +80,7 @@ def make_bench(files: list[Path], scratch: Path, *, size: int, count: int, batch
     prepare_machine(machine)  # as the stages do: threads, memory, deterministic algorithms, for both sides
     path = scratch / f"train-{size}-{count}.npy"
     if not path.exists():
-        pack_images([files[place % len(files)] for place in range(count)], path, size=size, processes=cores())
+        pack_images([files[place % len(files)] for place in range(count)], path, Preprocessing(size), processes=cores())
     return Bench(path, count, size, batch, Setup(device, workers=loader_workers(machine, device)))
 
 

@@ -63,7 +63,7 @@ def main() -> None:
             counted = {"rows_read": len(table), "removed": removed, "problems": summarise_problems(problems)}
             metrics[name] = {"source_set": chosen.source} | summarise_labels(labels) | counted
             print(f"{name}: {len(labels):,} images; {sum(removed.values()):,} removed that {RAW} has too")
-        join_arrays(arrays, EXTERNAL_IMAGES, packing.size)
+        join_arrays(arrays, EXTERNAL_IMAGES, packing.preprocessing.image_size)
     if not metrics:
         reports, tables = [of_set("", report_table([]))], [pd.DataFrame(columns=[SET, *LABEL_COLUMNS])]
         write_csv(EXTERNAL_PROBLEMS, reports[0])

@@ -1,7 +1,8 @@
 """Check labels and images, and decode and resize every image once.
 
 Reads   data/raw/
-Writes  data/prepared/{labels.csv, images.npy, masks.npy, problems.csv, duplicates.csv}, metrics/data.json, plots/data/
+Writes  data/prepared/{labels.csv, images.npy, masks.npy, preprocessing.json, problems.csv, duplicates.csv},
+        metrics/data.json, plots/data/
 
 When a problem stops it, the list of problems is all that is written, and the message says where it lies.
 """
@@ -23,7 +24,18 @@ from exp_tools.errors import run_main
 from exp_tools.evaluation.plots.class_counts import draw_class_distribution
 from exp_tools.io import write_csv, write_json
 from exp_tools.params import load_params
-from exp_tools.project import DATA_FIGURES, DATA_METRICS, DUPLICATES, IMAGES, LABELS, MASKS, PROBLEMS, RAW, project_root
+from exp_tools.project import (
+    DATA_FIGURES,
+    DATA_METRICS,
+    DUPLICATES,
+    IMAGES,
+    LABELS,
+    MASKS,
+    PREPROCESSING,
+    PROBLEMS,
+    RAW,
+    project_root,
+)
 from exp_tools.system import io_processes
 from exp_tools.taxonomy import task_classes
 
@@ -45,6 +57,7 @@ def main() -> None:
     labels = with_groups(labels, pairs)
     list_duplicates(labels, files, pairs)
     write_csv(LABELS, labels)
+    write_json(PREPROCESSING, packing.preprocessing._asdict())
     masks = pack_lesion_masks(labels["image_id"].to_list(), files, spec_of(params.data.source), packing)
     counted = {
         "rows_read": len(table),
@@ -64,8 +77,7 @@ def main() -> None:
 def pack_lesion_masks(image_ids: list[str], files: list[str], facts: DatasetSpec, packing: Packing) -> int:
     """Pack the masks that the set came with; says which cannot be used, and returns how many can."""
     found = find_masks(RAW, facts.lesion_masks)
-    shape = {"size": packing.size, "resize": packing.resize}
-    left_out = pack_masks(MASKS, image_ids, files, found, **shape, processes=packing.processes)
+    left_out = pack_masks(MASKS, image_ids, files, found, packing.preprocessing, processes=packing.processes)
     for file, reason in left_out[:5]:
         print(f"warning: the mask {file} is not used: it {reason}", file=sys.stderr)
     if len(left_out) > 5:

@@ -1,6 +1,6 @@
 """Train the architecture `model.name` and keep the weights that are best on validation.
 
-Reads   data/prepared/{labels.csv, images.npy}, data/splits.csv
+Reads   data/prepared/{labels.csv, images.npy, preprocessing.json}, data/splits.csv
 Writes  models/model.safetensors, metrics/train/
 
 By hand            python -m stages.train
@@ -12,6 +12,7 @@ state lies in runs/, and is removed when the run has finished.
 """
 
 import contextlib
+import json
 import sys
 from functools import partial
 from importlib.metadata import version
@@ -31,7 +32,7 @@ from exp_tools.models.model_file import ModelFacts, save_model
 from exp_tools.models.pretrained import load_weights
 from exp_tools.models.registry import build_model, depthwise_share, metadata_knobs
 from exp_tools.params import Params, ThresholdsParams, load_params
-from exp_tools.project import IMAGES, LABELS, MODEL, RUNS, SPLITS, TRAIN_METRICS
+from exp_tools.project import IMAGES, LABELS, MODEL, PREPROCESSING, RUNS, SPLITS, TRAIN_METRICS
 from exp_tools.taxonomy import MELANOMA, task_classes, task_label
 from exp_tools.training.checkpoints import RunStore, fingerprint
 from exp_tools.training.distributed import start_processes, world_of
@@ -49,8 +50,9 @@ def main() -> None:
     device = prepare_machine(params.machine)
     rank, world = world_of()
     data, vocabulary = training_data(params.task)
+    preprocessing = json.loads(PREPROCESSING.read_text())
     knobs = params.model.architecture | metadata_knobs(params.model.name, vocabulary)
-    depthwise = partial(depthwise_share, params.model.name, knobs, params.prepare.image_size)
+    depthwise = partial(depthwise_share, params.model.name, knobs, preprocessing["image_size"])
     setup = Setup(
         device,
         resolve_precision(params.train.precision, device, depthwise),
@@ -89,7 +91,7 @@ def main() -> None:
             on_epoch=lambda epoch, scores: log_epoch(live, epoch, scores),
         )
         if rank == 0:
-            facts = describe(params, knobs, model, data, vocabulary, fitted, inputs)
+            facts = describe(params, preprocessing, knobs, model, data, vocabulary, fitted, inputs)
             save_model(MODEL, model, facts)
             store.finish()
             score = fitted.best_scores[params.train.select_on]
@@ -156,6 +158,7 @@ def warn(params: Params) -> None:
 
 def describe(
     params: Params,
+    preprocessing: dict[str, Any],
     knobs: dict[str, Any],
     model: torch.nn.Module,
     data: TrainingData,
@@ -172,13 +175,7 @@ def describe(
         knobs=knobs,
         task=params.task,
         classes=data.classes,
-        image_size=params.prepare.image_size,
-        resize=params.prepare.resize,
-        touch_up={
-            "hair_removal": params.prepare.hair_removal,
-            "colour_constancy": params.prepare.colour_constancy,
-            "clahe": params.prepare.clahe,
-        },
+        preprocessing=preprocessing,
         pixel_mean=list(model.pixel_mean),
         pixel_std=list(model.pixel_std),
         temperature=temperature,

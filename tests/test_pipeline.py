@@ -129,7 +129,7 @@ def test_a_change_runs_only_what_it_must(project, edit, changes):
         ({"model__name": "timm"}, ["train", "evaluate", "explain"]),
         ({"thresholds__abstain_share": 0.2}, ["train"]),
         ({"evaluate__tta": "flips"}, ["evaluate"]),
-        ({"prepare__image_size": 48}, ["prepare", "external", "train"]),
+        ({"prepare__image_size": 48}, ["prepare", "external"]),
         ({"data__seed": 5}, ["download"]),
         ({"model__timm__dropout": 0.5}, []),
         ({"machine__workers": 3}, []),

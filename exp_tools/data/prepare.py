@@ -8,7 +8,7 @@ import pandas as pd
 
 from exp_tools.data.images.decode import index_images
 from exp_tools.data.images.pack import array_bytes, pack_images
-from exp_tools.data.images.preprocess import DermoscopyFilters
+from exp_tools.data.images.preprocess import Preprocessing
 from exp_tools.data.labels.issues import Problem, apply_actions, decide
 from exp_tools.data.labels.validate import check_counts, check_labels, tidied
 from exp_tools.data.sources.registry import DatasetSpec
@@ -20,9 +20,7 @@ from exp_tools.params import PrepareParams
 class Packing(NamedTuple):
     """How images are packed, and what is done about problems (a choice for each kind)."""
 
-    size: int
-    resize: str
-    touched_up: DermoscopyFilters
+    preprocessing: Preprocessing
     policy: Mapping[str, str]
     processes: int
 
@@ -30,9 +28,7 @@ class Packing(NamedTuple):
 def packing_of(params: PrepareParams, processes: int) -> Packing:
     """The packing that the parameters ask for."""
     return Packing(
-        size=params.image_size,
-        resize=params.resize,
-        touched_up=DermoscopyFilters(params.hair_removal, params.colour_constancy, params.clahe),
+        preprocessing=Preprocessing(**{name: getattr(params, name) for name in Preprocessing._fields}),
         policy=params.on_problem.model_dump(),
         processes=processes,
     )
@@ -68,16 +64,15 @@ def check_and_pack(
         raise UserError(f"no image of {facts.title} is left: {len(table)} rows, {len(problems)} problems")
     stopping = any(problem.action == "stopped" for problem in problems)
     if not stopping:
-        needed = array_bytes(len(kept), packing.size)
+        size = packing.preprocessing.image_size
+        needed = array_bytes(len(kept), size)
         target.parent.mkdir(parents=True, exist_ok=True)
-        require_space(target.parent, needed, f"{target} ({len(kept):,} images of {packing.size}x{packing.size} pixels)")
+        require_space(target.parent, needed, f"{target} ({len(kept):,} images of {size}x{size} pixels)")
         print(f"{target} will have {in_words(needed)}", flush=True)
     findings = pack_images(
         kept["file"].to_list(),
         None if stopping else target,
-        size=packing.size,
-        resize=packing.resize,
-        touched_up=packing.touched_up,
+        packing.preprocessing,
         policy=packing.policy,
         processes=packing.processes,
     )

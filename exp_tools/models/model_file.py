@@ -19,7 +19,7 @@ from exp_tools.io import atomic_write
 from exp_tools.models.registry import build_model
 
 HEADER_KEY = "exp_tools"
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class ModelFacts:
 
     architecture, knobs : name and parameters for build_model
     task, classes : the task and its class names, in the order of the logits
-    image_size, resize, touch_up : how load_image makes the input
+    preprocessing : how load_image makes the input (preprocess.Preprocessing as a dict), as `prepare` wrote it
     pixel_mean, pixel_std : how normalise makes it a tensor
     temperature : what logits are divided by before softmax
     vocabulary : how metadata become numbers (metadata.Vocabulary as a dict), fitted on train; None: image only
@@ -43,9 +43,7 @@ class ModelFacts:
     knobs: dict[str, Any]
     task: str
     classes: list[str]
-    image_size: int
-    resize: str
-    touch_up: dict[str, bool]
+    preprocessing: dict[str, Any]
     pixel_mean: list[float]
     pixel_std: list[float]
     temperature: float
@@ -55,6 +53,13 @@ class ModelFacts:
     training: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT
+
+    @property
+    def input(self) -> str:
+        """The image that the network takes, in words: its size, how it was made square, and the filters that are on."""
+        size, resize = self.preprocessing["image_size"], self.preprocessing["resize"]
+        filters = [name.replace("_", " ") for name, value in self.preprocessing.items() if value is True]
+        return f"{size} x {size} pixels, {resize}, {' and '.join(filters) or 'no filters'}"
 
 
 def save_model(path: Path, model: nn.Module, facts: ModelFacts) -> None:

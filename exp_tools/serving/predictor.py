@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from exp_tools.data.images.decode import load_image
-from exp_tools.data.images.preprocess import DermoscopyFilters
+from exp_tools.data.images.preprocess import Preprocessing
 from exp_tools.data.inputs.metadata import UNKNOWN, Vocabulary, encode
 from exp_tools.errors import UserError
 from exp_tools.evaluation.validation import softmax
@@ -153,7 +153,7 @@ class Predictor:
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
                 raise UserError(f"the array is {image.dtype} {list(image.shape)}; expected uint8 [H, W, 3], RGB")
             image = Image.fromarray(image)
-        return load_image(image, facts.image_size, facts.resize, DermoscopyFilters(**facts.touch_up))
+        return load_image(image, Preprocessing(**facts.preprocessing))
 
     def predict_pixels(self, pixels: NDArray[np.uint8], patients: Sequence[Patient]) -> list[Prediction]:
         """Predict prepared squares, uint8 [N, S, S, 3], with a patient each, as one batch."""

@@ -10,6 +10,7 @@ from PIL import Image
 
 from exp_tools.data.images.decode import load_image
 from exp_tools.data.images.masks import PackedMasks, find_masks, load_mask, pack_masks
+from exp_tools.data.images.preprocess import Preprocessing
 from exp_tools.data.synthetic.generate import draw_sample_image
 
 
@@ -32,16 +33,16 @@ def pair(tmp_path):
 @pytest.mark.parametrize("size", [48, 24, 96, 31])
 def test_a_mask_lies_on_its_image(pair, resize, size):
     mask, image = pair
-    square = load_mask(mask, image, size, resize)
+    square = load_mask(mask, image, Preprocessing(size, resize))
     assert (square.dtype, square.shape) == (bool, (size, size))
-    bright = load_image(image, size, resize)[..., 0] > 127
+    bright = load_image(image, Preprocessing(size, resize))[..., 0] > 127
     edge = 2 * (24 + 12) / (24 * 12)  # perimeter over area: nearest and bicubic may part by a pixel at the border
     assert (square != bright).sum() <= edge * square.sum()
     assert square.mean() == pytest.approx({"squash": 1 / 6, "crop": 12 * 24 / 36**2, "pad": 1 / 8}[resize], rel=0.12)
 
 
 def test_squashed_by_nearest_neighbours_to_the_place_that_it_has(pair):
-    square = load_mask(*pair, 12)  # every 4th column, every 3rd row
+    square = load_mask(*pair, Preprocessing(12))  # every 4th column, every 3rd row
     expected = np.zeros((12, 12), bool)
     expected[2:10, 2:5] = True
     np.testing.assert_array_equal(square, expected)
@@ -52,19 +53,19 @@ def test_what_is_not_zero_is_lesion_whatever_the_scale(tmp_path, top):
     image = save(tmp_path / "x.jpg")
     values = np.zeros((36, 48))
     values[:18] = top
-    square = load_mask(save_mask(tmp_path / "x_lesion.png", values), image, 4)
+    square = load_mask(save_mask(tmp_path / "x_lesion.png", values), image, Preprocessing(4))
     np.testing.assert_array_equal(square, [[True] * 4] * 2 + [[False] * 4] * 2)
 
 
 def test_an_empty_mask_has_no_lesion(tmp_path):
     mask = save_mask(tmp_path / "x_lesion.png", np.zeros((36, 48)))
-    assert not load_mask(mask, save(tmp_path / "x.jpg"), 8).any()
+    assert not load_mask(mask, save(tmp_path / "x.jpg"), Preprocessing(8)).any()
 
 
 def test_a_mask_of_another_size_with_the_same_proportions_fits(tmp_path):
     values = np.zeros((72, 96))
     values[:, :48] = 255
-    square = load_mask(save_mask(tmp_path / "x_lesion.png", values), save(tmp_path / "x.jpg"), 4)
+    square = load_mask(save_mask(tmp_path / "x_lesion.png", values), save(tmp_path / "x.jpg"), Preprocessing(4))
     np.testing.assert_array_equal(square, [[True, True, False, False]] * 4)
 
 
@@ -72,10 +73,10 @@ def test_faults_are_said(tmp_path):
     image = save(tmp_path / "x.jpg")
     other = save_mask(tmp_path / "y.png", np.zeros((36, 36)))
     with pytest.raises(ValueError, match="other proportions than its image: 36x36, its image 48x36"):
-        load_mask(other, image, 8)
+        load_mask(other, image, Preprocessing(8))
     other.write_bytes(b"no image")
     with pytest.raises(ValueError, match="cannot be read"):
-        load_mask(other, image, 8)
+        load_mask(other, image, Preprocessing(8))
 
 
 def test_masks_are_found_by_the_ids_of_their_images(tmp_path):
@@ -107,11 +108,11 @@ def test_packed_and_read_back(tmp_path, processes):
         if row % 3:
             values = generator.random((36, 48)) < 0.5
             masks[ids[-1]] = save_mask(tmp_path / f"I{row}_segmentation.png", values * 255)
-            expected[row] = load_mask(masks[ids[-1]], files[-1], 11)
+            expected[row] = load_mask(masks[ids[-1]], files[-1], Preprocessing(11))
     masks["I4"].write_bytes(b"")
     del expected[4]
     target = tmp_path / "masks.npy"
-    left_out = pack_masks(target, ids, files, masks, size=11, resize="squash", processes=processes)
+    left_out = pack_masks(target, ids, files, masks, Preprocessing(11), processes=processes)
     assert [one.file for one in left_out] == ["I4_segmentation.png"]
     packed = PackedMasks(target)
     assert packed.rows.tolist() == list(expected)
@@ -123,7 +124,7 @@ def test_packed_and_read_back(tmp_path, processes):
 
 
 def test_a_set_without_masks_gives_a_file_without_rows(tmp_path):
-    pack_masks(tmp_path / "masks.npy", ["a"], ["a.jpg"], {}, size=8, resize="squash", processes=1)
+    pack_masks(tmp_path / "masks.npy", ["a"], ["a.jpg"], {}, Preprocessing(8), processes=1)
     assert PackedMasks(tmp_path / "masks.npy").rows.tolist() == []
     assert PackedMasks(tmp_path / "masks.npy").of(0) is None
 

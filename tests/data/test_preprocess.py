@@ -7,8 +7,7 @@ from PIL import Image
 
 from exp_tools.data.images.decode import load_image
 from exp_tools.data.images.preprocess import (
-    NO_FILTERS,
-    DermoscopyFilters,
+    Preprocessing,
     apply_filters,
     equalise,
     hair_mask,
@@ -67,10 +66,10 @@ def test_contrast_is_evened_and_colours_stay(skin):
 
 
 def test_nothing_is_done_unless_it_is_asked_for(skin, tmp_path):
-    assert apply_filters(skin, NO_FILTERS) is skin
+    assert apply_filters(skin, Preprocessing(64)) is skin
     Image.fromarray(skin).save(tmp_path / "a.png")
-    plain = load_image(tmp_path / "a.png", 64)
-    wanted = DermoscopyFilters(hair_removal=True, colour_constancy=True, clahe=True)
+    plain = load_image(tmp_path / "a.png", Preprocessing(64))
+    wanted = Preprocessing(64, hair_removal=True, colour_constancy=True, clahe=True)
     expected = equalise(shades_of_grey(remove_hair(plain)))
-    assert (load_image(tmp_path / "a.png", 64, touched_up=wanted) == expected).all()
+    assert (load_image(tmp_path / "a.png", wanted) == expected).all()
     assert (expected != plain).any()

@@ -12,6 +12,7 @@ from PIL import Image
 from scipy.stats import spearmanr
 from torch import nn
 
+from exp_tools.data.images.preprocess import Preprocessing
 from exp_tools.data.inputs.dataset import PackedImages
 from exp_tools.errors import UserError
 from exp_tools.evaluation.predictions import prediction_table
@@ -249,9 +250,7 @@ def write_model(project: DataProject, name: str, knobs: dict, vocabulary: dict |
         knobs=knobs,
         task="diagnosis",
         classes=classes,
-        image_size=32,
-        resize="squash",
-        touch_up={},
+        preprocessing=Preprocessing(32)._asdict(),
         pixel_mean=list(model.pixel_mean),
         pixel_std=list(model.pixel_std),
         temperature=1.0,
@@ -312,7 +311,7 @@ def test_the_stage_gives_the_same_bytes_twice(project):
 def test_the_stage_without_masks_and_without_attention(project):
     from exp_tools.data.images.masks import pack_masks
 
-    pack_masks(project.folder / "data/prepared/masks.npy", [], [], {}, size=32, resize="squash", processes=1)
+    pack_masks(project.folder / "data/prepared/masks.npy", [], [], {}, Preprocessing(32), processes=1)
     write_model(project, "timm", {"backbone": "test_resnet"})
     project.run("explain")
     report = project.metrics("explain")

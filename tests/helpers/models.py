@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from exp_tools.data.images.preprocess import Preprocessing
 from exp_tools.models.model_file import ModelFacts, save_model
 from exp_tools.models.registry import build_model
 from exp_tools.taxonomy import DIAGNOSES
@@ -47,9 +48,7 @@ def write_model(path: Path, name: str = "timm", *, trained: bool = True, source:
         knobs=knobs,
         task="diagnosis",
         classes=CLASSES,
-        image_size=96,
-        resize="squash",
-        touch_up={"hair_removal": False, "colour_constancy": False, "clahe": False},
+        preprocessing=Preprocessing(96)._asdict(),
         pixel_mean=[0.485, 0.456, 0.406],
         pixel_std=[0.229, 0.224, 0.225],
         temperature=1.0,
@@ -87,9 +86,7 @@ def save_tiny_model(path: Path, *, metadata: bool = False, source: str = "ham100
         knobs=knobs,
         task="diagnosis",
         classes=list(DIAGNOSES),
-        image_size=64,
-        resize="squash",
-        touch_up={"clahe": False, "colour_constancy": False, "hair_removal": False},
+        preprocessing=Preprocessing(64)._asdict(),
         pixel_mean=list(model.pixel_mean),
         pixel_std=list(model.pixel_std),
         temperature=1.3,

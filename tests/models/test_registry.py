@@ -9,6 +9,7 @@ from helpers.project import ROOT
 from safetensors.torch import save_file
 from torch import nn
 
+from exp_tools.data.images.preprocess import Preprocessing
 from exp_tools.data.inputs.metadata import Vocabulary
 from exp_tools.errors import UserError
 from exp_tools.models import model_file
@@ -34,9 +35,7 @@ def facts():
         knobs=TINY,
         task="diagnosis",
         classes=["bkl", "mel", "nv"],
-        image_size=64,
-        resize="squash",
-        touch_up={"hair_removal": False, "colour_constancy": False, "clahe": False},
+        preprocessing=Preprocessing(64)._asdict(),
         pixel_mean=[0.5, 0.5, 0.5],
         pixel_std=[0.5, 0.5, 0.5],
         temperature=1.25,

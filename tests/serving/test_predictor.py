@@ -16,7 +16,7 @@ from PIL import Image
 from exp_tools.cli import main as cli
 from exp_tools.data.images.decode import ImageFault
 from exp_tools.data.images.pack import pack_images
-from exp_tools.data.images.preprocess import DermoscopyFilters
+from exp_tools.data.images.preprocess import Preprocessing
 from exp_tools.data.inputs.metadata import Vocabulary, encode
 from exp_tools.errors import UserError
 from exp_tools.evaluation.predict import predict_logits
@@ -72,10 +72,10 @@ PREPARATIONS = [
 
 @pytest.mark.parametrize(("resize", "wanted"), PREPARATIONS)
 def test_the_network_gets_the_very_bits_that_evaluation_gives_it(tmp_path, files, resize, wanted):
-    touched_up = DermoscopyFilters(**wanted)
+    preprocessing = Preprocessing(96, resize, **wanted)
     write_model(tmp_path / "m.safetensors", "multimodal")
-    changed(tmp_path / "m.safetensors", resize=resize, touch_up=touched_up._asdict())
-    findings = pack_images(files, tmp_path / "images.npy", size=96, resize=resize, touched_up=touched_up)
+    changed(tmp_path / "m.safetensors", preprocessing=preprocessing._asdict())
+    findings = pack_images(files, tmp_path / "images.npy", preprocessing)
     assert all(finding.usable for finding in findings)
     patients = [Patient(20.0 + row, "female" if row % 2 else None, "back") for row in range(COUNT)]
     table = pd.DataFrame([vars(patient) for patient in patients]).fillna({"sex": "unknown"})
@@ -99,7 +99,7 @@ def test_probabilities_are_those_of_the_prediction_table(tmp_path, files, name):
     write_model(tmp_path / "m.safetensors", name)
     changed(tmp_path / "m.safetensors", temperature=0.05)  # random logits lie close together
     network, facts = load_model(tmp_path / "m.safetensors")
-    pack_images(files, tmp_path / "images.npy", size=96)
+    pack_images(files, tmp_path / "images.npy", Preprocessing(96))
     labels = pd.DataFrame(
         {
             "image_id": [path.stem for path in files],

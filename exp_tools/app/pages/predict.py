@@ -181,7 +181,7 @@ def _details(predictor: Predictor, picture: Picture, patient: Patient, result: P
 
 def _show_picture(predictor: Predictor, picture: Picture, patient: Patient) -> bytes:
     """Draw the picture with the map that is chosen; the PNG of what is seen."""
-    resize, kinds = predictor.facts.resize, predictor.explanations
+    resize, kinds = predictor.facts.preprocessing["resize"], predictor.explanations
     kind, strength, place = None, 0.0, st.empty()
     if kinds:
         kind = st.segmented_control(

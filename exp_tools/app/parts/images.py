@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from exp_tools.data.images.decode import load_image
+from exp_tools.data.images.preprocess import Preprocessing
 from exp_tools.data.synthetic.generate import draw_sample_image
 from exp_tools.explain.overlay import overlay
 from exp_tools.taxonomy import DIAGNOSES
@@ -26,7 +27,7 @@ def shown(data: bytes, resize: str, heat: NDArray[np.float32] | None = None, str
     heat : [S, S], 0..1, of the square that the model sees; None: no map
     strength : opacity of the map's strongest place, 0..1
     """
-    square = load_image(data, SIDE, resize)
+    square = load_image(data, Preprocessing(SIDE, resize))
     picture = Image.fromarray(square if heat is None else overlay(square, heat, strength))
     if resize != "squash":
         return picture

@@ -51,7 +51,7 @@ def say_model(predictor: Predictor) -> None:
     backbone = facts.knobs.get("backbone")
     name = facts.architecture + (f" on {backbone}" if backbone else "")
     st.markdown(
-        f"Model **{name}**, {len(facts.classes)} classes, {facts.image_size} px, trained on "
+        f"Model **{name}**, {len(facts.classes)} classes, {facts.preprocessing['image_size']} px, trained on "
         f"**{'the synthetic sample set' if is_drawn(facts.source) else facts.source}**."
     )
     if is_drawn(facts.source):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from exp_tools.data.images.preprocess import NO_FILTERS, DermoscopyFilters, apply_filters
+from exp_tools.data.images.preprocess import Preprocessing, apply_filters
 from exp_tools.errors import UserError
 
 FORMATS = {"JPEG": (".jpg", ".jpeg"), "PNG": (".png",), "BMP": (".bmp",), "TIFF": (".tif", ".tiff"), "WEBP": (".webp",)}
@@ -58,39 +58,32 @@ def find_images(folder: Path) -> dict[str, Path]:
     return {name: paths[0] for name, paths in index_images(folder).items()}
 
 
-def load_image(
-    source: Path | str | bytes | Image.Image,
-    size: int,
-    resize: str = "squash",
-    touched_up: DermoscopyFilters = NO_FILTERS,
-) -> np.ndarray:
+def load_image(source: Path | str | bytes | Image.Image, preprocessing: Preprocessing) -> np.ndarray:
     """Decode one image to RGB and bring it to a square, exactly as `prepare` packs it and a predictor must see it.
 
-    JPEGs far larger than `size` are decoded at the smallest DCT scale (1/2, 1/4, 1/8) that is not below `size`.
+    JPEGs far larger than `image_size` are decoded at the smallest DCT scale (1/2, 1/4, 1/8) that is not below it.
 
     Parameters
     ----------
     source : file, its bytes, or an image of Pillow's, which stays as it is (all its pixels are resized, no DCT scale)
-    size : side of the result in pixels
-    resize : "squash" (both sides to `size`), "crop" (centre square first) or "pad" (whole image, black bars)
-    touched_up : dermoscopy preprocessing, done on the square
 
     Returns
     -------
-    uint8 array [size, size, 3], RGB
+    uint8 array [image_size, image_size, 3], RGB
 
     Raises
     ------
     ImageFault
         Missing, empty, truncated, no image, or more than MAX_PIXELS pixels.
     """
-    return decode_with_notes(source, size, resize, touched_up)[0]
+    return decode_with_notes(source, preprocessing)[0]
 
 
 def decode_with_notes(
-    source: Path | str | bytes | Image.Image, size: int, resize: str, touched_up: DermoscopyFilters
+    source: Path | str | bytes | Image.Image, preprocessing: Preprocessing
 ) -> tuple[np.ndarray, list[tuple[str, str, str]]]:
     """The square image, and what was fixed: (kind, value, rule)."""
+    size, resize = preprocessing.image_size, preprocessing.resize
     try:
         with _opened(source) as image:
             if image.width * image.height > MAX_PIXELS:
@@ -117,7 +110,7 @@ def decode_with_notes(
         raise ImageFault("not_an_image", f"the file is not an image we can read ({', '.join(FORMATS)})") from error
     except Exception as error:  # Pillow's decoders raise almost anything on damaged files
         raise ImageFault("damaged_image", f"the image is damaged or cut off ({error})") from error
-    return apply_filters(pixels, touched_up), notes
+    return apply_filters(pixels, preprocessing), notes
 
 
 def _opened(source: Path | str | bytes | Image.Image) -> contextlib.AbstractContextManager[Image.Image]:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from exp_tools.data.images.decode import EXTENSIONS, FORMATS, MAX_PIXELS, is_clutter, square
 from exp_tools.data.images.pack import CHUNK
+from exp_tools.data.images.preprocess import Preprocessing
 from exp_tools.io import atomic_write
 
 SHAPE_TOLERANCE = 0.02
@@ -41,18 +42,18 @@ def find_masks(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
     return found
 
 
-def load_mask(file: Path | str, image: Path | str, size: int, resize: str = "squash") -> NDArray[np.bool_]:
+def load_mask(file: Path | str, image: Path | str, preprocessing: Preprocessing) -> NDArray[np.bool_]:
     """Decode a mask and bring it to the square that `load_image` makes of its image, by nearest neighbours.
 
     Parameters
     ----------
     file : the mask; what is brighter than half of its brightest pixel is lesion
     image : the image that it belongs to, of the same proportions
-    size, resize : as in load_image
+    preprocessing : of the image; its filters do not apply
 
     Returns
     -------
-    bool [size, size]
+    bool [image_size, image_size]
 
     Raises
     ------
@@ -67,6 +68,7 @@ def load_mask(file: Path | str, image: Path | str, size: int, resize: str = "squ
             if abs(ratio - 1) > SHAPE_TOLERANCE:
                 sizes = f"{mask.width}x{mask.height}, its image {photograph.width}x{photograph.height}"
                 raise ValueError(f"has other proportions than its image: {sizes}")
+            size, resize = preprocessing.image_size, preprocessing.resize
             values = np.asarray(square(mask.convert("L"), size, resize, Image.Resampling.NEAREST))
     except ValueError:
         raise
@@ -80,9 +82,8 @@ def pack_masks(
     image_ids: Sequence[str],
     images: Sequence[str],
     masks: Mapping[str, Path],
+    preprocessing: Preprocessing,
     *,
-    size: int,
-    resize: str,
     processes: int,
 ) -> list[LeftOut]:
     """Write the masks of the packed images into one .npy file, a bit a pixel; a file without rows where there are none.
@@ -92,7 +93,7 @@ def pack_masks(
     target : the file: an array of records with `row` (of images.npy) and `bits` uint8 [size, ceil(size / 8)]
     image_ids, images : id and file of each packed image, in the order of images.npy
     masks : as `find_masks` gives it; ids that are not packed are passed over
-    size, resize : as in load_image
+    preprocessing : of the images
     processes : how many decode at once; the result does not depend on it
 
     Returns
@@ -101,10 +102,11 @@ def pack_masks(
     """
     rows = [row for row, image_id in enumerate(image_ids) if image_id in masks]
     pairs = [(str(masks[image_ids[row]]), str(images[row])) for row in rows]
+    size = preprocessing.image_size
     kind = np.dtype([("row", "<i8"), ("bits", "u1", (size, -(-size // 8)))])
     packed, left_out = np.zeros(len(rows), kind), []
     kept = 0
-    for row, (file, _), made in zip(rows, pairs, _decode(pairs, size, resize, processes), strict=True):
+    for row, (file, _), made in zip(rows, pairs, _decode(pairs, preprocessing, processes), strict=True):
         if isinstance(made, str):
             left_out.append(LeftOut(Path(file).name, made))
             continue
@@ -134,9 +136,9 @@ class PackedMasks:
         return np.unpackbits(bits, axis=1, count=len(bits)).astype(bool)
 
 
-def _decode(pairs: list[tuple[str, str]], size: int, resize: str, processes: int):
+def _decode(pairs: list[tuple[str, str]], preprocessing: Preprocessing, processes: int):
     """Bits of each mask, uint8 [size, ceil(size / 8)], or why there are none; pairs of mask and image in order."""
-    decode = partial(_bits, size=size, resize=resize)
+    decode = partial(_bits, preprocessing=preprocessing)
     if processes <= 1 or len(pairs) <= CHUNK:
         yield from map(decode, pairs)
         return
@@ -144,8 +146,8 @@ def _decode(pairs: list[tuple[str, str]], size: int, resize: str, processes: int
         yield from pool.map(decode, pairs, chunksize=CHUNK)
 
 
-def _bits(pair: tuple[str, str], *, size: int, resize: str) -> NDArray[np.uint8] | str:
+def _bits(pair: tuple[str, str], *, preprocessing: Preprocessing) -> NDArray[np.uint8] | str:
     try:
-        return np.packbits(load_mask(*pair, size, resize), axis=1)
+        return np.packbits(load_mask(*pair, preprocessing), axis=1)
     except ValueError as error:
         return str(error)

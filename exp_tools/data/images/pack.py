@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from exp_tools.data.images.decode import ImageFault, decode_with_notes
-from exp_tools.data.images.preprocess import NO_FILTERS, DermoscopyFilters
+from exp_tools.data.images.preprocess import Preprocessing
 from exp_tools.io import ProgressBar, atomic_write, require_space
 
 CHUNK = 32
@@ -28,10 +28,8 @@ class Finding(NamedTuple):
 def pack_images(
     files: Sequence[Path | str],
     target: Path | None,
+    preprocessing: Preprocessing,
     *,
-    size: int,
-    resize: str = "squash",
-    touched_up: DermoscopyFilters = NO_FILTERS,
     policy: Mapping[str, str] | None = None,
     processes: int = 1,
 ) -> list[Finding]:
@@ -40,8 +38,7 @@ def pack_images(
     Parameters
     ----------
     files : image files, in the order of the rows; "" is passed over
-    target : the .npy file to make: uint8 [kept, size, size, 3], RGB; None only looks at the images
-    size, resize, touched_up : as in load_image
+    target : the .npy file to make: uint8 [kept, image_size, image_size, 3], RGB; None only looks at the images
     policy : what to do about a finding, by its kind: "skip" leaves the image out (nothing is written when none is
         left), "stop" means that nothing is written, anything else keeps an image that is usable. A kind that is not
         named: stop for a fault, else keep.
@@ -57,10 +54,11 @@ def pack_images(
         The disk has no room for the array.
     """
     policy = policy or {}
+    size = preprocessing.image_size
     findings: list[Finding] = []
     jobs = [(start, [str(file) for file in files[start : start + CHUNK]]) for start in range(0, len(files), CHUNK)]
     if target is None:
-        _decode_all(jobs, (None, size, resize, touched_up), processes, len(files), findings)
+        _decode_all(jobs, (None, preprocessing), processes, len(files), findings)
         return findings
     target.parent.mkdir(parents=True, exist_ok=True)
     require_space(target.parent, array_bytes(len(files), size), f"{target} ({len(files):,} images of {size}x{size})")
@@ -68,7 +66,7 @@ def pack_images(
         with atomic_write(target) as temporary:
             shape = (len(files), size, size, 3)
             np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape).flush()
-            _decode_all(jobs, (str(temporary), size, resize, touched_up), processes, len(files), findings)
+            _decode_all(jobs, (str(temporary), preprocessing), processes, len(files), findings)
             done = {find: policy.get(find.kind, "keep" if find.usable else "stop") for find in findings}
             skipped = {find.place for find, action in done.items() if action == "skip"}
             if "stop" in done.values() or len(skipped) == len(files):
@@ -142,14 +140,14 @@ def _run(jobs: list, setting: tuple, processes: int):
 
 
 def _pack_chunk(job: tuple[int, list[str]], setting: tuple) -> tuple[int, list[Finding]]:
-    (start, files), (target, size, resize, touched_up) = job, setting
+    (start, files), (target, preprocessing) = job, setting
     packed = None if target is None else np.load(target, mmap_mode="r+")
     found: list[Finding] = []
     for place, file in enumerate(files, start):
         if not file:
             continue
         try:
-            image, notes = decode_with_notes(file, size, resize, touched_up)
+            image, notes = decode_with_notes(file, preprocessing)
         except ImageFault as fault:
             found.append(Finding(place, fault.kind, Path(file).name, str(fault), usable=False))
             continue

@@ -1,4 +1,4 @@
-"""Preprocessing of dermoscopic pictures, off by default: hair taken out, colours made comparable, contrast evened."""
+"""How an image becomes the network's input, and the optional dermoscopy filters: hair, colours, contrast."""
 
 from typing import NamedTuple
 
@@ -6,27 +6,33 @@ import cv2
 import numpy as np
 
 
-class DermoscopyFilters(NamedTuple):
-    """Which preprocessing is done, in this order."""
+class Preprocessing(NamedTuple):
+    """How an image is prepared, in this order; `prepare` writes it next to the images, and a model file carries it.
 
+    image_size : side of the square in pixels
+    resize : "squash" (both sides to image_size), "crop" (centre square first) or "pad" (whole image, black bars)
+    hair_removal, colour_constancy, clahe : filters of this module, done on the square
+    """
+
+    image_size: int
+    resize: str = "squash"
     hair_removal: bool = False
     colour_constancy: bool = False
     clahe: bool = False
 
 
-NO_FILTERS = DermoscopyFilters()
 _HAIR_CONTRAST = 12
 _MINKOWSKI = 6
 _CLIP_LIMIT, _TILES = 2.0, 8
 
 
-def apply_filters(image: np.ndarray, wanted: DermoscopyFilters) -> np.ndarray:
-    """The image after the preprocessing that is wanted; uint8 [S, S, 3] RGB, the same array when nothing is."""
-    if wanted.hair_removal:
+def apply_filters(image: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+    """The image after the filters that are on; uint8 [S, S, 3] RGB, the same array when none is."""
+    if preprocessing.hair_removal:
         image = remove_hair(image)
-    if wanted.colour_constancy:
+    if preprocessing.colour_constancy:
         image = shades_of_grey(image)
-    if wanted.clahe:
+    if preprocessing.clahe:
         image = equalise(image)
     return image
 

@@ -70,7 +70,7 @@ def _model(facts: ModelFacts) -> list[str]:
     rows = [
         ("architecture", f"`{facts.architecture}`"),
         ("knobs", _pairs(facts.knobs)),
-        ("input", f"{facts.image_size} x {facts.image_size} pixels, {facts.resize}; {_touched(facts.touch_up)}"),
+        ("input", facts.input),
         ("metadata", "age, sex and body site" if facts.vocabulary else "none: the image alone"),
         ("task", f"{facts.task}: {len(facts.classes)} classes"),
         ("starting weights", training.get("weights")),
@@ -160,7 +160,3 @@ def _yaml(content: Mapping[str, Any]) -> str:
 
 def _pairs(content: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} {value}" for key, value in content.items())
-
-
-def _touched(touch_up: Mapping[str, bool]) -> str:
-    return ", ".join(name.replace("_", " ") for name, used in touch_up.items() if used) or "not touched up"

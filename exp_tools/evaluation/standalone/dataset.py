@@ -1,7 +1,6 @@
 """An existing model on another set, outside the pipeline: `exp-tools evaluate`."""
 
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +10,7 @@ import pandas as pd
 from exp_tools.data.acquire.link import provide
 from exp_tools.data.duplicates.groups import with_groups
 from exp_tools.data.duplicates.pairs import without_known_images
-from exp_tools.data.images.preprocess import DermoscopyFilters
+from exp_tools.data.images.preprocess import Preprocessing
 from exp_tools.data.inputs.metadata import Vocabulary, encode
 from exp_tools.data.labels.issues import stop_on, write_report
 from exp_tools.data.labels.select import as_task
@@ -112,9 +111,8 @@ def evaluate_standalone(
 
 
 def _packing(facts: ModelFacts, params: Params, processes: int) -> Packing:
-    touched_up: Mapping[str, bool] = facts.touch_up
     policy = params.prepare.on_problem.model_dump()
-    return Packing(facts.image_size, facts.resize, DermoscopyFilters(**touched_up), policy, processes)
+    return Packing(Preprocessing(**facts.preprocessing), policy, processes)
 
 
 def _without_known(

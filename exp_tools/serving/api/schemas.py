@@ -98,8 +98,7 @@ class ModelAnswer(Served):
 
     task: str
     classes: list[ClassFacts]
-    image_size: int
-    resize: str
+    preprocessing: dict[str, Any] = Field(description="how an image is prepared: size in pixels, resize, filters")
     temperature: float
     thresholds: dict[str, float | None]
     uses_metadata: bool

@@ -46,7 +46,7 @@ class Service:
 
     def try_out(self) -> None:
         """Predict a grey square. Raises UserError where the model gives NaN or infinite."""
-        size = self.predictor.facts.image_size
+        size = self.predictor.facts.preprocessing["image_size"]
         grey = np.full((1, size, size, 3), 128, np.uint8)
         self.predictor.predict_pixels(grey, [Patient()])
 
@@ -115,8 +115,7 @@ class Service:
                 }
                 for code in facts.classes
             ],
-            "image_size": facts.image_size,
-            "resize": facts.resize,
+            "preprocessing": facts.preprocessing,
             "temperature": facts.temperature,
             "thresholds": facts.thresholds,
             "uses_metadata": self.predictor.uses_metadata,

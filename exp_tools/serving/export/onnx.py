@@ -93,7 +93,7 @@ def export_onnx(model: Path, out: Path, pixels: NDArray[np.uint8], metadata: NDA
         eager = _eager(network, pixels, metadata)
     with tempfile.TemporaryDirectory(prefix="exp-tools-") as folder:
         trial = Path(folder) / "trial.onnx"
-        _write(network, facts.image_size, trial)
+        _write(network, facts.preprocessing["image_size"], trial)
         add_facts(trial, trial, facts)
         parity = _compare(OnnxEngine(trial), eager, pixels, metadata, facts.temperature)
         if parity.probabilities > TOLERANCE:

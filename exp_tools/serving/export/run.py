@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from exp_tools.data.images.decode import find_images, load_image
-from exp_tools.data.images.preprocess import DermoscopyFilters
+from exp_tools.data.images.preprocess import Preprocessing
 from exp_tools.data.inputs.metadata import Vocabulary, encode
 from exp_tools.data.labels.select import as_task
 from exp_tools.data.labels.table import read_labels, read_splits
@@ -107,8 +107,8 @@ def _folder_examples(facts: ModelFacts, folder: Path) -> Examples:
     files = list(find_images(folder).values())[:CHECKED]
     if not files:
         raise UserError(f"there is no image below {folder}")
-    touch_up = DermoscopyFilters(**facts.touch_up)
-    pixels = np.stack([load_image(file, facts.image_size, facts.resize, touch_up) for file in files])
+    preprocessing = Preprocessing(**facts.preprocessing)
+    pixels = np.stack([load_image(file, preprocessing) for file in files])
     return Examples(pixels, np.zeros((len(files), 3), np.float32), np.full(len(files), -1))
 
 
