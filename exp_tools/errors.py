@@ -1,9 +1,13 @@
 """Errors whose message is for the user, and how a script ends with one."""
 
+import atexit
+import contextlib
 import difflib
+import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NoReturn
 
 
 class UserError(Exception):
@@ -34,12 +38,24 @@ def require_file(path: Path, maker: str) -> None:
 
 
 def run_main(main: Callable[[], None]) -> None:
-    """Run a script's main function; UserError and Stopped end it with their message on stderr and their status."""
+    """Run a script's main function and end the process, after a UserError or Stopped with message and status."""
+    status = 0
     try:
         main()
     except UserError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        status = 1
     except Stopped as stopped:
         if str(stopped):  # of several processes one speaks
             print(stopped, file=sys.stderr)
-        sys.exit(stopped.status)
+        status = stopped.status
+    end_process(status)
+
+
+def end_process(status: int) -> NoReturn:
+    """End the process after its exit handlers, but free no objects: with torch and timm that takes a second."""
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(BrokenPipeError):
+            stream.flush()
+    os._exit(status)

@@ -175,14 +175,14 @@ def test_an_edited_file_re_runs_what_computes_with_it_and_nothing_else(project, 
 
 
 @pytest.mark.parametrize(
-    "data",
-    [[], pytest.param(["-S", "data.sample_images=70", "-S", "prepare.clahe=true"], marks=pytest.mark.sweep)],
+    "what",
+    [["train"], pytest.param(["-S", "data.sample_images=70", "-S", "prepare.clahe=true"], marks=pytest.mark.sweep)],
     ids=["train", "all stages"],
 )
-def test_a_queued_run_uses_the_code_of_the_moment_it_was_queued(project, data):
+def test_a_queued_run_uses_the_code_of_the_moment_it_was_queued(project, what):
     mine = project.folder / "data/raw/mine.jpg"
     mine.write_bytes(b"a file of the user's, who keeps it in the wrong place")
-    project.run("dvc", "exp", "run", "--queue", "-f", "-n", "queued", "-S", "train.lr=0.004", *data)
+    project.run("dvc", "exp", "run", "--queue", "-f", "-n", "queued", "-S", "train.lr=0.004", *what)
     path = project.folder / "exp_tools/training/trainer.py"
     before = path.read_text()
     path.write_text("raise SystemExit('the edited workspace ran')\n")
@@ -195,7 +195,10 @@ def test_a_queued_run_uses_the_code_of_the_moment_it_was_queued(project, data):
     queued = shown[shown["Experiment"] == "queued"]
     assert queued["train.lr"].tolist() == [0.004]
     assert queued.filter(like="balanced_accuracy").notna().all(axis=None)
+    model = project.folder / "models/model.safetensors"
+    committed = model.read_bytes()
     project.run("dvc", "exp", "apply", "queued")
+    assert model.read_bytes() != committed
     assert mine.read_bytes().startswith(b"a file of the user's")
     mine.unlink()
     back_to_the_commit(project)

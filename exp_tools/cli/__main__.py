@@ -1,8 +1,6 @@
 """`python -m exp_tools.cli`, the same as `exp-tools`."""
 
-import sys
-
-from exp_tools.cli.main import main
+from exp_tools.cli.main import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -152,15 +152,52 @@ def straight(ran_project, tmp_path_factory) -> dict[str, bytes]:
     return project.bytes_of(*OUTS)
 
 
+OTHERS = """
+import os
+from pathlib import Path
+import exp_tools.models.architectures.soft_attention
+import stages.train
+from exp_tools.errors import run_main
+from exp_tools.training import trainer
+
+def run():
+    pid = os.fork()
+    if pid == 0:
+        run_main(stages.train.main)
+    print("ended with", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), sorted(os.listdir("runs")), flush=True)
+
+step, count = trainer.Trainer.step, []
+def stopping(self, *given):
+    count.append(1)
+    step(self, *given)
+    if len(count) == 3:
+        os._exit(9)
+trainer.Trainer.step = stopping
+run()
+trainer.Trainer.step = step
+parameters, code = Path("params.yaml"), Path("exp_tools/training/trainer.py")
+before = parameters.read_text()
+parameters.write_text(before.replace("lr: 0.001", "lr: 0.002", 1))
+assert parameters.read_text() != before
+run()
+parameters.write_text(before)
+with code.open("a") as file:
+    file.write("# another code\\n")
+run()
+code.write_text(code.read_text().replace("# another code\\n", ""))
+run()
+"""
+
+
 def test_another_run_never_takes_the_state(project):
-    first = interrupted(project)
-    change(project, train={"lr": 2e-3})
-    assert "going on" not in train(project).stdout
-    assert left_over(project) == first
-    change(project, train={"lr": 1e-3})
-    (project.folder / "exp_tools/training/trainer.py").open("a").write("\n# another code\n")
-    assert "going on" not in train(project).stdout
-    assert left_over(project) == first
+    lines = project.run(sys.executable, "-c", OTHERS).stdout.splitlines()
+    stopped, other_parameters, other_code, same = [line for line in lines if line.startswith("ended with")]
+    assert stopped.startswith("ended with 9 ['")
+    assert other_parameters == other_code == stopped.replace("9", "0", 1)
+    resumed = [number for number, line in enumerate(lines) if line.startswith("resuming after epoch 0, step 2")]
+    assert len(resumed) == 1
+    assert resumed[0] > lines.index(other_code)
+    assert same == "ended with 0 []"
 
 
 def interrupted(project: Project) -> list[str]:
