@@ -1,6 +1,7 @@
 """Weights from the hub, imitated by a local server, and from files; that construction never undoes them."""
 
 import contextlib
+import functools
 import io
 import os
 import subprocess
@@ -31,13 +32,13 @@ ARCHITECTURES = [
 ]
 
 
+@functools.lru_cache(maxsize=3)
 def timm_weights(name: str) -> dict[str, torch.Tensor]:
-    """A timm network's state with its classifier, unlike any that is built later: every number is drawn."""
+    """A timm network's state with its classifier, unlike any that is built later: in each tensor, numbers of its own."""
     state = timm.create_model(name).state_dict()
-    generator = torch.Generator().manual_seed(sum(name.encode()))
-    for tensor in state.values():
+    for number, tensor in enumerate(state.values()):
         if tensor.is_floating_point():
-            tensor.uniform_(0.5, 1.5, generator=generator)
+            tensor.copy_(torch.linspace(0.5, 1.5, tensor.numel()).view_as(tensor) + number / 1000)
     return state
 
 
@@ -77,14 +78,17 @@ def test_pretrained_weights_survive_construction(pretrained_files, name, knobs):
 
 
 FROM_HUB = """
-import sys, torch
-from exp_tools.errors import UserError
+import gc, sys
+gc.set_threshold(50_000)
+import torch
+from exp_tools.errors import run_main
 from exp_tools.models.registry import build_model
-try:
+
+def main():
     model = build_model("timm", {"backbone": "test_resnet"}, 3, pretrained=True)
-except UserError as error:
-    sys.exit(str(error))
-torch.save(model.backbone.network.state_dict(), sys.argv[1])
+    torch.save(model.backbone.network.state_dict(), sys.argv[1])
+
+run_main(main)
 """
 
 
@@ -163,7 +167,7 @@ def test_a_hub_that_is_away_is_one_line_with_two_ways_out(tmp_path):
     done = from_hub("http://127.0.0.1:9", tmp_path)
     assert done.returncode == 1
     assert done.stderr == (
-        "the ImageNet weights of test_resnet could not be downloaded (no answer from http://127.0.0.1:9). Either "
+        "error: the ImageNet weights of test_resnet could not be downloaded (no answer from http://127.0.0.1:9). Either "
         "connect to the network (they come from the Hugging Face hub and are kept in its cache), or set model.weights "
         "to none or to the path of a weight file\n"
     )
@@ -184,7 +188,7 @@ def test_a_connection_that_breaks_while_weights_come_is_one_line(tmp_path):
         done = from_hub(endpoint, tmp_path)
     assert f"GET {Hub.place}" in handler.log
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("the ImageNet weights of test_resnet could not be downloaded (")
+    assert done.stderr.splitlines()[-1].startswith("error: the ImageNet weights of test_resnet could not be downloaded (")
     assert "Traceback" not in done.stderr
 
 
