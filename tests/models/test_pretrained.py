@@ -34,7 +34,7 @@ ARCHITECTURES = [
 
 @functools.lru_cache(maxsize=3)
 def timm_weights(name: str) -> dict[str, torch.Tensor]:
-    """A timm network's state with its classifier, unlike any that is built later: in each tensor, numbers of its own."""
+    """A timm network's state with its classifier, unlike any that is built later: each tensor has its own numbers."""
     state = timm.create_model(name).state_dict()
     for number, tensor in enumerate(state.values()):
         if tensor.is_floating_point():
@@ -167,8 +167,8 @@ def test_a_hub_that_is_away_is_one_line_with_two_ways_out(tmp_path):
     done = from_hub("http://127.0.0.1:9", tmp_path)
     assert done.returncode == 1
     assert done.stderr == (
-        "error: the ImageNet weights of test_resnet could not be downloaded (no answer from http://127.0.0.1:9). Either "
-        "connect to the network (they come from the Hugging Face hub and are kept in its cache), or set model.weights "
+        "error: the ImageNet weights of test_resnet could not be downloaded (no answer from http://127.0.0.1:9). "
+        "Either connect to the network (they come from the Hugging Face hub and are kept in its cache), or set model.weights "
         "to none or to the path of a weight file\n"
     )
 
@@ -188,7 +188,8 @@ def test_a_connection_that_breaks_while_weights_come_is_one_line(tmp_path):
         done = from_hub(endpoint, tmp_path)
     assert f"GET {Hub.place}" in handler.log
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("error: the ImageNet weights of test_resnet could not be downloaded (")
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("error: the ImageNet weights of test_resnet could not be downloaded (")
     assert "Traceback" not in done.stderr
 
 
