@@ -18,8 +18,8 @@ def prepare_machine(machine: MachineParams) -> torch.device:
     Raises UserError when a GPU is demanded and there is none.
     """
     keep_freed_memory()
-    beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    torch.set_num_threads(max(1, cores() // beside) if machine.threads == "auto" else machine.threads)
+    local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    torch.set_num_threads(max(1, cores() // local_processes) if machine.threads == "auto" else machine.threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False

@@ -44,7 +44,7 @@ WORKSPACE = Version("workspace", "workspace")
 def list_versions(root: Path) -> list[Version]:
     """The workspace, then branches, then experiments, each with the newest first. Outside Git: the workspace alone.
 
-    Two experiments of one name (on different commits) are told apart by the beginning of their commits.
+    Two experiments of one name (on different commits) are distinguished by the beginning of their commits.
     """
     form = "%(objectname)\t%(committerdate:unix)\t%(refname)"
     done = _git(root, "for-each-ref", "--sort=-committerdate", f"--format={form}", "refs/heads", "refs/exps")
@@ -170,7 +170,7 @@ def read_at_revision(word: str, root: Path, path: str | Path) -> str | None:
         hint = did_you_mean(word, _revision_names(root))
         raise UserError(
             f"{word!r} is not a file, experiment, branch, tag or commit of {root}{hint}. `dvc exp list "
-            "--all-commits` and `git branch` name what there is; `workspace` is what lies in the folder now"
+            "--all-commits` and `git branch` name what there is; `workspace` is the folder as it is now"
         ) from error
     except SCMError as error:
         raise UserError(

@@ -75,7 +75,7 @@ def main() -> None:
 
 
 def pack_lesion_masks(image_ids: list[str], files: list[str], facts: DatasetSpec, packing: Packing) -> int:
-    """Pack the masks that the set came with; says which cannot be used, and returns how many can."""
+    """Pack the masks that the set came with; warns of those that cannot be used, and returns how many can."""
     found = find_masks(RAW, facts.lesion_masks)
     left_out = pack_masks(MASKS, image_ids, files, found, packing.preprocessing, processes=packing.processes)
     for file, reason in left_out[:5]:

@@ -8,7 +8,7 @@ N processes here   torchrun --standalone --nproc-per-node N -m stages.train, or 
 several hosts      on each: torchrun --nnodes H --node-rank R --nproc-per-node N --master-addr FIRST -m stages.train
 
 The GPU is used when there is one. A run that was stopped or killed resumes when the same command is given again: its
-state lies in runs/, and is removed when the run has finished.
+state is in runs/, and is removed when the run has finished.
 """
 
 import contextlib
@@ -146,7 +146,7 @@ def inputs_of(params: Params, setup: Setup, world: int) -> dict[str, Any]:
 
 
 def warn(params: Params) -> None:
-    """Say what is allowed and seldom wanted."""
+    """Warn of settings that are allowed but rarely wanted."""
     train = params.train
     if train.sampler != "none" and train.class_weights in ("balanced", "sqrt"):
         print(
@@ -169,7 +169,7 @@ def describe(
     """Everything a user of the model file must know."""
     labels = data.labels[data.val]
     temperature = round(fit_temperature(fitted.logits, labels), 6)
-    told = ("parameters", "weights", "precision", "device", "threads", "processes", "md5_labels", "md5_splits")
+    recorded = ("parameters", "weights", "precision", "device", "threads", "processes", "md5_labels", "md5_splits")
     return ModelFacts(
         architecture=params.model.name,
         knobs=knobs,
@@ -183,7 +183,7 @@ def describe(
         source=params.data.source,
         vocabulary=vocabulary.as_dict() if model.uses_metadata else None,
         training={
-            **{name: inputs[name] for name in told},
+            **{name: inputs[name] for name in recorded},
             "best_epoch": fitted.best_epoch,
             "epochs_run": fitted.epochs_run,
             "batch_size": fitted.batch_size,

@@ -1,4 +1,4 @@
-"""Start the web app: Streamlit in this process, on this machine only unless told otherwise, telling nobody."""
+"""Start the web app: Streamlit in this process, on this machine only by default, without usage statistics."""
 
 import socket
 import sys
@@ -38,7 +38,7 @@ def start(settings: Settings, *, host: str, port: int) -> None:
 
     Raises
     ------
-    UserError : the app's packages are missing, or host and port cannot be had
+    UserError : the app's packages are missing, or host and port cannot be used
     """
     if find_spec("streamlit") is None:
         raise UserError("the web app needs Streamlit, which is not installed: pip install -e '.[app]'")

@@ -101,8 +101,8 @@ def _predict(options: argparse.Namespace) -> int:
         except OSError as error:
             raise UserError(f"{options.explain} cannot be written: {error.strerror}") from error
     if options.json:
-        told = {"path": str(options.model), "trained_on": predictor.facts.source}
-        print(json.dumps(prediction.as_dict() | {"model": told}, indent=2, ensure_ascii=False, allow_nan=False))
+        model = {"path": str(options.model), "trained_on": predictor.facts.source}
+        print(json.dumps(prediction.as_dict() | {"model": model}, indent=2, ensure_ascii=False, allow_nan=False))
         return 0
     print(prediction_text(prediction, predictor.facts))
     print(model_line(options.model, predictor.facts))

@@ -108,9 +108,9 @@ def temperature_of(table: pd.DataFrame, classes: Sequence[str]) -> float:
         return 1.0
     first, second = (np.take_along_axis(probabilities, order[:, [k]], axis=1)[:, 0] for k in (0, 1))
     between = np.take_along_axis(logits, order[:, [0]], axis=1) - np.take_along_axis(logits, order[:, [1]], axis=1)
-    told = (second > 0) & (first > second)
-    gaps = np.log(first[told] / second[told]) * second[told]
-    temperature = gaps @ (between[told, 0] * second[told]) / max(gaps @ gaps, np.finfo(float).tiny)
+    usable = (second > 0) & (first > second)
+    gaps = np.log(first[usable] / second[usable]) * second[usable]
+    temperature = gaps @ (between[usable, 0] * second[usable]) / max(gaps @ gaps, np.finfo(float).tiny)
     return float(temperature) if temperature > 0 else 1.0
 
 
@@ -151,7 +151,7 @@ def lesion_view(
         if len(several):
             raise UserError(
                 f"Lesion {several.index[0]!r} has the {meaning} {', '.join(map(str, several.iloc[0]))} in the "
-                f"predictions ({len(several):,} such lesions in all); a lesion has one. Mend the label table, or run "
+                f"predictions ({len(several):,} such lesions in all); a lesion has one. Fix the label table, or run "
                 "`dvc repro` if the predictions are older than the labels."
             )
     probabilities, labels, _ = as_arrays(table, classes)

@@ -24,8 +24,8 @@ Maps = Mapping[str, np.ndarray]
 def randomised_names(model: nn.Module) -> list[set[str]]:
     """Names in the state dict that are random in each of STEPS, each a superset of the one before.
 
-    The head is what lies in no backbone. A backbone is cut into quarters by the number of layers in the order in which
-    it was built; two backbones next to each other are cut alike.
+    The head is everything outside the backbones. A backbone is cut into quarters of its layers, in the order in which
+    they were built; two parallel backbones are cut alike.
     """
     depth: dict[str, float] = {}
     for prefix, backbone in model.named_modules():

@@ -166,7 +166,7 @@ def _require_hub(name: str) -> None:
 
 
 def _create(name: str, **options: Any) -> nn.Module:
-    try:  # a vision transformer takes one size unless it is told otherwise; other networks do not know the words
+    try:  # a vision transformer takes one size by default; other networks do not know these arguments
         return timm.create_model(name, dynamic_img_size=True, dynamic_img_pad=True, **options)
     except TypeError:
         return timm.create_model(name, **options)

@@ -1,6 +1,6 @@
 """The model file: weights and everything needed to use them, in one safetensors file.
 
-All facts stand in one metadata key, as JSON with sorted keys: safetensors writes several keys in a random order, and
+All facts are in one metadata key, as JSON with sorted keys: safetensors writes several keys in a random order, and
 equal models must have equal bytes.
 """
 

@@ -55,7 +55,7 @@ def predict_batch(predictor: Predictor, work: BatchInputs, out: Path, *, batch_s
     predictor : the model
     work : the images
     out : the table to write: the columns of a prediction table (split `batch`, dx "" where nothing is known), then
-        abstain and melanoma (by the model's thresholds, empty where it has none) and file. Beside it
+        abstain and melanoma (by the model's thresholds, empty where it has none) and file. Next to it
         <name>.problems.csv where there are problems, and while the batch runs a journal
     batch_size : images per forward pass
     threads : how many images are decoded at once; at most AHEAD + 1 batches wait in memory

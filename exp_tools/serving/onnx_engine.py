@@ -34,7 +34,7 @@ class OnnxEngine:
             raise UserError(f"there is no model file {model}; make one with `exp-tools export`")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
-        options.log_severity_level = 3  # its warnings are about the graph, which nobody can fix here
+        options.log_severity_level = 3  # its warnings are about the graph, which cannot be fixed here
         try:
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # one class a kind of damage, of which only the binding's own module knows

@@ -70,7 +70,7 @@ class RunStore:
         return self
 
     def __exit__(self, *error: object) -> None:
-        with contextlib.suppress(OSError):  # before the release, so that nobody takes a lock that is about to vanish
+        with contextlib.suppress(OSError):  # before the release, so that no process takes a lock that is to vanish
             Path(self._lock.lock_file).unlink(missing_ok=True)
         self._lock.release()
 

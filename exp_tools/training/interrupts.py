@@ -45,7 +45,7 @@ def divergence(epoch: int, step: int, images: list[str], rate: float, params: Tr
     epoch, step : when, both from 1
     images : ids of the images in that batch
     rate : learning rate of the step
-    params, precision : what the run was told, and the numbers it computes in
+    params, precision : parameters of the run, and its floating-point format
     """
     cures = []
     if (epoch, step) == (1, 1):

@@ -1,4 +1,4 @@
-"""What a training run knows of itself: how far it is, all that it needs to resume, and what it found."""
+"""The state of a training run: its progress, everything needed to resume, and its results."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any

@@ -313,7 +313,7 @@ class Trainer:
             print(f"resuming after epoch {len(self.progress.history)}, step {self.progress.step}", flush=True)
 
     def end_if_asked(self, epoch: int) -> None:
-        """Raise Stopped when a process was told to stop; where a state is kept it is saved by now."""
+        """Raise Stopped when a process was asked to stop; a state that is kept has been saved by now."""
         if not self.stopping:
             return
         where = f"epoch {epoch}, step {self.progress.step or self.steps_an_epoch}"

@@ -362,7 +362,7 @@ def test_given_folders_of_a_split_are_obeyed(tmp_path, project):
 def test_an_image_outside_of_class_folders_is_refused(tmp_path, project):
     save(tmp_path / "set" / "x.png")
     made = project(data__source="folder", data__dir=tmp_path / "set")
-    assert "x.png lies in no class folder" in made.fails("download", "prepare")
+    assert "x.png is in no class folder" in made.fails("download", "prepare")
 
 
 def own_table(folder: Path, **columns) -> Path:

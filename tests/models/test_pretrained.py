@@ -168,8 +168,8 @@ def test_a_hub_that_is_away_is_one_line_with_two_ways_out(tmp_path):
     assert done.returncode == 1
     assert done.stderr == (
         "error: the ImageNet weights of test_resnet could not be downloaded (no answer from http://127.0.0.1:9). "
-        "Either connect to the network (they come from the Hugging Face hub and are kept in its cache), or set model.weights "
-        "to none or to the path of a weight file\n"
+        "Either connect to the network (they come from the Hugging Face hub and are kept in its cache), or set "
+        "model.weights to none or to the path of a weight file\n"
     )
 
 

@@ -1,4 +1,4 @@
-"""What the web app is told when it starts: where the project is, and what the page may do."""
+"""Settings of the web app: where the project is, and what a page may do."""
 
 import json
 from dataclasses import asdict, dataclass

@@ -3,7 +3,7 @@
 The store is a folder outside DVC's outs, which DVC would delete before a stage runs. In it, for a file NAME:
 
 NAME       whole, checked, moved into place in one step
-NAME.json  what was checked: url, size, md5, sha256, mtime_ns; while size and time agree nobody hashes again
+NAME.json  what was checked: url, size, md5, sha256, mtime_ns; while size and time agree it is not hashed again
 NAME.part  what has come so far; it outlives Ctrl-C and kill -9, and the next run goes on where it ends
 """
 
@@ -43,7 +43,7 @@ def fetch(file: RemoteFile, store: Path, *, timeout: float = 30, attempts: int =
     Raises
     ------
     UserError
-        The file cannot be had (no answer, refusal, wrong content, no room): the reason, and how to bring it by hand.
+        The file cannot be downloaded (no answer, refusal, wrong content, no room): why, and how to add it by hand.
     """
     target = Path(store) / file.name
     try:
@@ -74,7 +74,7 @@ def _is_remembered(file: RemoteFile, target: Path) -> bool:
 
 
 def _check_present(file: RemoteFile, target: Path) -> Digests:
-    """Digests of a file that stands in the store unchecked: put there by hand, or changed since."""
+    """Digests of a file in the store that was not checked: put there by hand, or changed since."""
     digests = digests_of(target)
     if fault := difference(file, digests.size, digests.md5):
         raise UserError(f"{target} is not the expected file: {fault}; delete it to have it downloaded, or replace it")

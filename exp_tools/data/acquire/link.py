@@ -37,7 +37,7 @@ def provide(name: str, wanted: SourceOptions, raw: Path, *, root: Path, processe
     name : the source
     wanted : folders, tables and limit
     raw : the folder to fill; it must not hold the user's files
-    root : what relative folders are relative to; the store of downloads lies in it
+    root : what relative folders are relative to; it holds the store of downloads
     processes : for a source that draws its pictures
 
     Returns
@@ -117,7 +117,7 @@ def _local(folder: str, root: Path, key: str, facts: DatasetSpec) -> Path:
 
 
 def refuse_own_folder(wanted: SourceOptions, filled: Sequence[Path], root: Path) -> None:
-    """Raise UserError when the user's files lie in a folder that the pipeline fills, or around one."""
+    """Raise UserError when the user's files are inside a folder that the pipeline fills, or contain one."""
     for key, folder in (("data.dir", wanted.dir), ("data.second_dir", wanted.second_dir)):
         if folder is None:
             continue

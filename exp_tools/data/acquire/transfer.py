@@ -1,6 +1,6 @@
 """One HTTP request that appends to a partial file what it still lacks.
 
-Beside NAME.part stands NAME.part.json: where the part is from, and the validator (ETag or date) that says whether the
+Next to NAME.part is NAME.part.json: where the part is from, and the validator (ETag or date) that says whether the
 server's file is still the same. A part is only continued with that, or when an MD5 will tell in the end.
 """
 

@@ -98,7 +98,7 @@ def pack_masks(
 
     Returns
     -------
-    The masks that cannot be used: they are left out, since nothing but a number of the explanations hangs on them
+    The masks that cannot be used: they are left out, since only one number of the explanations depends on them
     """
     rows = [row for row, image_id in enumerate(image_ids) if image_id in masks]
     pairs = [(str(masks[image_ids[row]]), str(images[row])) for row in rows]

@@ -109,7 +109,7 @@ class _Unwritten(Exception):
 
 
 def _leave_out(path: Path, skipped: set[int], size: int) -> None:
-    """Write the array at `path` anew without some of its rows, a few at a time."""
+    """Rewrite the array at `path` without some of its rows, a few at a time."""
     images = np.load(path, mmap_mode="r")
     keep = np.setdiff1d(np.arange(len(images)), list(skipped))
     with atomic_write(path) as temporary:

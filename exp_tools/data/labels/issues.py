@@ -93,6 +93,6 @@ def stop_on(problems: Iterable[Problem], report: Path) -> None:
     kinds = ", ".join(f"{kind} {count}" for kind, count in counts.items())
     raise UserError(
         f"the data have {len(fatal)} problem(s) ({kinds}); no images and labels were written:\n  {shown}{rest}\n"
-        f"All of them are listed in {report}. Mend the data, or say what to do about a kind, for example "
+        f"All of them are listed in {report}. Fix the data, or say what to do about a kind, for example "
         f"-S prepare.on_problem.{next(iter(counts))}=skip (docs/data.md lists kinds and choices)"
     )

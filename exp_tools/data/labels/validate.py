@@ -33,7 +33,7 @@ COLUMNS = {
     "copies": "",
     "table": "",
 }
-"""Columns of the text table, with what stands in one that a source does not give. `group`: what must stay together like
+"""Columns of the text table, with the value of one that a source does not give. `group`: what must stay together like
 the images of a lesion (a patient), "" for none; `duplicate_of`: the image that the set's own list calls the same;
 `copies`: all files of that name, where there are several."""
 
@@ -208,7 +208,7 @@ def _unknown_diagnosis(value: str, classes: Sequence[str] | None) -> str:
 
 
 def _repeated_ids(table: pd.DataFrame) -> list[Problem]:
-    """Ids that stand in the table again: with the same diagnosis (all but the first), or with several (every row)."""
+    """Ids that occur again: with the same diagnosis (all but the first), or with several (every row)."""
     problems = []
     again = table[table["image_id"].duplicated(keep=False)]
     for image_id, rows in again.groupby("image_id", sort=False):
@@ -218,7 +218,7 @@ def _repeated_ids(table: pd.DataFrame) -> list[Problem]:
             problems += [_said("two_labels", table, place, "dx", rule) for place in rows.index]
         else:
             first = int(rows["row"].iloc[0])
-            rule = f"image {image_id!r} stands in the table already, in row {first}; keep one row"
+            rule = f"image {image_id!r} is already in row {first}; keep one row"
             problems += [_said("duplicate_id", table, place, "image_id", rule) for place in rows.index[1:]]
     return problems
 
@@ -242,7 +242,7 @@ def _said(kind: str, table: pd.DataFrame, place: int, column: str, rule: str) ->
 
 
 def count_table(table: pd.DataFrame) -> dict[str, Any]:
-    """What a published set is recognised by: images, lesions, and how often each word stands in a column."""
+    """What a published set is recognised by: images, lesions, and how often each value occurs in a column."""
     words = {
         column: table[column].replace("", "unknown").value_counts().to_dict() for column in ("dx", "dx_type", "sex")
     }

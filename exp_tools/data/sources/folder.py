@@ -1,4 +1,4 @@
-"""Anybody's images in class folders: the name of the folder that an image lies in is its diagnosis.
+"""Your own images in class folders: an image's diagnosis is the name of its folder.
 
 A folder that is called like a diagnosis of the taxonomy, by code or name in any case, is that diagnosis ("Melanoma" is
 mel); any other name is a class of its own. Where folders train/, val/ (or valid/, validation/) and test/ stand above
@@ -19,14 +19,14 @@ SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "
 
 
 def read(raw: Path) -> pd.DataFrame:
-    """A row per image; one whose name stands in several folders gets its class in front of its id."""
+    """A row per image; one whose name occurs in several folders gets its class in front of its id."""
     rows = []
     for name, paths in index_images(raw).items():
         for path in paths:
             parts = path.relative_to(raw).parts
             if len(parts) < 2 or parts[-2].lower() in SPLITS:
                 raise UserError(
-                    f"{path.relative_to(raw)} lies in no class folder; source folder expects CLASS/image.jpg, and "
+                    f"{path.relative_to(raw)} is in no class folder; source folder expects CLASS/image.jpg, and "
                     "takes the folder's name for the diagnosis"
                 )
             code = code_of(parts[-2])

@@ -1,6 +1,6 @@
 """Tables of the ISIC challenges: one-hot (2018 Task 3, 2019) and binary (2020), with lesions and patients.
 
-All ground-truth tables below the folder are taken together. Beside them, where they are there: the metadata table of
+All ground-truth tables below the folder are taken together. Also, where present: the metadata table of
 2019 and the LesionGroupings table of 2018 (lesion_id), and 2020's list of duplicates. 2020's images are grouped by
 patient. ISIC 2019 contains HAM10000: as an external set next to it, the images that both have are taken out.
 """

@@ -2,7 +2,7 @@
 
 The table is `data.table`, or the only one in the folder that has these columns. `data.test_table` is an optional second
 one, whose images are the test set (`split.scheme: column`); a column `split` says the same row by row. Classes are what
-stands in `dx`. Without a column lesion_id nothing is known of lesions.
+is the column `dx`. Without a column lesion_id the lesions are unknown.
 """
 
 from pathlib import Path

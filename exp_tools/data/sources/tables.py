@@ -51,7 +51,7 @@ def read_text_table(path: Path) -> pd.DataFrame:
         number, cells = wrong[0]
         raise UserError(
             f"{path} cannot be read as a table of text: line {number} has {len(cells)} cells, the header {len(header)} "
-            f"({len(wrong)} such lines); a cell that holds the delimiter {separator!r} must stand in double quotes"
+            f"({len(wrong)} such lines); a cell that holds the delimiter {separator!r} must be in double quotes"
         )
     if len(set(header)) < len(header):
         raise UserError(f"{path} names a column twice: {', '.join(header)}")

@@ -234,10 +234,10 @@ def _dermatofibroma(rng: np.random.Generator, depth: np.ndarray, angle: np.ndarr
 
 
 def _vascular_lesion(rng: np.random.Generator, depth: np.ndarray, angle: np.ndarray, radius: float) -> Layers:
-    """Sharply bordered red, purple or almost black lacunae, parted by pale septa."""
+    """Sharply bordered red, purple or almost black lacunae, separated by pale septa."""
     layers = _empty()
     to_centre, to_wall, strength = cells(rng, spacing=rng.uniform(17, 25), jitter=0.25)
-    # Rounder than the cells they lie in, and of different sizes.
+    # Rounder than the cells around them, and of different sizes.
     lacuna = step(np.minimum(to_wall - 1.6, 9 + 5 * strength - to_centre), 2.0) * step(depth - 0.05, 0.06)
     body = step(depth, 0.08)
     layers["blood"] = body * 0.4 + lacuna * (rng.uniform(0.3, 0.8) + 0.5 * strength)

@@ -38,8 +38,8 @@ class Metric:
     lower_is_better : a loss
     scale : of its interval
     over_all : it rests on all lesions; False: on the rarest class, as a mean over classes does
-    in_summary : it stands in metrics/evaluate.json, which `dvc metrics show` and `dvc exp show` print
-    in_tables : it stands in the tables that people read
+    in_summary : part of metrics/evaluate.json, which `dvc metrics show` and `dvc exp show` print
+    in_tables : part of the tables that people read
     """
 
     key: str

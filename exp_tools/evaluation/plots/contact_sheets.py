@@ -24,7 +24,7 @@ ACROSS, DOWN = TILE + 0.22, TILE + 0.78
 NAME, WORDS = 1.1, 0.7
 LETTERS = 30  # fit below a tile
 LETTERS_OF_NAME = 14  # fit next to the tiles
-ONE_COLUMN = 3  # classes that stand below each other; more stand in two columns
+ONE_COLUMN = 3  # up to so many classes in one column; more take two
 FEWEST_ACROSS, MISSED_ACROSS, MOST_MISSED = 4, 6, 24
 
 

@@ -1,6 +1,6 @@
 """The look that all pictures share: PNG files that are the same bytes for the same numbers.
 
-Colours are Okabe and Ito's (Color Universal Design, 2008), told apart by line style as well; shades are cividis.
+Colours are Okabe and Ito's (Color Universal Design, 2008), distinguished by line style as well; shades are cividis.
 """
 
 from pathlib import Path

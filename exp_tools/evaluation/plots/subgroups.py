@@ -51,9 +51,9 @@ def draw_subgroups(path: Path, report: Sequence[Mapping[str, Any]], title: str) 
     first = panels[0]
     first.set_yticks(places, [_label(row) for row in report])
     first.set_ylim(places[-1] + 0.8, -0.8)
-    beside = blended_transform_factory(first.transAxes, first.transData)
+    left_of_axes = blended_transform_factory(first.transAxes, first.transData)
     for name, place in headings:
-        first.text(-0.02, place, name, transform=beside, ha="right", va="center", fontweight="bold", fontsize=10)
+        first.text(-0.02, place, name, transform=left_of_axes, ha="right", va="center", fontweight="bold", fontsize=10)
     handles = [
         Line2D([], [], color=INK, marker="o", linewidth=1.6, label="score and 95 % interval"),
         Line2D(

@@ -1,6 +1,6 @@
 """The JSON API: predictions over HTTP, from one trained model.
 
-Research and teaching only. It has neither passwords nor encryption: it listens on this machine alone unless told
+Research and teaching only. It has neither passwords nor encryption: it listens on this machine alone unless asked
 otherwise, and belongs behind a proxy that has both where others shall reach it.
 """
 

@@ -31,7 +31,7 @@ class RequestMiddleware:
 
     Parameters
     ----------
-    pages : the paths that may stand in the log
+    pages : the paths that may appear in the log
     """
 
     def __init__(self, app: ASGIApp, pages: Collection[str]) -> None:

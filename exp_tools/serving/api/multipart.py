@@ -196,7 +196,7 @@ def patients_of(text: str | None, count: int, most: int) -> list[Patient]:
 
     Raises
     ------
-    Problem : wrong_value (no JSON, not that many), and as patient_of
+    Problem : wrong_value (no JSON, or another number of patients), and as patient_of
     """
     if text is None:
         return [Patient()] * count

@@ -59,7 +59,7 @@ class Problem(Exception):
 
 
 def shown(text: str) -> str:
-    """A client's text as it may stand in a detail: quoted, escaped and short."""
+    """A client's text as it may appear in a detail: quoted, escaped and short."""
     return repr(text if len(text) <= SHOWN else text[:SHOWN] + "…")
 
 

@@ -56,7 +56,7 @@ def quantise(fp32: Path, out: Path, calibration: Examples, check: Examples) -> Q
 
     Returns
     -------
-    Quantised, which also stands in the file, under `training.export`
+    Quantised, which is also in the file, under `training.export`
 
     Raises
     ------
@@ -85,9 +85,9 @@ def quantise(fp32: Path, out: Path, calibration: Examples, check: Examples) -> Q
                 f"({result.before:.3f} to {result.after:.3f} on {result.images:,} test images); at most "
                 f"{100 * MOST_LOST:.0f} is accepted, so {out} was not written. Use --format onnx"
             )
-        told = {"precision": "int8", "calibration_images": len(calibration.labels), **result._asdict()}
+        record = {"precision": "int8", "calibration_images": len(calibration.labels), **result._asdict()}
         with atomic_write(out) as temporary:
-            add_facts(trial, temporary, with_export(facts, told))
+            add_facts(trial, temporary, with_export(facts, record))
     return result
 
 

@@ -72,7 +72,7 @@ def export_onnx(model: Path, out: Path, pixels: NDArray[np.uint8], metadata: NDA
 
     Returns
     -------
-    Parity, which also stands in the file, under `training.export`
+    Parity, which is also in the file, under `training.export`
 
     Raises
     ------
