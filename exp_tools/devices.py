@@ -1,4 +1,4 @@
-"""What this machine offers and how a run uses it: decided by facts, never by a timed probe."""
+"""The device, precision, threads and loader processes of a run: decided by facts, never by a timed probe."""
 
 import os
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What this machine and this project have, what is missing, and how to get it. Nothing here needs the network."""
+"""What this machine and this project have, what is missing, and how to get it; without the network."""
 
 import importlib.metadata
 import os

@@ -1,4 +1,4 @@
-"""Errors whose message is for the user, and how a script ends with one."""
+"""Errors whose message is for the user, and how a script ends."""
 
 import atexit
 import contextlib

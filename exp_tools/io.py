@@ -1,4 +1,4 @@
-"""Files: written so that a reader never sees half of one, linked without copying, hashed."""
+"""File helpers: atomic writes, links without copies, hashes."""
 
 import contextlib
 import hashlib

@@ -1,4 +1,4 @@
-"""What pydantic finds wrong with params.yaml, as lines that name the key, the value and what is allowed."""
+"""Validation errors of params.yaml as lines that name the key, the value and what is allowed."""
 
 import re
 from typing import Any, get_args

@@ -1,4 +1,4 @@
-"""The project's root, and where the outputs of its stages lie: the same paths as in dvc.yaml."""
+"""The project's root, and the paths of its stages' outputs: the same as in dvc.yaml."""
 
 import os
 from pathlib import Path

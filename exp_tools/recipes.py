@@ -1,4 +1,4 @@
-"""Recipes: published ways to train, as partial parameter files in `recipes/`, and the words that hand one to DVC."""
+"""Recipes: published ways to train, as partial parameter files in `recipes/`, and as arguments for DVC."""
 
 import re
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The states of the project that can be shown: the workspace, its branches, and DVC's experiments."""
+"""The versions of the project that can be shown: the workspace, its branches, and DVC's experiments."""
 
 import re
 import subprocess

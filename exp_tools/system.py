@@ -1,4 +1,4 @@
-"""How processes share a processor's cores, and keep their memory."""
+"""Processor cores, and memory settings of the C library."""
 
 import ctypes
 import os

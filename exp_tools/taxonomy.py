@@ -1,4 +1,4 @@
-"""The diagnoses this project knows, and the views of them that a task takes."""
+"""The known diagnoses, and the views of them that a task takes."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

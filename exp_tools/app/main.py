@@ -1,4 +1,4 @@
-"""The web app's script: Streamlit runs it from top to bottom at each click."""
+"""The web app's script: Streamlit runs it from top to bottom on each interaction."""
 
 import functools
 import sys

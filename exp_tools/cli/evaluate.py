@@ -1,4 +1,4 @@
-"""Commands that score: a model on another data set, a prediction table, experiments side by side, the model card."""
+"""Scoring commands: a model on another data set, a prediction table, experiments side by side, the model card."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""From a source's text table to checked rows and packed images: what `prepare` and `external` do to a set alike."""
+"""From a source's text table to checked rows and packed images, for `prepare` and `external` alike."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The proof that nothing crosses: counted from the files that were written, with nothing that the splitter uses."""
+"""The proof that no lesion crosses splits: counted from the written files, independently of the splitter."""
 
 import csv
 from collections import defaultdict

@@ -1,4 +1,4 @@
-"""What a model must beat: logistic regression on nine mean colours, which sees no shape and no structure.
+"""The baseline that a model must beat: logistic regression on mean colours, blind to shape and structure.
 
 It shows how much of a score is the colour of the lesion and its skin alone. Evaluated on the same split as the model.
 """

@@ -1,4 +1,4 @@
-"""Logits of many images, in order, as they are and turned or mirrored."""
+"""Logits of many images, in order, with or without test-time augmentation."""
 
 from pathlib import Path
 from typing import NamedTuple

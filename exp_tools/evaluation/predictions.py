@@ -1,4 +1,4 @@
-"""The table of predictions: everything a score needs, without the model."""
+"""The prediction table: everything that scoring needs, without the model."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Which images are looked at: a fixed choice, not made by taste."""
+"""The images to explain: a fixed choice, not made by taste."""
 
 from collections.abc import Sequence
 

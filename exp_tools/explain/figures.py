@@ -1,4 +1,4 @@
-"""Pictures of explanations: cases side by side with their maps, and the randomisation test."""
+"""Figures of explanations: cases with their maps, and the randomisation test."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

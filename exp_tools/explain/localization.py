@@ -1,4 +1,4 @@
-"""How much of a map lies on the lesion, against what a map without any preference would have there."""
+"""The share of a map on the lesion, against that of a uniform map."""
 
 from collections.abc import Sequence
 

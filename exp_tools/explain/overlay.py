@@ -1,4 +1,4 @@
-"""Maps as heat over the image that they explain."""
+"""Heat maps over the images that they explain."""
 
 import cv2
 import matplotlib

@@ -1,4 +1,4 @@
-"""Does a map say anything of what the network has learnt? The model randomisation test.
+"""Whether a map depends on what the network has learnt: the model randomisation test.
 
 Weights are replaced by those of an untrained network, from the classifier down to the first layer, and the maps are
 compared with those of the trained network. A map that stays as it is shows edges and blobs of the image and nothing of

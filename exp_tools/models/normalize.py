@@ -1,4 +1,4 @@
-"""From packed bytes to what a network takes."""
+"""From packed uint8 images to the network's input."""
 
 from collections.abc import Sequence
 

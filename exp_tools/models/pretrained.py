@@ -1,4 +1,4 @@
-"""Weights from a file into a network, and a list of what the file did not have."""
+"""Load weights from a file into a network, and list what the file did not have."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path

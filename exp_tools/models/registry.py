@@ -1,4 +1,4 @@
-"""Architectures by name. Each is one file in `architectures/`, imported when its name is asked for."""
+"""Architectures by name. Each is one file in `architectures/`, imported when its name is requested."""
 
 import importlib
 import inspect

@@ -1,4 +1,4 @@
-"""Many images predicted: decoded in threads while the model computes, taken up again where it was stopped."""
+"""Predict many images: decoded in threads while the model computes, resumed after an interruption."""
 
 import os
 from collections import deque

@@ -1,4 +1,4 @@
-"""What a batch has to predict: the images of a folder, or those that a table names."""
+"""The inputs of a batch: the images of a folder, or those that a table names."""
 
 from pathlib import Path
 from typing import NamedTuple

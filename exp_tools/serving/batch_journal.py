@@ -1,4 +1,4 @@
-"""What a batch has done so far, a line per image, so that it can resume after it was stopped."""
+"""The progress of a batch, one line per image, so that it can resume after an interruption."""
 
 import json
 from collections.abc import Mapping, Sequence

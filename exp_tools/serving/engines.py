@@ -1,4 +1,4 @@
-"""What computes a predictor's logits: PyTorch for the model file, ONNX Runtime for its export."""
+"""Inference engines: PyTorch for the model file, ONNX Runtime for its export."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A model that was exported to ONNX, run by ONNX Runtime on the processor."""
+"""Run an exported ONNX model with ONNX Runtime on the processor."""
 
 import json
 from collections.abc import Mapping, Sequence

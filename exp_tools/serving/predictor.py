@@ -1,4 +1,4 @@
-"""A trained model ready for use: from an image to a prediction, exactly as evaluation computes it."""
+"""A trained model ready for use: from an image to a prediction, with evaluation's own preprocessing."""
 
 import math
 import threading

@@ -1,4 +1,4 @@
-"""Training state on disk, outside DVC's outs: one folder per run, named by a fingerprint of all that determines it.
+"""Training state on disk, outside DVC's outs: one folder per run, named by a fingerprint of all its inputs.
 
 A run with the same fingerprint resumes from there; any other never looks at it. Two kinds of file: `best-<epoch>.pt`,
 the weights that are best so far, and `state.pt`, everything needed to resume, which names the best file that belongs to

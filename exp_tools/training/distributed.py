@@ -1,4 +1,4 @@
-"""The processes that train one model together: one alone, or several that torchrun started."""
+"""The processes that train one model: a single one, or several that torchrun started."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Which parameters learn in which epoch: first the head alone, then the end of the backbone, or all of it, too.
+"""The parameters that learn in each epoch: the head alone at first, then part of the backbone or all of it.
 
 What is frozen is fully frozen: BatchNorm uses the statistics that it has and gathers no others; nothing drops out.
 """

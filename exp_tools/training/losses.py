@@ -1,4 +1,4 @@
-"""Losses of single images, and what is done about rare classes.
+"""Losses of single images, and the weights of rare classes.
 
 Labels become targets, which mixing may blend; a class's share of an image takes that class's weight, and label
 smoothing spreads it within the image. Every loss is that of one image and linear in its targets; training divides their

@@ -1,4 +1,4 @@
-"""Mixup and CutMix: each image of a batch mixed with another, and their targets in the same proportion.
+"""Mixup and CutMix: each image of a batch is mixed with another, and so are their targets.
 
 As timm's Mixup in its mode "batch", which draws from NumPy's global generator and takes batches of even length only.
 Here a draw depends on (seed, epoch, step, process) and on nothing else, so that a resumed run draws the same.

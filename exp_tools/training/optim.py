@@ -1,4 +1,4 @@
-"""Optimizer, and the learning rate as a function of the step."""
+"""The optimizer, and the learning rate as a function of the step."""
 
 import math
 from dataclasses import asdict, dataclass

@@ -1,4 +1,4 @@
-"""What a training run shows while it runs: a progress bar on a terminal, a line per epoch everywhere else."""
+"""The progress of training: a progress bar on a terminal, one line per epoch elsewhere."""
 
 import sys
 import time

@@ -1,4 +1,4 @@
-"""How fast the chosen model trains in each precision, on this machine: a measurement for a person, never for a run."""
+"""Measure the training speed of the chosen model in each precision on this machine, for people to read."""
 
 import statistics
 import time

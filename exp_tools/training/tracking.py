@@ -1,4 +1,4 @@
-"""Curves of a training run through DVCLive, which is imported nowhere else."""
+"""Log the curves of a training run with DVCLive; no other module imports it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

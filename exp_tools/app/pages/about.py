@@ -1,4 +1,4 @@
-"""The page About: the model card, what the model file says, the data, the limits."""
+"""The About page: the model card, the facts of the model file, the data, and the limits."""
 
 import json
 

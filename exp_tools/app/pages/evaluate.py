@@ -1,4 +1,4 @@
-"""The page Evaluate: what is known of a model from its test images, with how sure that is."""
+"""The Evaluate page: a model's scores on its test images, with their uncertainty."""
 
 import json
 from collections.abc import Mapping

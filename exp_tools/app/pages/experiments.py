@@ -1,4 +1,4 @@
-"""The page Experiments: every version's scores and curves; where it is allowed, new ones."""
+"""The Experiments page: scores and curves of every version; where allowed, new experiments."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The page Predict: images in, probabilities, maps and files out. Nothing that is uploaded is written to the disk."""
+"""The Predict page: images in, probabilities, maps and files out. Uploads are never written to disk."""
 
 import json
 from dataclasses import asdict, dataclass

@@ -1,4 +1,4 @@
-"""Queue experiments with DVC, run them, and see how far they are."""
+"""Queue experiments with DVC, run them, and follow their progress."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Pictures of the Predict page: the upload as a person expects it, maps laid over it, drawn examples."""
+"""Pictures of the Predict page: the upload in its own shape, heat maps over it, synthetic examples."""
 
 from io import BytesIO
 

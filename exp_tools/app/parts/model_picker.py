@@ -1,4 +1,4 @@
-"""Which model the pages show: the chooser, the predictor behind it, and what is said of its data."""
+"""Choose the model that the pages show; load its predictor and describe its data."""
 
 from pathlib import Path
 

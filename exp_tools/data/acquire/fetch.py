@@ -1,4 +1,4 @@
-"""Bring declared files into the download store: resumed, retried, checked and remembered.
+"""Download declared files into the download store: resumed, retried, verified and recorded.
 
 The store is a folder outside DVC's outs, which DVC would delete before a stage runs. In it, for a file NAME:
 

@@ -1,4 +1,4 @@
-"""Bring a source's files into a folder of links: from the user's copy, unpacked or zipped, or from a download."""
+"""Fill a folder with links to a source's files: from the user's copy, unpacked or zipped, or from a download."""
 
 import filecmp
 import os

@@ -1,4 +1,4 @@
-"""A folder that a stage fills again at every run, and in which nothing of a user's is ever lost.
+"""A folder that a stage refills on every run without ever losing a user's file.
 
 DVC leaves such a folder alone (`cache: false, persist: true` in dvc.yaml), so that the stage itself empties it, and
 removes only what a stage made: MARKER lists that. Anything else in the folder stops the stage before it does anything.

@@ -1,4 +1,4 @@
-"""What all writers of the download store share: one at a time, space checked first, small records next to files."""
+"""What all writers of the download store share: a lock, a check for space, small records next to files."""
 
 import contextlib
 import hashlib

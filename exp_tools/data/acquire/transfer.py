@@ -1,4 +1,4 @@
-"""One HTTP request that appends to a partial file what it still lacks.
+"""One HTTP request that appends the missing rest to a partial file.
 
 Next to NAME.part is NAME.part.json: where the part is from, and the validator (ETag or date) that says whether the
 server's file is still the same. A part is only continued with that, or when an MD5 will tell in the end.

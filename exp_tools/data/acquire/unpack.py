@@ -1,4 +1,4 @@
-"""Unpack an archive into a folder: nothing outside it, no bomb, all or nothing, and once.
+"""Unpack an archive into a folder: nothing outside it, no decompression bomb, all or nothing, and only once.
 
 Archives come from the network or from anybody's disk, so neither their names nor their sizes are believed.
 """

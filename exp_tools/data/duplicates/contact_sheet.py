@@ -1,4 +1,4 @@
-"""A picture of the pairs that a person should look at: the weakest accepted and the strongest rejected ones."""
+"""A picture of the pairs worth a look: the weakest accepted and the strongest rejected ones."""
 
 from collections.abc import Callable
 from pathlib import Path

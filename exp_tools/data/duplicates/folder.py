@@ -1,4 +1,4 @@
-"""The search on any folder of images, outside the pipeline: `exp-tools duplicates`."""
+"""Search any folder of images for duplicates, outside the pipeline: `exp-tools duplicates`."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What follows from duplicates: which images must stay together, and a table of the pairs for a person to read.
+"""From duplicates to groups: which images must stay in one split, and a table of the pairs for people.
 
 Pairs are tables with the columns image_id_1, image_id_2, inliers, and, where they are not all taken for true,
 accepted and identical.

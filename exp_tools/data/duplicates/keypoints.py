@@ -1,4 +1,4 @@
-"""Key points of a picture, and whether two sets of them show the same spot of skin.
+"""Key points of an image, and whether two sets of them show the same spot of skin.
 
 RootSIFT (Arandjelović and Zisserman, CVPR 2012) on the contrast-equalised grey picture; a similarity transform found by
 RANSAC decides. Descriptors are whole numbers, so that their products are exact in float32 and no result depends on

@@ -1,4 +1,4 @@
-"""Which pairs of pictures are worth comparing: those with several key points that look alike.
+"""Candidate pairs: images with several similar key points.
 
 Two key points look alike when their descriptors fall into the same word of a vocabulary and differ in few bits of a
 64-bit signature (Hamming embedding, Jégou et al., ECCV 2008). Each such meeting is a vote for its two pictures. (One

@@ -1,4 +1,4 @@
-"""Find images, decode them and bring them to a square."""
+"""Find images, decode them and make them square."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""Outlines of lesions, where a set comes with them: packed next to the images, in the same geometry.
+"""Lesion masks of the sets that have them: packed next to the images, in the same geometry.
 
 They explain and never train: a file of their own, so that a mask more re-runs nothing but the explanations.
 """

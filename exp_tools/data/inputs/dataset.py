@@ -1,4 +1,4 @@
-"""Packed images as batches, and the order in which an epoch draws them. Nothing here knows a training library."""
+"""Packed images as batches, and the order in which an epoch draws them; independent of any training library."""
 
 import itertools
 import os

@@ -1,4 +1,4 @@
-"""Age, sex and lesion site as numbers, by a vocabulary that is fitted on train and travels with the model."""
+"""Age, sex and lesion site as numbers, by a vocabulary that is fitted on train and stored with the model."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass

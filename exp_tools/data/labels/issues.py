@@ -1,4 +1,4 @@
-"""What can be wrong with data: every kind, what may be done about it, and the one report that lists all of it."""
+"""Every kind of problem that data can have, the possible actions, and one report that lists all problems."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""A smaller set with the same make-up: whole lesions, the same class proportions."""
+"""Select a smaller set with the same class proportions, of whole lesions."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""The text label table checked whole: every fault found, none of them fatal here."""
+"""Check the whole text label table: every fault is listed, none is fatal here."""
 
 import unicodedata
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The ISIC 2018 Task 3 challenge as it was held: HAM10000 to train on, the official test set to test on.
+"""The ISIC 2018 Task 3 challenge as it was held: train on HAM10000, test on the official test set.
 
 `split.scheme: official` keeps the test set and shares HAM10000 out over training and validation.
 """

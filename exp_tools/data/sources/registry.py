@@ -1,4 +1,4 @@
-"""From the name in `data.source` to the module that knows that origin.
+"""The data sources by name: `data.source` names a module of this package.
 
 A source is a module in `exp_tools/data/sources/` with
 

@@ -1,4 +1,4 @@
-"""The embedded sample set: drawn pictures in HAM10000's official layout, for plumbing and teaching, never medicine."""
+"""The embedded sample set: synthetic images in HAM10000's official layout, for tests and teaching, not for medicine."""
 
 from pathlib import Path
 

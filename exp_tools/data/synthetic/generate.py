@@ -1,4 +1,4 @@
-"""The embedded sample data set: drawn dermoscopy-like pictures in HAM10000's official layout.
+"""The embedded sample data set: synthetic dermoscopy-like images in HAM10000's official layout.
 
 It lets the whole pipeline run offline in minutes. It is a stand-in for plumbing and teaching: the pictures follow
 textbook descriptions, not patients, and no number that comes from them is a medical result. The ids (SYN_…, SYL_…)

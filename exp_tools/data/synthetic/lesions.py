@@ -1,4 +1,4 @@
-"""What each diagnosis looks like under a dermatoscope, as layers over the skin.
+"""The dermoscopic features of each diagnosis, as layers over the skin.
 
 The criteria are those of the textbooks (Kittler et al., Standardization of terminology in dermoscopy, J Am Acad
 Dermatol 74, 2016), simplified and enlarged so that a small network can learn them from small pictures. Colour hardly

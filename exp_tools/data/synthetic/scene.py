@@ -1,4 +1,4 @@
-"""Draw one dermoscopy-like picture: skin, a lesion on it, and the camera that looks at both.
+"""Draw one dermoscopy-like image: skin, a lesion on it, and the camera's view of both.
 
 A lesion is drawn once from its own seed; a view of it (rotation, scale, light, hair, focus) from another. Two views of
 one lesion are therefore near-duplicates, as two photographs of one lesion are, and leak when a split parts them.

@@ -1,4 +1,4 @@
-"""Runs that belong together: seeds of one recipe, and folds of one split pooled into one set of predictions."""
+"""Group runs: seeds of one recipe, and folds of one split pooled into one set of predictions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What the arguments of `exp-tools compare` ask for: groups of runs, and the baseline they are compared with."""
+"""The arguments of `exp-tools compare`: groups of runs, and the baseline they are compared with."""
 
 from collections.abc import Sequence
 from pathlib import Path

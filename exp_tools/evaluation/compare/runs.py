@@ -1,4 +1,4 @@
-"""The runs that `exp-tools compare` is given: predictions and parameters of an experiment, branch, commit or file."""
+"""Load the runs of a comparison: predictions and parameters of an experiment, branch, commit or file."""
 
 import io
 import tempfile

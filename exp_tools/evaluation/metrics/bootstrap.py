@@ -1,4 +1,4 @@
-"""How far a metric could have come out otherwise: bootstrap over lesions.
+"""Intervals of metrics: bootstrap over lesions.
 
 Images of one lesion are near-copies of each other, so the unit that is drawn is the group (a lesion with its
 near-duplicates), never the image; intervals by image would be too narrow. Efron and Tibshirani, An Introduction to the

@@ -1,4 +1,4 @@
-"""Whether a probability means what it says, and the one number that fixes most of it.
+"""Calibration errors and reliability: whether a probability is the frequency that it claims.
 
 Confidence is the probability of the predicted class. Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
 """

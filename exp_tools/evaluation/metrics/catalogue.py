@@ -1,4 +1,4 @@
-"""Every metric and what is true of it: its name for people, range, better direction, and how its interval is computed.
+"""Every metric and its properties: label, range, better direction, and the scale of its interval.
 
 The bootstrap, `exp-tools compare`, the model card, the report, the plots and the web app read it from here. To add one
 that follows from the confusion matrix, write a function in `confusion.py` and an entry in HEADLINE.

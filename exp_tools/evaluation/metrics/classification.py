@@ -1,4 +1,4 @@
-"""What a classifier's predictions are worth, in the numbers the field reports.
+"""Classification metrics, as the field reports them.
 
 Probabilities are float [N, C] with rows that sum to 1, labels int [N] with values in 0..C-1, and column c is always the
 class `classes[c]`, whether it occurs among the labels or not. The predicted class is the most probable one, the first

@@ -1,4 +1,4 @@
-"""Scores that follow from confusion matrices alone, for one matrix or those of many bootstrap resamples at once."""
+"""Scores of confusion matrices, of one or of those of many bootstrap resamples at once."""
 
 from functools import cached_property
 

@@ -1,4 +1,4 @@
-"""What the mistakes cost, when some are worse than others: a missed melanoma is not a nevus cut out in vain.
+"""The expected cost of mistakes, where some are worse than others: a missed melanoma, a needless excision.
 
 The most probable class is the best decision when all mistakes cost the same. Otherwise it is the class of least
 expected cost, the sum over true classes of probability times cost: Elkan, The foundations of cost-sensitive learning,

@@ -1,4 +1,4 @@
-"""Melanoma against everything else: the decision that matters most, at operating points a clinic would choose.
+"""Melanoma against everything else, at operating points that a clinic would choose.
 
 An image is flagged when the probability of melanoma reaches a threshold. "Sensitivity at 90 % specificity" is the best
 sensitivity over all thresholds whose specificity is at least 90 %; nothing is interpolated between thresholds, so each

@@ -1,4 +1,4 @@
-"""Two results on the same test images: is their difference more than chance?
+"""The difference of two results on the same test images, with its interval.
 
 Paired: both are scored on the same resamples of lesions, so that what is hard for both cancels out.
 """

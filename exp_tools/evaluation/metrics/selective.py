@@ -1,4 +1,4 @@
-"""What accuracy is left when the least certain images go to a human.
+"""Accuracy when the least certain images are left to a human.
 
 El-Yaniv and Wiener, On the Foundations of Noise-free Selective Classification, JMLR 11:1605, 2010; Geifman and
 El-Yaniv, Selective Classification for Deep Neural Networks, NeurIPS 2017. Confidence is the probability of the

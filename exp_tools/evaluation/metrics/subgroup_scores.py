@@ -1,4 +1,4 @@
-"""The images of each value of an attribute (sex, age band, ...) and what is measured on them."""
+"""The images of each value of an attribute (sex, age band, ...) and their scores."""
 
 from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple

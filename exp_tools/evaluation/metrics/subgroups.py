@@ -1,4 +1,4 @@
-"""Whether a model is as good for everyone: scores by sex, age, site, source and how the label was confirmed.
+"""Scores by sex, age, site, source and confirmation of the label, and the gaps between them.
 
 Small groups are marked and never compared. What is compared keeps its promise although many pairs are looked at: the
 intervals of all gaps of an attribute in a metric hold at once (Tukey and Kramer's procedure; Hayter, Annals of

@@ -1,4 +1,4 @@
-"""Pictures of how far a confidence can be trusted, as PNG files that are the same bytes for the same numbers."""
+"""Figures of calibration and confidence."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How many images each class has, as a picture."""
+"""A bar chart of the images per class."""
 
 from pathlib import Path
 

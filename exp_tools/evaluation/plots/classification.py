@@ -1,4 +1,4 @@
-"""Pictures of a result, as PNG files that are the same bytes for the same numbers.
+"""Figures of a classification result.
 
 `title` names the data set and the split; the functions say what is drawn and of how many images.
 """

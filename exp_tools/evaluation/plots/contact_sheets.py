@@ -1,4 +1,4 @@
-"""Contact sheets: the mistakes that the model was surest of, and the melanomas that it missed.
+"""Contact sheets: the most confident mistakes, and the missed melanomas.
 
 A sheet is for looking, not for counting: it says how many there are of what it shows a few of.
 """

@@ -1,4 +1,4 @@
-"""The look that all pictures share: PNG files that are the same bytes for the same numbers.
+"""The common style of all figures: PNG files, the same bytes for the same numbers.
 
 Colours are Okabe and Ito's (Color Universal Design, 2008), distinguished by line style as well; shades are cividis.
 """

@@ -1,4 +1,4 @@
-"""Scores of subgroups as a picture."""
+"""A figure of the subgroups' scores."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

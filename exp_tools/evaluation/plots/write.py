@@ -1,4 +1,4 @@
-"""The curves and pictures of one scored set, each file by its name."""
+"""Write the curves and figures of one scored set."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Everything that is said of one set of predictions, in one nested dictionary: a set of `metrics/report.json`."""
+"""The report of one set of predictions, as one nested dictionary: a set of `metrics/report.json`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""The model card: what a model is, what it is for, what it can and cannot do, and how to make it again.
+"""The model card: what a model is, its intended use, its results, its limits, and how to reproduce it.
 
 After Mitchell et al., Model Cards for Model Reporting, FAT* 2019. Everything in it comes from the model file and the
 report, so that the same inputs give the same card; Git adds who and when (`exp-tools card --commit`).

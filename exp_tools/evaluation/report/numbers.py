@@ -1,4 +1,4 @@
-"""Scores as text: the same digits and the same dash for what is undefined, wherever people read them."""
+"""Scores as text: the same digits everywhere, and a dash for what is undefined."""
 
 from collections.abc import Mapping
 from typing import Any

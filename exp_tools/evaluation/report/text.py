@@ -1,4 +1,4 @@
-"""A report in a screenful of text."""
+"""A report as one screen of text."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""The model card with what the stage that writes it cannot know: the commit that it is part of, and its date."""
+"""The model card with the commit and date that the stage cannot know."""
 
 from pathlib import Path
 

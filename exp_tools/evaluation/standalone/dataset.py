@@ -1,4 +1,4 @@
-"""An existing model on another set, outside the pipeline: `exp-tools evaluate`."""
+"""Evaluate an existing model on another set, outside the pipeline: `exp-tools evaluate`."""
 
 import tempfile
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A prediction table scored again, without the model that made it: `exp-tools score`."""
+"""Score a prediction table without the model that made it: `exp-tools score`."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How much the API takes: bytes, pixels, scans, texts, and requests at once."""
+"""The API's limits: bytes, pixels, scans, texts, and requests at once."""
 
 import contextlib
 from collections.abc import Iterator

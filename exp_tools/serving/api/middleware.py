@@ -1,4 +1,4 @@
-"""What stands before the API's pages: a request's log line, its answer's headers, and a fault of ours as a problem."""
+"""The API's middleware: a log line per request, response headers, and internal faults as problem responses."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""What the API refuses and how it says so: problem bodies as in RFC 9457, one kind for each fault of a client."""
+"""The API's errors: problem bodies as in RFC 9457, one type for each client fault."""
 
 from typing import Any, NamedTuple
 

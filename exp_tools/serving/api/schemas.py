@@ -1,4 +1,4 @@
-"""The shapes of the API's answers, for OpenAPI: with meanings, ranges and an example each."""
+"""Schemas of the API's responses, for OpenAPI: with meanings, ranges and an example each."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Run the JSON API as a server of its own."""
+"""Run the JSON API as a server."""
 
 import contextlib
 import ipaddress

@@ -1,4 +1,4 @@
-"""What the API does with a request that was let in: check, predict, explain, in a few threads."""
+"""Handle an accepted API request: check, predict and explain, in a few threads."""
 
 import base64
 import hashlib

@@ -1,4 +1,4 @@
-"""An exported model with 8-bit weights and activations: smaller, often faster, and only if it stays as good."""
+"""Quantise an exported model to 8-bit weights and activations; kept only if it scores as well."""
 
 import tempfile
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""A trained model as one ONNX file, proven on real images to say the same.
+"""Export a trained model to one ONNX file, verified on real images.
 
 The graph takes `images` uint8 [B, S, S, 3] (RGB squares as `load_image` makes them) and, for a model that uses them,
 `metadata` float32 [B, 3]; it gives `logits` float32 [B, C]. Normalisation is inside. What the model file says of the

@@ -1,4 +1,4 @@
-"""What `exp-tools export` does: the images to check on, the file, and what to say of it."""
+"""The command `exp-tools export`: the images to verify on, the file, and the report."""
 
 import tempfile
 from collections.abc import Sequence
