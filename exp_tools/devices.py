@@ -44,7 +44,7 @@ times as fast; from 0.053 on (MobileNet, EfficientNet and its Lite, E-MAS) 0.55 
 
 
 def resolve_precision(precision: str, device: torch.device, depthwise: Callable[[], float]) -> str:
-    """Turn `auto` into what trains fastest, by facts about the machine and the network.
+    """Resolve `auto` to the fastest precision, by facts about the machine and the network.
 
     A GPU: bf16 where it computes in it, else fp16 (CUDA) or fp32. A processor: fp32, but bf16 with AMX tiles for a
     network with few depthwise convolutions. AVX-512 BF16 alone says nothing: bf16 halved the speed on one that has it.

@@ -16,11 +16,11 @@ from exp_tools.taxonomy import is_drawn
 INSTALL = "make install"
 GIB = 2**30
 AUTO_GPU = {"cuda": "fp16", "mps": "fp32"}
-"""What `train.precision: auto` takes on a GPU that does not compute in bf16."""
+"""The choice of `train.precision: auto` on a GPU that does not compute in bf16."""
 
 
 class Check(NamedTuple):
-    """One finding: `missing` stops the pipeline, `warn` does not; the remedy says what to do about either."""
+    """One finding: `missing` stops the pipeline, `warn` does not; both have a remedy."""
 
     name: str
     status: Literal["ok", "warn", "missing"]
@@ -131,7 +131,7 @@ def _fast_in_bf16() -> tuple[str, bool]:
 
 
 def check_speed(root: Path) -> Check:
-    """Times a training step of the chosen model in each precision, and says which to set."""
+    """Time a training step of the chosen model in each precision, and recommend one."""
     from exp_tools.params import PARAMS_FILE, load_params
     from exp_tools.training.step_speed import measure
 
@@ -259,7 +259,7 @@ def check_data(root: Path) -> Check:
 
 
 def check_pipeline(root: Path) -> list[Check]:
-    """The stages of dvc.yaml and whether what they write is there (whether it is current: `dvc status`)."""
+    """The stages of dvc.yaml and whether their outputs exist (whether they are current: `dvc status`)."""
     import yaml
 
     if not (root / "dvc.yaml").is_file():

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 
 class UserError(Exception):
-    """Something the user can fix: the message says what is wrong, where, what was expected and what to do.
+    """An error that the user can fix: the message says what is wrong, where, what was expected and what to do.
 
     Stages and the command line print the message alone, without a traceback, and exit with status 1.
     """

@@ -44,7 +44,7 @@ def write_csv(path: Path, table: pd.DataFrame) -> None:
 
 
 def plain(value: Any) -> Any:
-    """What JSON can hold: NumPy's numbers as plain ones, floats rounded to six decimals, NaN and infinity as None."""
+    """A value as JSON allows it: NumPy's numbers as plain ones, floats with six decimals, NaN and infinity as None."""
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -70,7 +70,7 @@ StopNote = Literal["stop", "note"]
 
 
 class OnProblemParams(Section):
-    """What to do about each kind of problem."""
+    """The action for each kind of problem."""
 
     untidy_text: StopSkipFix
     bad_id: StopSkip

@@ -81,7 +81,7 @@ def _read(file: Path) -> Recipe:
 
 
 def _merge(section: BaseModel, changes: dict[str, Any]) -> dict[str, Any]:
-    """The section's content with the changes; what is no section (a dictionary of weights, say) is replaced whole."""
+    """The section's content with the changes; a dictionary that is not a section (class weights) is replaced whole."""
     content = section.model_dump()
     for key, value in changes.items():
         inner = getattr(section, str(key), None)
@@ -90,7 +90,7 @@ def _merge(section: BaseModel, changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def _leaves(section: BaseModel, changes: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted key and typed value of everything that the changes name."""
+    """Dotted key and typed value of every change."""
     for key, value in changes.items():
         inner = getattr(section, key)
         if isinstance(inner, BaseModel):

@@ -34,7 +34,7 @@ class Version:
 
     @property
     def label(self) -> str:
-        """What a list shows."""
+        """The label in a list."""
         return "workspace (files as they are now)" if not self.commit else f"{self.name} ({self.kind})"
 
 
@@ -42,7 +42,7 @@ WORKSPACE = Version("workspace", "workspace")
 
 
 def list_versions(root: Path) -> list[Version]:
-    """The workspace, then branches, then experiments, each with the newest first. Outside Git: the workspace alone.
+    """The workspace, then branches, then experiments, each with the newest first. Outside Git: only the workspace.
 
     Two experiments of one name (on different commits) are distinguished by the beginning of their commits.
     """
@@ -68,7 +68,7 @@ def list_versions(root: Path) -> list[Version]:
 
 
 def read_files(root: Path, wanted: Sequence[tuple[str, str | Path]]) -> list[str | None]:
-    """Texts of files that Git keeps, many at once.
+    """Texts of files in Git, many in one call.
 
     Parameters
     ----------
@@ -151,7 +151,7 @@ def _git(root: Path, *command: str, given: bytes | None = None) -> subprocess.Co
 
 
 def git_text(root: Path, *command: str) -> str | None:
-    """What a Git command prints in the project's folder; None where it fails."""
+    """The output of a Git command in the project's folder; None where it fails."""
     done = _git(root, *command)
     return done.stdout.decode().rstrip("\n") if done.returncode == 0 else None
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """A diagnosis: its code in label tables, its name, what it is, and whether it is malignant or pre-malignant.
+    """A diagnosis: its code in label tables, name, description, and whether it is malignant or pre-malignant.
 
     `broader` is the one of the seven diagnoses that it is a kind of, for diagnoses that other sets tell apart.
     """
@@ -50,7 +50,7 @@ OTHER_DIAGNOSES = {
 """Diagnoses of other data sets."""
 
 DRAWN_SOURCE = "synthetic"
-"""The source whose pictures are drawn. What a model learnt from them means nothing on real skin."""
+"""The source of synthetic images. A model trained on them says nothing about real skin."""
 
 
 def is_drawn(source: str) -> bool:

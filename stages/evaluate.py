@@ -121,7 +121,7 @@ def own_set(facts: ModelFacts) -> TestSet:
 
 
 def external_sets(facts: ModelFacts) -> Iterator[tuple[str, TestSet, dict[str, int]]]:
-    """The sets that are only tested on: name, images that the model can know, and what was left out."""
+    """The external test sets: name, images of the model's classes, and what was left out."""
     every = read_labels(EXTERNAL_LABELS)
     for name in every[SET].unique():
         known, left_out = as_task(every[every[SET] == name], facts.task, facts.classes)
@@ -178,7 +178,7 @@ def with_rows(test: pd.DataFrame, own: TestSet) -> pd.DataFrame:
 
 
 def write_card(facts: ModelFacts, report: dict[str, Any]) -> None:
-    """MODEL_CARD.md, with nothing in it that the same inputs would not give again."""
+    """MODEL_CARD.md, a function of the inputs only."""
     digests = {path.as_posix(): file_digest(path) for path in (LABELS, SPLITS, MODEL)}
     with atomic_write(CARD) as temporary:
         temporary.write_text(model_card(facts, report, digests), encoding="utf-8")

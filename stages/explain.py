@@ -1,4 +1,4 @@
-"""Show what predictions on the test split rest on, and test whether the maps that show it can be believed.
+"""Draw heat maps for predictions on the test split, and test whether the maps can be trusted.
 
 Reads   models/model.safetensors, data/predictions.csv, data/prepared/{labels.csv, images.npy, masks.npy}
 Writes  metrics/explain.json, plots/explain/{cases.png, sanity.png}
@@ -33,7 +33,7 @@ OF_EACH_CLASS = 40
 """Images of a diagnosis, at most, over which the share of the map on the lesion is taken."""
 SANITY_IMAGES = 32
 COARSE = 5
-"""A map with fewer places a side says little of where."""
+"""A map with fewer positions per side is too coarse to locate anything."""
 DRAWS = 3
 """Sets of random weights of the sanity check."""
 
@@ -101,7 +101,7 @@ def test_predictions(labels: pd.DataFrame, facts: ModelFacts) -> pd.DataFrame:
 def as_case(
     row: dict[str, Any], place: int, maps: dict[str, np.ndarray], masks: PackedMasks, pixels: np.ndarray
 ) -> Case:
-    """What the picture shows of one chosen row, whose maps stand at `place`."""
+    """The figure's content for one chosen row, whose maps are at `place`."""
     return Case(
         image_id=row["image_id"],
         image=np.array(pixels[row["row"]]),

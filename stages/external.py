@@ -1,9 +1,9 @@
-"""Check and pack the sets of `data.external`, which are only ever tested on, without what the main set has too.
+"""Check and pack the sets of `data.external`, which are only tested on, without the images that the main set also has.
 
 Reads   data/raw/, data/prepared/labels.csv
 Writes  data/external_raw/, data/external/{labels.csv, images.npy, problems.csv}, metrics/external.json
 
-The sets stand behind each other in one array and in tables whose column `set` names them.
+The sets follow each other in one array, and in tables whose column `set` names them.
 """
 
 import tempfile

@@ -114,7 +114,7 @@ def training_data(task: str) -> tuple[TrainingData, Vocabulary]:
 
 
 def make_model(params: Params, knobs: dict[str, Any], num_classes: int) -> torch.nn.Module:
-    """The architecture with random, ImageNet or own weights, as `model.weights` says."""
+    """The architecture with random, ImageNet or own weights, as set by `model.weights`."""
     weights = params.model.weights
     model = build_model(params.model.name, knobs, num_classes, pretrained=weights == "imagenet")
     if weights not in ("none", "imagenet"):
@@ -125,7 +125,7 @@ def make_model(params: Params, knobs: dict[str, Any], num_classes: int) -> torch
 
 
 def inputs_of(params: Params, setup: Setup, world: int) -> dict[str, Any]:
-    """All that the result depends on besides the code: what a resumed run must share, and the model file tells."""
+    """Everything that the result depends on besides the code, for the model file and for resuming."""
     weights = Path(params.model.weights)
     return {
         "task": params.task,
@@ -166,7 +166,7 @@ def describe(
     fitted: Fitted,
     inputs: dict[str, Any],
 ) -> ModelFacts:
-    """Everything a user of the model file must know."""
+    """The metadata of the model file."""
     labels = data.labels[data.val]
     temperature = round(fit_temperature(fitted.logits, labels), 6)
     recorded = ("parameters", "weights", "precision", "device", "threads", "processes", "md5_labels", "md5_splits")

@@ -7,7 +7,7 @@ Run = Callable[[argparse.Namespace], int]
 
 
 class Commands:
-    """The subcommands of a parser, added group by group; `listing` is what the help shows of them."""
+    """The subcommands of a parser, added group by group; `listing` is their part of the help."""
 
     def __init__(self, parser: argparse.ArgumentParser) -> None:
         self._subparsers = parser.add_subparsers(

@@ -171,13 +171,13 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def model_line(model: Path, facts: "ModelFacts") -> str:
-    """Which model speaks and what it was trained on."""
+    """The model and the data it was trained on."""
     drawn = ": drawn images, so what it says means nothing on real skin" if is_drawn(facts.source) else ""
     return f"model: {model} ({facts.architecture}), trained on {facts.source}{drawn}"
 
 
 def prediction_text(prediction: "Prediction", facts: "ModelFacts") -> str:
-    """The diagnosis, every class from the most probable on, what the thresholds say, notes and the disclaimer."""
+    """The diagnosis, all classes by probability, the decisions by threshold, notes and the disclaimer."""
     from exp_tools.serving.predictor import name_of
 
     share = f"{100 * prediction.probability:.1f} %"
@@ -200,7 +200,7 @@ def prediction_text(prediction: "Prediction", facts: "ModelFacts") -> str:
 
 
 def outcome_text(outcome: "Outcome", out: Path) -> str:
-    """How many images were predicted and where it stands, what was bad, and the disclaimer; scores are left out."""
+    """The number of predicted images, the output file, the faults, and the disclaimer; without scores."""
     from exp_tools.serving.batch import problems_file
     from exp_tools.serving.predictor import DISCLAIMER
 

@@ -18,7 +18,7 @@ from exp_tools.params import PrepareParams
 
 
 class Packing(NamedTuple):
-    """How images are packed, and what is done about problems (a choice for each kind)."""
+    """How images are packed, and the action for each kind of problem."""
 
     preprocessing: Preprocessing
     policy: Mapping[str, str]
@@ -37,7 +37,7 @@ def packing_of(params: PrepareParams, processes: int) -> Packing:
 def check_and_pack(
     table: pd.DataFrame, facts: DatasetSpec, raw: Path, target: Path, packing: Packing
 ) -> tuple[pd.DataFrame, list[Problem]]:
-    """Check every row and look at every image; pack the images unless something stops it.
+    """Check every row and every image; pack the images unless a problem stops it.
 
     Parameters
     ----------

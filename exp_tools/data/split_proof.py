@@ -5,7 +5,7 @@ from collections import defaultdict
 from pathlib import Path
 
 UNUSED = "unused"
-"""Images that are in no split cross nothing."""
+"""Images that are in no split do not count."""
 
 
 def crossings(splits: Path, labels: Path, duplicates: Path) -> dict[str, int]:

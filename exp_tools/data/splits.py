@@ -125,7 +125,7 @@ def _share_out(labels: pd.DataFrame, fractions: Sequence[float], params: SplitPa
 
 
 def _given_tests(labels: pd.DataFrame, params: SplitParams) -> np.ndarray:
-    """What is fixed before the rest is divided: split of each image, "" for train or validation yet to choose."""
+    """The part of the split that is fixed in advance: split of each image, "" where it is still to be chosen."""
     if params.scheme == "paper":
         return np.where(_single_image_tests(labels, params), "test", "").astype("<U6")
     given = labels["split"].to_numpy(dtype="<U6")
@@ -180,7 +180,7 @@ def assert_disjoint(splits: pd.DataFrame) -> None:
 
 
 def summarise_splits(splits: pd.DataFrame, params: SplitParams, *, lesions_known: bool = True) -> dict[str, object]:
-    """Counts and shares per split, and what a split by image would have leaked."""
+    """Counts and shares per split, and the leak that a split by image would have had."""
     used = splits[splits["split"] != UNUSED]
     counts = used.groupby(["split", "dx"]).size().unstack(fill_value=0).reindex(SPLITS, fill_value=0)
     return {
@@ -205,7 +205,7 @@ def summarise_splits(splits: pd.DataFrame, params: SplitParams, *, lesions_known
 
 
 def _largest_gap(counts: pd.DataFrame, params: SplitParams) -> float:
-    """Points of a hundred by which a class's share of a split differs most from what was asked for.
+    """Largest difference of a class's share of a split from the requested one, in percentage points.
 
     Where the test set is given, only train and validation are compared, as shares of what is not test.
     """

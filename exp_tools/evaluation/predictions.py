@@ -12,15 +12,15 @@ from exp_tools.evaluation.validation import softmax
 
 ID_COLUMNS = ["image_id", "lesion_id", "group_id", "source", "split", "dx", "predicted"]
 DECIMALS = 6
-"""Of a logit: float32 knows no more of one above 8, and the last bits depend on how images were put into batches."""
+"""Decimals of a logit: float32 has no more above 8, and the last bits depend on the batches."""
 CLOSE = 1e-3
-"""How far a written probability may lie from softmax(logit / temperature): tables are read that were rounded."""
+"""Largest accepted distance of a written probability from softmax(logit / temperature): tables may be rounded."""
 
 
 def prediction_table(
     labels: pd.DataFrame, split: np.ndarray | str, logits: np.ndarray, classes: Sequence[str], temperature: float
 ) -> pd.DataFrame:
-    """Join images with what the model says of them.
+    """Join images with the model's outputs.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ def read_predictions(path: Path) -> tuple[pd.DataFrame, list[str]]:
 
 
 def temperature_of(table: pd.DataFrame, classes: Sequence[str]) -> float:
-    """The temperature that lies between the logits and the probabilities of a table: 1.0 where nothing tells.
+    """The temperature that relates the logits and the probabilities of a table: 1.0 where it cannot be determined.
 
     log p differs between the two likeliest classes by the difference of their logits over the temperature. Rounding
     spoils small probabilities most, so an image counts with the square of its second one. Of a table that was rounded

@@ -16,7 +16,7 @@ SUM_TOLERANCE = 1e-3  # wide enough for probabilities stored as float16, or as t
 
 
 SCORES = ("accuracy", "balanced_accuracy", "macro_f1", "macro_auc")
-"""What `train.select_on` may name besides the loss."""
+"""What `train.select_on` may name in addition to the loss."""
 
 
 def validation_scores(logits: NDArray, labels: NDArray, classes: Sequence[str]) -> dict[str, float]:
@@ -127,7 +127,7 @@ def log_losses(probabilities: NDArray, labels: NDArray) -> NDArray[np.float64]:
 
 
 def mean_defined(values: NDArray) -> NDArray[np.float64]:
-    """Mean over the last axis of what is not NaN; NaN where nothing is."""
+    """Mean over the last axis, ignoring NaN; NaN where every value is NaN."""
     defined = ~np.isnan(values)
     return divide(np.where(defined, values, 0.0).sum(axis=-1), defined.sum(axis=-1))
 
@@ -135,7 +135,7 @@ def mean_defined(values: NDArray) -> NDArray[np.float64]:
 def check_predictions(
     probabilities: ArrayLike, labels: ArrayLike, classes: Sequence[str]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """The two as float64 [N, C] and int64 [N] arrays, or a UserError that says which row is wrong and why."""
+    """Both as float64 [N, C] and int64 [N] arrays; raises UserError that names the wrong row and why."""
     probabilities, labels = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
     repeated = sorted({code for code in classes if list(classes).count(code) > 1})
     if repeated:
@@ -265,7 +265,7 @@ def choose_abstention(probabilities: ArrayLike, share: float) -> float:
 
 
 def distances_below_top(logits: NDArray[np.float64], labels: NDArray) -> NDArray[np.float64]:
-    """How far each logit [N, C] lies above that of the true class."""
+    """Each logit [N, C] minus that of the true class."""
     return logits - logits[np.arange(labels.size), labels][:, None]
 
 

@@ -25,7 +25,7 @@ LABEL = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
 
 
 class Case(NamedTuple):
-    """One image and what is said of it.
+    """One image with its captions.
 
     image : uint8 [S, S, 3], RGB
     mask : bool [S, S], the lesion, where it is known
@@ -49,7 +49,7 @@ class Case(NamedTuple):
 
     @property
     def text(self) -> str:
-        """Who it is, and what was found in it."""
+        """The image's id, and its findings."""
         said = f"{self.truth}, predicted {self.probability:.0%}"
         if not self.right:
             said = f"{self.truth} {self.truth_probability:.0%}, predicted {self.predicted} {self.probability:.0%}"

@@ -16,7 +16,7 @@ from exp_tools.models.backbone import Backbone
 
 QUARTERS = 4
 STEPS = ("head", *(f"head and {part} of the backbone" for part in ("1/4", "1/2", "3/4")), "everything")
-"""What is random, one step after the other; the last step is the untrained network."""
+"""The random part, step by step; the last step is the untrained network."""
 
 Maps = Mapping[str, np.ndarray]
 

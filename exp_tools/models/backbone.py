@@ -62,7 +62,7 @@ class Backbone(nn.Module):
             raise UserError(fault) from error
 
     def _fault_of_input(self, x: Tensor, message: str) -> str | None:
-        """What is wrong with the input, when the input is to blame for an error."""
+        """The fault of the input, when the input caused an error."""
         size = x.shape[-1]
         if "more than 1 value per channel" in message:
             return (
@@ -173,7 +173,7 @@ def _create(name: str, **options: Any) -> nn.Module:
 
 
 def _drop_head(network: nn.Module) -> None:
-    """Remove what timm keeps behind the feature map even without classes (119 M weights of VGG, ConvNeXt's norm).
+    """Remove timm's layers behind the feature map (119 M weights of VGG, ConvNeXt's norm).
 
     It would learn nothing, and processes that average gradients would wait for it.
     """

@@ -24,7 +24,7 @@ FORMAT = 2
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What a model file says of its model.
+    """The metadata of a model file.
 
     architecture, knobs : name and parameters for build_model
     task, classes : the task and its class names, in the order of the logits
@@ -70,7 +70,7 @@ def save_model(path: Path, model: nn.Module, facts: ModelFacts) -> None:
 
 
 def read_facts(path: Path) -> ModelFacts:
-    """Read the facts alone, without the weights. Raises UserError when the file is missing or is no model of ours."""
+    """Read the facts without the weights. Raises UserError when the file is missing or of another kind."""
     if not path.is_file():
         raise UserError(f"there is no model file {path}; make one with `dvc repro` or fetch it with `dvc pull`")
     try:

@@ -79,7 +79,7 @@ def _backbones(model: nn.Module) -> dict[str, Backbone]:
 
 
 def _prefixes(model: nn.Module) -> list[str]:
-    """What may stand before a file's names: nothing, or the place of a timm network."""
+    """Possible prefixes of a file's names: none, or the path of a timm network."""
     return ["", *(f"{place}.network." for place in _backbones(model))]
 
 

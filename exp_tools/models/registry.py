@@ -90,7 +90,7 @@ def depthwise_share(name: str, knobs: dict[str, Any], image_size: int) -> float:
 
 
 def describe_models(num_classes: int = 7) -> list[dict[str, Any]]:
-    """What each architecture is at its published defaults, whatever params.yaml says; nothing is computed.
+    """Describe each architecture at its published defaults, whatever params.yaml says; nothing is computed.
 
     Returns
     -------

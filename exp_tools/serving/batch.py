@@ -31,7 +31,7 @@ RESAMPLES = 2000
 
 
 class Outcome(NamedTuple):
-    """What a batch came to.
+    """The result of a batch.
 
     predicted : rows of the table
     resumed : images that an earlier run had done
@@ -177,7 +177,7 @@ def _numbers(facts: ModelFacts, labels: pd.DataFrame) -> NDArray[np.float32]:
 
 
 def _stamp(file: str) -> list[int]:
-    """By what a file is known to be the one of last time."""
+    """How a file is recognised as unchanged."""
     try:
         found = os.stat(file)
     except OSError:

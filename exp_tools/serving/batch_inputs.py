@@ -26,10 +26,10 @@ POLICY = {
     "missing_image": "skip",
     "ambiguous_image": "skip",
 }
-"""What is done about a problem of a table: a batch goes on where it can, and says what it did."""
+"""The action for each problem of a table: a batch continues where it can, and reports what it did."""
 
 MASKS = ("_segmentation", "_superpixels", "_lesion", "_roi")
-"""How the names of pictures end that come with public sets and show where something is, not how it looks."""
+"""Name endings of pictures in public sets that are masks, not photographs."""
 
 
 class BatchInputs(NamedTuple):

@@ -8,7 +8,7 @@ from typing import Any, Self, TextIO
 from exp_tools.errors import UserError
 
 Result = list[float] | list[str]
-"""The logits of an image, or the kind of its fault and what it is."""
+"""The logits of an image, or the kind and text of its fault."""
 
 
 class BatchJournal:

@@ -16,7 +16,7 @@ ORT_MISSING = "ONNX Runtime is not installed: pip install '.[onnx]'"
 
 
 class OnnxEngine:
-    """Bytes in, logits out, as `engines.Engine` says. It has no maps: an export holds no gradients.
+    """Bytes in, logits out, as in `engines.Engine`. It has no maps: an export holds no gradients.
 
     One session serves many threads; it computes on as many cores as torch does.
 

@@ -32,7 +32,7 @@ ImageLike = Path | str | bytes | Image.Image | np.ndarray
 
 @dataclass(frozen=True)
 class Patient:
-    """What is known of the patient; None: unknown. Age in years (0..120); sex and localization as in label tables."""
+    """Facts about the patient; None: unknown. Age in years (0..120); sex and localization as in label tables."""
 
     age: float | None = None
     sex: str | None = None
@@ -48,7 +48,7 @@ NOBODY = Patient()
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of one image.
+    """The prediction for one image.
 
     diagnosis, name, description : the most probable class; malignant or pre-malignant, where that is known
     probability : of the diagnosis, calibrated
@@ -83,7 +83,7 @@ class Prediction:
 
 
 class Predictor:
-    """A model file and what runs it. One instance may serve many threads.
+    """A model file and its inference engine. One instance may serve many threads.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ class Predictor:
 
     @property
     def facts(self) -> ModelFacts:
-        """What the model file says of the model."""
+        """The metadata of the model file."""
         return self.engine.facts
 
     @property
@@ -216,12 +216,12 @@ def name_of(code: str) -> str:
 
 
 def description_of(code: str) -> str:
-    """What a class is, in a line; "" for classes of the user's own."""
+    """A one-line description of a class; "" for classes of the user's own."""
     diagnosis = DIAGNOSES.get(code) or OTHER_DIAGNOSES.get(code)
     return diagnosis.description if diagnosis else "anything but melanoma" if code == "non_mel" else ""
 
 
 def is_malignant(code: str) -> bool | None:
-    """Whether a class is malignant or pre-malignant; None where it is not said (a class of the user's own)."""
+    """Whether a class is malignant or pre-malignant; None where unknown (a class of the user's own)."""
     diagnosis = DIAGNOSES.get(code) or OTHER_DIAGNOSES.get(code)
     return diagnosis.malignant if diagnosis else None

@@ -27,7 +27,7 @@ FORMAT = 1
 
 
 def fingerprint(facts: dict[str, Any]) -> str:
-    """Sixteen hexadecimal digits that stand for facts, the code that is loaded, and nothing else."""
+    """Sixteen hexadecimal digits: a hash of the facts and of the loaded code."""
     content = json.dumps({"facts": facts, "code": code_digest(), "format": FORMAT}, sort_keys=True, default=str)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
@@ -161,7 +161,7 @@ class LeftOver:
 
 
 def list_runs(runs: Path) -> list[LeftOver]:
-    """What unfinished training left in a folder of runs, the latest first."""
+    """The unfinished runs in a folder, the latest first."""
     found = []
     for folder in sorted(path for path in runs.glob("*") if path.is_dir()):
         files = [path for path in folder.iterdir() if path.is_file()]
@@ -202,7 +202,7 @@ def shown_runs(found: list[LeftOver]) -> list[dict[str, Any]]:
 
 
 def delete_run(runs: Path, name: str) -> LeftOver:
-    """Delete what one run left. Raises UserError for an unknown name, and for a run that is under way."""
+    """Delete the state of one run. Raises UserError for an unknown name, and for a run that is under way."""
     for run in list_runs(runs):
         if run.folder.name == name:
             if run.running:

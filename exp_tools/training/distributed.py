@@ -27,12 +27,12 @@ def start_processes(count: int, module: str) -> None:
 
 
 def world_of() -> tuple[int, int]:
-    """Number of this process and how many there are, before they have met: what torchrun tells each."""
+    """Rank and world size, from torchrun's environment, before the process group exists."""
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 class ProcessGroup:
-    """What the processes tell each other besides gradients: numbers and small objects, over gloo, so that asking never
+    """Communication of the processes besides gradients: numbers and small objects, over gloo, so that asking never
     waits for a GPU. Make it after accelerate has joined the processes.
 
     Attributes

@@ -88,7 +88,7 @@ def advice_on_memory(params: TrainParams, found: int | None = None) -> Iterator[
 
 @contextlib.contextmanager
 def advice_on_disk() -> Iterator[None]:
-    """Turn an error of writing the training curves into one that says what to do."""
+    """Turn an error of writing the training curves into one with a remedy."""
     try:
         yield
     except OSError as error:

@@ -26,7 +26,7 @@ from exp_tools.training.losses import class_counts, class_weights
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What training may see.
+    """The data that training may use.
 
     images : images.npy
     labels : class index of every row, int [N]
@@ -135,7 +135,7 @@ def resolve_batch_size(network: nn.Module, data: TrainingData, setup: Setup, tea
 
 
 def try_step(network: nn.Module, data: TrainingData, setup: Setup, size: int) -> None:
-    """Forward, backward and an AdamW step of a copy on `size` images; raises what the device raises."""
+    """Forward, backward and an AdamW step of a copy on `size` images; raises the device's own error."""
     trial = copy.deepcopy(network).train()
     optimizer = torch.optim.AdamW(trial.parameters())
     images = np.load(data.images, mmap_mode="r")

@@ -69,7 +69,7 @@ def one_hot(labels: Tensor, num_classes: int) -> Tensor:
 
 
 def weighted_targets(targets: Tensor, weights: Tensor, smoothing: float) -> Tensor:
-    """What a loss sums over: each class's share of an image times the class's weight, then smoothed within the image.
+    """The targets of a loss: each class's share of an image times the class's weight, then smoothed within the image.
 
     A nevus of weight w is a smoothed target of weight w, and an image mixed of two classes counts for each as much as
     that class does. (Weights inside a smoothed target would give rare classes most of what smoothing takes from common

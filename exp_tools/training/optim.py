@@ -77,7 +77,7 @@ def _one_cycle(step: int, total: int, lr: float) -> float:
 
 @dataclass
 class Plateau:
-    """What the schedule "plateau" remembers: it lowers the learning rate when a score no longer rises.
+    """State of the schedule "plateau", which lowers the learning rate when a score no longer rises.
 
     factor : what the learning rate is multiplied with
     best : highest score so far

@@ -17,7 +17,7 @@ Scores = dict[str, float]
 
 @dataclass(frozen=True)
 class Fitted:
-    """What training found: the best epoch (from 1), its validation scores and logits, epochs run, batch size.
+    """The result of training: the best epoch (from 1), its validation scores and logits, epochs run, batch size.
 
     The model itself holds the best weights; `logits` [N, C] are its outputs on the validation images, in their order.
     """
@@ -31,7 +31,7 @@ class Fitted:
 
 @dataclass
 class Progress:
-    """How far a run is: steps done in the epoch under way, the loss and weight that this process added to it so far,
+    """Progress of a run: steps done in the epoch under way, the loss and weight that this process added to it so far,
     scores of the epochs before."""
 
     step: int = 0
@@ -49,7 +49,7 @@ class Progress:
         return epochs >= params.epochs or (params.patience is not None and epochs - since >= params.patience)
 
     def shown(self) -> dict[str, Any]:
-        """What `exp-tools runs` shows of an unfinished run."""
+        """An unfinished run as `exp-tools runs` shows it."""
         best = abs(self.best_goodness) if self.best_epoch else None
         return {"epoch": len(self.history), "step": self.step, "best_epoch": self.best_epoch, "best_score": best}
 
@@ -65,7 +65,7 @@ def pack_state(
     ema: ModelEmaV3 | None,
     scaler: torch.amp.GradScaler | None,
 ) -> dict[str, Any]:
-    """Everything that a run needs to resume, as one dictionary of tensors and numbers.
+    """Everything needed to resume, as one dictionary of tensors and numbers.
 
     sums : loss and weight of the epoch under way, of each process
     """

@@ -141,7 +141,7 @@ class Trainer:
         )
 
     def run_epoch(self, report: TrainingReport) -> None:
-        """Train what is left of an epoch, score validation, keep the best, save."""
+        """Train the rest of an epoch, score validation, keep the best weights, save."""
         epoch, progress = 1 + len(self.progress.history), self.progress
         if apply_phase(self.network, epoch, self.params) or self.runner is None:
             self.runner = wrap(self.network, self.team, self.device, compiled=self.params.compile)

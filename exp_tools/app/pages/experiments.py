@@ -185,7 +185,7 @@ def _show_task(settings: Settings, task: experiment_queue.Task) -> None:
 
 
 def changes(base: Mapping[str, Any], own: Mapping[str, Any]) -> str:
-    """What an experiment's parameters change of those that it started from, as `key=value, …`."""
+    """The parameters that an experiment changed, as `key=value, …`."""
     before, after = _flat(base), _flat(own)
     return ", ".join(f"{key}={value}" for key, value in after.items() if before.get(key, ...) != value)
 

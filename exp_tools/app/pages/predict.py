@@ -87,7 +87,7 @@ def _ask_patient(facts: ModelFacts) -> Patient:
 
 
 def _predict_all(predictor: Predictor, given: list[Picture], patient: Patient) -> dict[str, Prediction | str]:
-    """A prediction or what is wrong, for each picture; what this visitor has had already is not computed again."""
+    """A prediction or an error for each picture; this visitor's earlier results are reused."""
     kept: dict = st.session_state.setdefault("predictions", {})
     wanted = {picture.key: (picture.key, model_picker.identity(predictor), patient) for picture in given}
     for stale in kept.keys() - set(wanted.values()):
@@ -180,7 +180,7 @@ def _details(predictor: Predictor, picture: Picture, patient: Patient, result: P
 
 
 def _show_picture(predictor: Predictor, picture: Picture, patient: Patient) -> bytes:
-    """Draw the picture with the map that is chosen; the PNG of what is seen."""
+    """Draw the picture with the chosen map; returns the shown picture as PNG."""
     resize, kinds = predictor.facts.preprocessing["resize"], predictor.explanations
     kind, strength, place = None, 0.0, st.empty()
     if kinds:

@@ -91,7 +91,7 @@ def reliability() -> dict[str, Any]:
 
 
 def coverage() -> dict[str, Any]:
-    """Of rows [coverage, score, value]: what is gained by leaving the least certain images to a human."""
+    """Rows [coverage, score, value]: the gain from leaving the least certain images to a human."""
     return {
         "height": HEIGHT,
         "mark": {"type": "line", "tooltip": True},

@@ -27,7 +27,7 @@ _STAGE = re.compile(r"^(?:Running stage|Stage) '(.+?)'", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Task:
-    """An experiment in DVC's queue: the start of its hash, its name ("": not named yet), and what became of it.
+    """An experiment in DVC's queue: the start of its hash, its name ("": not named yet), and its status.
 
     `state` is Queued, Running, Success or Failed.
     """
@@ -39,7 +39,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a running experiment is: its stage, the epochs done and asked for (0: not training), the log's end."""
+    """Progress of a running experiment: its stage, the epochs done and requested (0: not training), the log's end."""
 
     stage: str
     epoch: int
@@ -48,7 +48,7 @@ class Progress:
 
 
 def chosen_words(root: Path, recipe: str | None, changes: Mapping[str, Any]) -> list[str]:
-    """Arguments for `dvc exp run` that make a choice of parameters, checked before anything runs.
+    """Arguments for `dvc exp run` that set the chosen parameters, checked before anything runs.
 
     Parameters
     ----------
@@ -98,13 +98,13 @@ def queue(root: Path, name: str, arguments: list[str]) -> str:
 
 
 def tasks(root: Path) -> list[Task]:
-    """What is in DVC's queue, in its order. Raises UserError where DVC cannot tell."""
+    """The tasks in DVC's queue, in its order. Raises UserError where DVC fails."""
     found = (_TASK.fullmatch(line) for line in _dvc(root, "queue", "status").splitlines())
     return [Task(match["id"], match["name"] or "", match["state"]) for match in found if match]
 
 
 def progress(root: Path, task: Task, training: str) -> Progress:
-    """How far a task is, from the files that DVC keeps of its work: cheap enough to ask again and again.
+    """Progress of a task, from DVC's own files: cheap enough to poll.
 
     Parameters
     ----------
@@ -130,7 +130,7 @@ def _last_epoch(folder: Path) -> int:
 
 
 def _work_folder(root: Path, task: Task) -> Path | None:
-    """The folder in which DVC runs the task; None where its notes say nothing."""
+    """The folder in which DVC runs the task; None where DVC has not recorded it."""
     for note in _work_files(root, task, "run"):
         try:
             folder = Path(json.loads(_read(note))["root_dir"])
@@ -162,7 +162,7 @@ def _put(content: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _dvc(root: Path, *command: str, heard: bool = True) -> str:
-    """What a DVC command prints, "" if not `heard`; it and the stages it runs find this environment's Python first.
+    """The output of a DVC command, "" if not `heard`; it and the stages it runs find this environment's Python first.
 
     Raises UserError, with DVC's words, where the command fails.
     """

@@ -59,12 +59,12 @@ def say_model(predictor: Predictor) -> None:
 
 
 def identity(predictor: Predictor) -> tuple[str, int, int]:
-    """What tells this model from others, and from one that replaces its file."""
+    """Identifies this model, and changes when its file is replaced."""
     return str(predictor.path), *_stamp(predictor.path)
 
 
 def require_trained(predictor: Predictor) -> Predictor:
-    """The predictor itself; UserError where nothing says that its model was ever trained."""
+    """The predictor; raises UserError where its file records no training."""
     if not predictor.facts.training.get("best_epoch"):
         raise UserError(f"{predictor.path.name} has no record of training; an untrained model is not shown")
     return predictor

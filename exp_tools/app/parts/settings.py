@@ -11,7 +11,7 @@ CACHE = Path(".dvc/tmp/exp-tools-app")
 
 @dataclass(frozen=True)
 class Settings:
-    """Where everything is.
+    """Paths and permissions.
 
     root : the project's folder
     model : a model file to use in place of the project's own; None: the project's

@@ -26,7 +26,7 @@ from exp_tools.io import atomic_write, link_file
 LICENCE = "LICENCE.txt"
 STORE = "downloads"
 MAX_BYTES, MAX_FILES = 200 * 10**9, 500_000
-"""What an archive may unpack to."""
+"""The files that an archive may contain."""
 
 
 def provide(name: str, wanted: SourceOptions, raw: Path, *, root: Path, processes: int) -> str:
@@ -150,7 +150,7 @@ def _link_tables(wanted: SourceOptions, folder: Path, raw: Path, root: Path) -> 
 
 
 def _link_tree(origin: Path, raw: Path, store: Path, facts: DatasetSpec, seen: dict[str, Path]) -> tuple[int, int]:
-    """Link images and tables below `origin`, unpacking archives that hold anything new; (images, copies left out)."""
+    """Link images and tables below `origin`, unpacking archives with new content; returns (images, copies left out)."""
     images, copies = 0, 0
     archives = []
     for path, place in _files(origin):

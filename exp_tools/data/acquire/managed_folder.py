@@ -18,7 +18,7 @@ from exp_tools.errors import UserError
 from exp_tools.io import write_json
 
 MARKER = "made.json"
-"""In the folder: the name of each file that the stage made, and what is in it; no times, no paths, for it is hashed."""
+"""In the folder: name and content of each file that the stage made; no times, no paths, since it is hashed."""
 LOCK = Path("dvc.lock")
 
 
@@ -112,7 +112,7 @@ def _files(folder: Path) -> list[str]:
 
 
 def _content(path: Path) -> str:
-    """What tells a file from another: the name that a link leads to, or the MD5 of a file's bytes."""
+    """Identifies a file: the name of a link's target, or the MD5 of a file's bytes."""
     if path.is_symlink():
         return f"link to {Path(os.readlink(path)).name}"
     with path.open("rb") as file:

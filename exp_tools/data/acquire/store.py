@@ -18,7 +18,7 @@ from exp_tools.io import ProgressBar
 
 @contextlib.contextmanager
 def one_at_a_time(target: Path) -> Iterator[None]:
-    """Hold the lock of `target` (a hidden file next to it); wait, and say so, while another process or thread has it.
+    """Hold the lock of `target` (a hidden file next to it); wait while another process or thread has it.
 
     The lock belongs to the process, not to the file: one that was killed leaves nothing to clean up.
     """

@@ -29,7 +29,7 @@ class Broken(Exception):
 
 
 class WrongContent(Exception):
-    """What the server gives is not the declared file."""
+    """The server's file is not the declared one."""
 
 
 class Refused(Exception):
@@ -37,7 +37,7 @@ class Refused(Exception):
 
 
 def pull(file: RemoteFile, part: Path, session: requests.Session, timeout: float, bar: ProgressBar) -> None:
-    """Append to `part` what it lacks; it is whole, though not yet checked, when this returns.
+    """Append the missing rest to `part`; afterwards it is complete, but not yet verified.
 
     Raises
     ------
@@ -74,19 +74,19 @@ def pull(file: RemoteFile, part: Path, session: requests.Session, timeout: float
 
 
 def require_room(file: RemoteFile, part: Path, total: int) -> None:
-    """Raise UserError unless the disk has room for what `part` lacks of `total` bytes and for unpacking an archive."""
+    """Raise UserError unless the disk has room for the rest of `total` bytes and for unpacking an archive."""
     remaining = max(0, total - size_of(part))
     require_space(part.parent, remaining + (total if file.archive else 0), f"downloading {file.name}")
 
 
 def drop(part: Path) -> None:
-    """Remove a part and what is known of it."""
+    """Remove a part and its record."""
     part.unlink(missing_ok=True)
     sidecar(part, ".json").unlink(missing_ok=True)
 
 
 def _where_to_resume(file: RemoteFile, part: Path) -> tuple[int, str | None]:
-    """Bytes of `part` to go on from and the validator of what they were part of; 0 when they cannot be trusted."""
+    """Bytes of `part` to resume from and the validator of their file; 0 when they cannot be trusted."""
     have = size_of(part)
     origin = read_json(sidecar(part, ".json"))
     validator = origin.get("validator") if origin.get("url") == file.url else None
@@ -142,7 +142,7 @@ def _check_end(response: requests.Response, part: Path, start: int) -> None:
 
 
 def _validator(response: requests.Response) -> str | None:
-    """What If-Range may be asked with: a strong ETag, or else the date."""
+    """The validator for If-Range: a strong ETag, or else the date."""
     if "Content-Encoding" in response.headers:
         return None
     etag = response.headers.get("ETag", "")
@@ -160,7 +160,7 @@ def _retry_after(response: requests.Response) -> float:
 
 
 def _describe(error: http.RequestException, timeout: float) -> str:
-    """What happened, without the addresses of Python objects that requests' own texts carry."""
+    """The error in words, without the addresses of Python objects in requests' own texts."""
     if isinstance(error, http.ConnectTimeout):
         return f"no connection within {timeout:g} s"
     if isinstance(error, http.Timeout) or "Read timed out" in str(error):

@@ -41,7 +41,7 @@ DAMAGE = (
 
 
 def unpack(archive: Path, target: Path, *, max_bytes: int, max_files: int) -> list[Path]:
-    """Unpack a .zip or .tar.gz into the folder `target`; returns the files, sorted; at once if it was done before.
+    """Unpack a .zip or .tar.gz into the folder `target`; returns the sorted files; does nothing if it was done before.
 
     The folder appears whole or not at all. One that this function made is replaced when the archive is another one now
     or a file is gone. Names are the archive's own, without what macOS adds; times and permissions are not taken over.
@@ -82,7 +82,7 @@ def _damaged(archive: Path, error: Exception) -> UserError:
 
 
 def _files_there(archive: Path, target: Path) -> list[Path]:
-    """The files in `target` when it holds exactly what this archive holds, else nothing."""
+    """The files in `target` when they are exactly those of this archive, else none."""
     marker, status = read_json(target / MARKER), archive.stat()
     if not marker or marker["size"] != status.st_size:
         return []
@@ -148,7 +148,7 @@ def _extract(archive: Path, folder: Path, limit: int, max_files: int) -> dict[st
 
 
 def _entries(archive: Path, folder: Path, limit: int, bar: ProgressBar) -> Iterator[tuple[str, IO[bytes] | None]]:
-    """Name and content of everything in the archive; a folder has no content."""
+    """Name and content of every entry of the archive; a folder has no content."""
     if zipfile.is_zipfile(archive):
         return _zip_entries(archive, folder, limit, bar)
     with archive.open("rb") as stream:
@@ -190,7 +190,7 @@ def _tar_entries(archive: Path, limit: int) -> Iterator[tuple[str, IO[bytes] | N
 
 
 class _Bounded:
-    """The stream behind a tar archive, whose headers alone can ask for any amount of memory."""
+    """The stream of a tar archive; its headers can request any amount of memory."""
 
     def __init__(self, stream: IO[bytes], limit: int):
         self.stream = stream

@@ -51,7 +51,7 @@ def search_folder(folder: Path, table: Path | None, out: Path, *, processes: int
 
 
 def _labels(image_ids: list[str], table: Path | None) -> pd.DataFrame:
-    """What is known of each image; an image without a lesion is taken for one."""
+    """The known facts of each image; an image without a lesion id is a lesion of its own."""
     known = pd.DataFrame({"image_id": image_ids})
     if table is not None:
         given = read_text_table(table)

@@ -76,7 +76,7 @@ def name_pairs(
 def group_ids(
     lesion_ids: Sequence[str], image_ids: Sequence[str], pairs: pd.DataFrame, groups: Sequence[str] | None = None
 ) -> np.ndarray:
-    """What must stay together: images of one lesion, of one group, or of an accepted pair, directly or through others.
+    """Groups of images for one split: of one lesion, one group, or an accepted pair, directly or through others.
 
     Parameters
     ----------
@@ -124,7 +124,7 @@ def with_groups(labels: pd.DataFrame, pairs: pd.DataFrame | None = None) -> pd.D
 
 
 def pair_report(labels: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
-    """Say of each pair whether lesion, diagnosis, age and sex agree.
+    """Add to each pair whether lesion, diagnosis, age and sex agree.
 
     Parameters
     ----------

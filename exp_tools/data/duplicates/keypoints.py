@@ -16,7 +16,7 @@ third more time and finds no more.)"""
 MAX_POINTS = 224
 RATIO = 0.85
 TOLERANCE = 4.0
-"""How far from where the transform sends it a key point may lie, in pixels of the small picture."""
+"""Largest distance of a key point from its transformed position, in pixels of the small picture."""
 MIN_MATCHES = 8
 SCALES = (0.25, 4.0)
 MIN_SPREAD = 4.0
@@ -82,7 +82,7 @@ def mirrored(points: KeyPoints) -> KeyPoints:
 
 
 def compare(first: KeyPoints, second: KeyPoints, *, mirror: bool = False) -> Agreement | None:
-    """Fit the first picture, mirrored when `mirror` says so, onto the second; None when too little agrees.
+    """Fit the first picture, mirrored if `mirror`, onto the second; None when too few key points agree.
 
     Descriptors match when they are each other's nearest and the second nearest is clearly farther (Lowe's ratio).
     """

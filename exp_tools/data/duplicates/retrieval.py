@@ -14,7 +14,7 @@ import numpy as np
 POINTS_A_WORD = 200
 """The vocabulary grows with the number of key points, so that the time grows no faster than it."""
 MAX_IN_WORD = 2000
-"""A word that more key points fall into (hair, a screen's grid) says nothing; it is passed over."""
+"""A visual word with more key points (hair, a screen's grid) is ignored."""
 DIFFERENT_BITS = 18
 SAMPLE_A_WORD = 6
 MAX_SIDE = 256

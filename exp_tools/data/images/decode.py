@@ -13,7 +13,7 @@ from exp_tools.data.images.preprocess import Preprocessing, apply_filters
 from exp_tools.errors import UserError
 
 FORMATS = {"JPEG": (".jpg", ".jpeg"), "PNG": (".png",), "BMP": (".bmp",), "TIFF": (".tif", ".tiff"), "WEBP": (".webp",)}
-"""What is decoded, with its endings. Nothing else: Pillow would start another program for some formats."""
+"""The formats that are decoded, with their file endings. No others: for some, Pillow would start another program."""
 EXTENSIONS = tuple(ending for endings in FORMATS.values() for ending in endings)
 MAX_PIXELS = 100_000_000
 _ORIENTATION = 0x0112
@@ -40,7 +40,7 @@ class ImageFault(UserError):
 
 
 def is_clutter(name: str) -> bool:
-    """Whether a file or folder is what systems leave behind (`.DS_Store`, `._x.jpg`, `__MACOSX`) and no data."""
+    """Whether a file or folder is a leftover of an operating system (`.DS_Store`, `._x.jpg`, `__MACOSX`), not data."""
     return name.startswith(".") or name == "__MACOSX"
 
 

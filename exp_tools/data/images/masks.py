@@ -20,7 +20,7 @@ from exp_tools.data.images.preprocess import Preprocessing
 from exp_tools.io import atomic_write
 
 SHAPE_TOLERANCE = 0.02
-"""How far the width-to-height ratio of a mask may be from its image's, relatively."""
+"""Largest relative difference of the width-to-height ratios of a mask and its image."""
 
 
 class LeftOut(NamedTuple):

@@ -16,7 +16,7 @@ CHUNK = 32
 
 
 class Finding(NamedTuple):
-    """What is worth saying of the image at `place`: a fault (not usable), or something that was fixed."""
+    """A finding about the image at `place`: a fault (not usable), or something that was fixed."""
 
     place: int
     kind: str

@@ -59,7 +59,7 @@ def remove_hair(image: np.ndarray) -> np.ndarray:
 
 
 def hair_mask(image: np.ndarray) -> np.ndarray:
-    """Where dark thin lines are: uint8 [H, W], 255 on a hair; what is shorter than a sixth of the picture is none."""
+    """Dark thin lines: uint8 [H, W], 255 on a hair; lines shorter than a sixth of the image are ignored."""
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     side = max(5, image.shape[0] // 14 | 1)
     line = np.zeros((side, side), np.uint8)

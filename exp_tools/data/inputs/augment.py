@@ -47,7 +47,7 @@ _FROM_CHROMA = np.linalg.inv(_TO_CHROMA)
 
 @dataclass(frozen=True)
 class Magnitudes:
-    """How far each change may go; units as in params.yaml."""
+    """The range of each change; units as in params.yaml."""
 
     flip: float = 0
     rotation: float = 0

@@ -12,7 +12,7 @@ from exp_tools.data.inputs.augment import Magnitudes, augment, generator_for
 
 
 class Key(NamedTuple):
-    """What to fetch: the image, and the place in the epoch that its augmentation is drawn for.
+    """One item of a batch: the image, and the position in the epoch, which seeds its augmentation.
 
     An index of -1 is padding: nothing is fetched for it.
     """
@@ -84,7 +84,7 @@ class PackedImages:
         return Batch(images, np.where(real, self.labels[index], PADDING), index, metadata)
 
     def _announce(self, rows: Sequence[int]) -> None:
-        """Ask the kernel for all images of a batch at once. Page faults would wait for one after another, and read what
+        """Ask the kernel for a batch's images in one call. Page faults would wait for one after another, and read what
         lies around each: as much as the device's read-ahead, up to fifty times the image."""
         if not hasattr(os, "posix_fadvise"):  # macOS, Windows
             return

@@ -12,7 +12,7 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What train knows of its patients.
+    """Statistics and values of the train split's metadata.
 
     age_mean, age_std : years, over the known ages (population deviation; 1 where all are equal)
     age_median : years, stands for a missing age
@@ -35,7 +35,7 @@ class Vocabulary:
 
 
 def fit_vocabulary(table: pd.DataFrame) -> Vocabulary:
-    """Statistics and values of label rows, which should be those of train alone.
+    """Statistics and values of label rows, which should be the train split's only.
 
     Parameters
     ----------

@@ -16,7 +16,7 @@ ACTIONS = {"stop": "stopped", "skip": "skipped", "fix": "fixed", "note": "noted"
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with the data.
+    """One problem of the data.
 
     file, row, column, value : where it stands, as the person knows it, and what was found
     rule : what should be there, and what to do
@@ -42,7 +42,7 @@ class Problem:
 
 
 def decide(problems: Iterable[Problem], policy: Mapping[str, str]) -> list[Problem]:
-    """Say for each problem what is done about it, as the user chose for its kind (`prepare.on_problem`).
+    """Set the action of each problem, as chosen for its kind in `prepare.on_problem`.
 
     A problem that is already decided (a subset, say, where only the whole set could be wrong) keeps its action.
     """
@@ -74,7 +74,7 @@ def write_report(path: Path, problems: Iterable[Problem]) -> None:
 
 
 def summarise_problems(problems: Iterable[Problem]) -> dict[str, dict[str, int]]:
-    """How many problems of each kind there are, by what was done about them."""
+    """Counts of problems by kind and action."""
     counts: dict[str, dict[str, int]] = {}
     for problem in problems:
         by_action = counts.setdefault(problem.kind, {})

@@ -8,7 +8,7 @@ import pandas as pd
 from exp_tools.errors import require_file
 
 MISSING = ("", "na", "nan", "none", "null", "unknown")
-"""How tables write what is unknown (an age, the id of a lesion or a group), in lower case."""
+"""Spellings of unknown values in tables (an age, the id of a lesion or a group), in lower case."""
 
 LABEL_COLUMNS = [
     "image_id",

@@ -127,7 +127,7 @@ def _most_common_spellings(words: pd.Series) -> list[str]:
 
 
 def _schema_cases(table: pd.DataFrame, classes: Sequence[str] | None) -> list[tuple[str, int, str]]:
-    """Kind, place and column of everything that pandera finds."""
+    """Kind, row and column of every finding of pandera."""
     from pandera.errors import SchemaErrors
     from pandera.pandas import Check, Column, DataFrameSchema
 
@@ -242,7 +242,7 @@ def _said(kind: str, table: pd.DataFrame, place: int, column: str, rule: str) ->
 
 
 def count_table(table: pd.DataFrame) -> dict[str, Any]:
-    """What a published set is recognised by: images, lesions, and how often each value occurs in a column."""
+    """How a published set is recognised: images, lesions, and how often each value occurs in a column."""
     words = {
         column: table[column].replace("", "unknown").value_counts().to_dict() for column in ("dx", "dx_type", "sex")
     }

@@ -30,7 +30,7 @@ FACTS = DatasetSpec(
 
 
 def read(raw: Path) -> pd.DataFrame:
-    """Rows of all ground-truth tables, with what the other tables say of their images."""
+    """Rows of all ground-truth tables, with the other tables' facts about their images."""
     headers = {path: header_of(path) for path in tables_below(raw)}
     truths, duplicates = [], {}
     about: dict[str, dict[str, str]] = {}

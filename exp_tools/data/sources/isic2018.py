@@ -26,5 +26,5 @@ FACTS = DatasetSpec(
 
 
 def read(raw: Path) -> pd.DataFrame:
-    """Rows of both sets; the test set's say `test` in `split`."""
+    """Rows of both sets; those of the test set have `split` = `test`."""
     return joined(ham10000.read(raw / "ham10000"), isic2018_test.read(raw / "isic2018_test"))

@@ -70,7 +70,7 @@ class DatasetSpec:
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """What the user wants of a source: the keys of the parameter section `data`, without the external sets."""
+    """The user's options for a source: the keys of the parameter section `data`, without the external sets."""
 
     dir: str | None = None
     second_dir: str | None = None
@@ -90,12 +90,12 @@ def licence_text(facts: DatasetSpec) -> str:
 
 
 def write_options(raw: Path, **choice: Any) -> None:
-    """Note next to the links what the user chose of the origin: `table`, `test_table`, `subset` (image ids)."""
+    """Record next to the links what the user chose: `table`, `test_table`, `subset` (image ids)."""
     write_json(raw / OPTIONS_FILE, {**read_options(raw), **choice})
 
 
 def read_options(raw: Path) -> dict[str, Any]:
-    """What `write_choice` noted; empty when nothing was chosen."""
+    """The user's recorded choices; empty when there are none."""
     path = raw / OPTIONS_FILE
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
@@ -115,7 +115,7 @@ def load_source(name: str) -> ModuleType:
 
 
 def spec_of(name: str) -> DatasetSpec:
-    """What is known of a source."""
+    """The specification of a source."""
     return getattr(load_source(name), "FACTS", DRAWN)
 
 

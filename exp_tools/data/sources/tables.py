@@ -88,7 +88,7 @@ def header_of(path: Path) -> list[str]:
 
 
 def one_hot_codes(table: pd.DataFrame, columns: Sequence[str]) -> pd.Series:
-    """The name of the one column of `columns` that says yes in each row; cells are 1, 1.0, True or 0, 0.0, False, "".
+    """The one column of `columns` that is positive in each row; cells are 1, 1.0, True or 0, 0.0, False, "".
 
     A row that names no class gives "", one that names several gives "MEL+NV", a cell that says neither yes nor no gives
     "MEL=maybe": no class is called so, so validation reports the row.
@@ -121,7 +121,7 @@ def with_files(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
 
 
 def joined(*parts: pd.DataFrame) -> pd.DataFrame:
-    """Tables under each other, with `row` keeping the line in each one's file; what a part lacks is ""."""
+    """Tables under each other, with `row` as the line in its own file; missing columns are ""."""
     numbered = [part if "row" in part else part.assign(row=part.index) for part in parts]
     return pd.concat(numbered, ignore_index=True).fillna("")
 

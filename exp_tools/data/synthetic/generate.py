@@ -119,7 +119,7 @@ _NO_SEX = 0.0010
 
 
 def sample_table(images: int, seed: int) -> pd.DataFrame:
-    """The table of a sample, without drawing anything.
+    """The table of a sample, without its images.
 
     Parameters
     ----------
@@ -234,7 +234,7 @@ def _views(count: int, population: Population, images: int, rng: np.random.Gener
 
 
 def _lesions(dx: str, views: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:
-    """What is known about each lesion of a class."""
+    """The metadata of each lesion of a class."""
     population = POPULATIONS[dx]
     count = len(views)
     age = np.clip(5 * np.round(rng.normal(*population.age, size=count) / 5), 0, 85)

@@ -14,7 +14,7 @@ ABOUT_AN_IMAGE = {"group_id": "lesion group", "dx": "diagnosis"}
 
 @dataclass(frozen=True)
 class Group:
-    """One way of doing it: what a row of the comparison is about.
+    """One configuration: a row of the comparison.
 
     name : of the row
     runs : all that belong to it
@@ -45,7 +45,7 @@ class Group:
 
     @property
     def makeup(self) -> str:
-        """What it was made from, in words."""
+        """The runs it was made from, in words."""
         if self.averaged > 1:
             return f"mean of {self.averaged}"
         words = [f"{len(self.repeats)} seeds"] if len(self.repeats) > 1 else []
@@ -139,7 +139,7 @@ def make_group(name: str, runs: Sequence[Run]) -> Group:
 def difference_of_sets(
     one: pd.DataFrame, other: pd.DataFrame, names: tuple[str, str] = ("the first", "the second")
 ) -> str:
-    """What keeps two prediction tables (sorted by image_id) from being paired image by image; empty: nothing."""
+    """Why two prediction tables (sorted by image_id) cannot be paired image by image; empty: they can."""
     first, second = set(one["image_id"]), set(other["image_id"])
     if first != second:
         both = len(first & second)
@@ -210,7 +210,7 @@ def _by_seed(folds: Sequence[Sequence[Run]]) -> list[list[Run]]:
 
 
 def _common_name(runs: Sequence[Run]) -> str:
-    """What the names of the runs begin with, where that is a name: seeds-0, seeds-1 -> seeds."""
+    """The common beginning of the runs' names, where that is a name: seeds-0, seeds-1 -> seeds."""
     if len(runs) == 1:
         return runs[0].name
     first, last = min(run.name for run in runs), max(run.name for run in runs)

@@ -83,7 +83,7 @@ def as_table(comparison: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def warning(comparison: Mapping[str, Any]) -> str:
-    """That drawn images say nothing about skin, where there are any."""
+    """A remark that synthetic images say nothing about skin, where there are any."""
     names = comparison["drawn"]
     return f"drawn images in {', '.join(names)}: their scores mean nothing for real skin" if names else ""
 
@@ -132,7 +132,7 @@ def _row(metric: str, group: Mapping[str, Any]) -> list[str]:
 
 
 def _listed(comparison: Mapping[str, Any], mark: str) -> list[str]:
-    """What the parameters of each change of the baseline's."""
+    """The parameters in which each result differs from the baseline."""
     lines = []
     for group in comparison["groups"]:
         changed = [

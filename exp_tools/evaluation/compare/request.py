@@ -47,7 +47,7 @@ def gather(
 
 
 def _parts(word: str) -> tuple[str | None, list[str]]:
-    """The group's name, None for a run alone, and its runs."""
+    """The group's name (None for a single run), and its runs."""
     name, sign, runs = word.partition("=")
     if not sign or Path(word).is_file():
         return None, [word]

@@ -57,7 +57,7 @@ class Run:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What tells one way of doing it from another: the parameters but for the seed and the fold."""
+        """What distinguishes one configuration from another: the parameters except seed and fold."""
         return {key: value for key, value in self.params.items() if key not in (SEED, FOLD)}
 
 
@@ -130,7 +130,7 @@ def _params_beside(predictions: Path) -> dict[str, Any]:
 
 
 def _flat_params(text: str | None) -> dict[str, Any]:
-    """What can change a prediction, flat; empty for no text.
+    """The parameters that can change a prediction, flat; empty for no text.
 
     Checked parameters are compared by value (1e-3 or 0.001); those of other versions of the project as they stand.
     """

@@ -47,7 +47,7 @@ def check_metrics(wanted: Sequence[str] | None, groups: Sequence[Group]) -> list
 
 
 class Scored:
-    """A group's scores, and what they are under any weights of its images."""
+    """A group's scores, and the same scores under any weights of its images."""
 
     def __init__(self, group: Group, metrics: Sequence[str]):
         self.group = group

@@ -133,7 +133,7 @@ def weighted_intervals(
     scales: Mapping[Any, Scale] | None = None,
     units: Mapping[Any, int] | None = None,
 ) -> dict[Any, tuple[float, float]]:
-    """Intervals of anything that can be computed from how often each image was drawn.
+    """Intervals of any statistic that is a function of how often each image was drawn.
 
     Parameters
     ----------

@@ -82,7 +82,7 @@ HEADLINE = _by_key(
         in_tables=False,
     ),
 )
-"""Metrics of a whole set, in the order of tables; the first four are what a page shows large."""
+"""Metrics of a whole set, in the order of tables; a page shows the first four in large type."""
 
 OF_A_CLASS = _by_key(
     Metric("sensitivity", "sensitivity"),

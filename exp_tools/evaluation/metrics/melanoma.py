@@ -120,7 +120,7 @@ def _partial_auc(steps: RocSteps) -> NDArray[np.float64]:
 
 
 def _operating_points(steps: RocSteps) -> dict[str, NDArray[np.float64]]:
-    """The best of one rate where the other is at least RATES, over all thresholds and flagging nothing; [R] each."""
+    """The highest value of one rate where the other is at least RATES, over all thresholds; [R] each."""
     with np.errstate(divide="ignore", invalid="ignore"):
         sensitivity = np.vstack([np.zeros_like(steps.positives), steps.hits]) / steps.positives
         specificity = 1 - np.vstack([np.zeros_like(steps.negatives), steps.false_alarms]) / steps.negatives

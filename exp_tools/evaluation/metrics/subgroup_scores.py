@@ -34,7 +34,7 @@ class Measure(NamedTuple):
 
 
 class Subgroup(NamedTuple):
-    """The images of one value of an attribute, as places in the table, and what is measured on them."""
+    """The images of one value of an attribute, as positions in the table, and their scores."""
 
     attribute: str
     value: str

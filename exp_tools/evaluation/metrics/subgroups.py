@@ -182,7 +182,7 @@ def _gaps(members: Sequence[Subgroup], **draws: int) -> list[dict[str, Any]]:
 
 
 def _level_of_each(values: int) -> float:
-    """The level of one score's interval at which the gaps of all pairs of so many values hold at once."""
+    """The level of one score's interval at which the gaps of all pairs of so many values hold simultaneously."""
     from scipy.stats import norm, studentized_range
 
     reach = studentized_range.ppf(LEVEL, values, np.inf) / math.sqrt(2)

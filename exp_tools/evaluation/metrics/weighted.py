@@ -22,7 +22,7 @@ Scorer = Callable[[NDArray[np.float64]], dict[str, NDArray[np.float64]]]
 
 
 def headline_scorer(probabilities: NDArray, labels: NDArray) -> Scorer:
-    """A function from weights [N, R] to the headline metrics, [R] each; what can be is worked out once.
+    """A function from weights [N, R] to the headline metrics, [R] each; the constant part is computed once.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ def class_scorer(probabilities: NDArray, labels: NDArray) -> Scorer:
 
 
 def confusion_sums(predicted: NDArray, labels: NDArray, num_classes: int) -> "csr_array":
-    """What `matrices` multiplies weights with."""
+    """The factor that `matrices` multiplies weights with."""
     return sums_by(labels * num_classes + predicted, num_classes**2)
 
 

@@ -29,7 +29,7 @@ FEWEST_ACROSS, MISSED_ACROSS, MOST_MISSED = 4, 6, 24
 
 
 class Block(NamedTuple):
-    """What a sheet shows of one diagnosis."""
+    """One diagnosis of a sheet."""
 
     name: str
     counted: str

@@ -35,7 +35,7 @@ def set_title(axes: Axes, subject: str, title: str, images: int) -> None:
 
 
 def set_legend(axes: Axes, **place: Any) -> None:
-    """A frameless legend, where there is something to tell apart."""
+    """A frameless legend, where there are several entries."""
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=9, frameon=False, handlelength=3, **place)
 

@@ -30,7 +30,7 @@ def score_set(
     resamples: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Score one set of predictions in every way the project knows.
+    """Compute all scores of one set of predictions.
 
     Parameters
     ----------

@@ -85,7 +85,7 @@ def classes(test: Mapping[str, Any]) -> list[str]:
 
 
 def melanoma(facts: ModelFacts, test: Mapping[str, Any]) -> list[str]:
-    """Melanoma against the rest, also at the model's threshold; nothing without the class."""
+    """Melanoma against the rest, also at the model's threshold; empty without the class."""
     scores = test["melanoma"]
     if not scores:
         return []
@@ -113,7 +113,7 @@ def melanoma(facts: ModelFacts, test: Mapping[str, Any]) -> list[str]:
 
 
 def confidence(facts: ModelFacts, test: Mapping[str, Any]) -> list[str]:
-    """Calibration, and what is left when the least certain images are not decided."""
+    """Calibration, and the scores when the least certain images are not decided."""
     calibration, coverage = test["calibration"], test["coverage"]
     words = {
         "ece_width": "calibration error, bins of equal width",
@@ -178,7 +178,7 @@ def _gaps(gaps: Sequence[Mapping[str, Any]] | None) -> list[str]:
 
 
 def costs(test: Mapping[str, Any]) -> list[str]:
-    """Mean cost of the two rules of decision; nothing where no costs were given."""
+    """Mean cost of the two decision rules; empty where no costs were given."""
     costs = test.get("costs")
     if not costs:
         return []
@@ -194,7 +194,7 @@ def costs(test: Mapping[str, Any]) -> list[str]:
 
 
 def external(sets: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Headline scores on the sets that are only tested on; nothing without any."""
+    """Headline scores on the external test sets; empty without any."""
     if not sets:
         return []
     rows = []

@@ -8,7 +8,7 @@ from exp_tools.evaluation.report.numbers import bracketed, number
 
 
 def summary_text(report: Mapping[str, Any]) -> str:
-    """Headline scores with their intervals, scores by class, melanoma, and what to keep in mind.
+    """Headline scores with their intervals, scores by class, melanoma, and remarks.
 
     Parameters
     ----------

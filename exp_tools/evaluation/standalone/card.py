@@ -7,7 +7,7 @@ from exp_tools.revisions import git_text
 
 
 def signed_card(root: Path, path: str, *, commit: bool) -> str:
-    """The model card of the project in `root`, with the commit that it belongs to below the title if wanted.
+    """The model card of the project in `root`, on request with its commit below the title.
 
     A card that differs from the last commit's, or that was made from other inputs than the commit has (dvc.lock), is
     said to belong to no commit yet.

@@ -27,7 +27,7 @@ from exp_tools.params import Params
 
 
 class TrainingSet(NamedTuple):
-    """Where the set lies that the project works on: its unpacked files, its labels, and its source's name."""
+    """The project's own set: its unpacked files, its labels, and its source's name."""
 
     raw: Path
     labels: Path
@@ -35,12 +35,12 @@ class TrainingSet(NamedTuple):
 
 
 class StandaloneResult(NamedTuple):
-    """What came out of it: the report (see score_set), and what was left out and why."""
+    """The report (see score_set), and what was left out and why."""
 
     report: dict[str, Any]
     left_out: dict[str, int]
     removed: dict[str, int] | None
-    """Images that the model's own set has too, by how they were recognised; None where that set is not at hand."""
+    """Images that the model's own set also has, by how they were recognised; None where that set is not available."""
 
 
 def evaluate_standalone(
@@ -54,7 +54,7 @@ def evaluate_standalone(
     known: TrainingSet,
     processes: int,
 ) -> StandaloneResult:
-    """Check, pack and predict a set as the model wants it, and score it.
+    """Check, pack, predict and score a set with the model's own preprocessing.
 
     Parameters
     ----------
@@ -118,7 +118,7 @@ def _packing(facts: ModelFacts, params: Params, processes: int) -> Packing:
 def _without_known(
     table: pd.DataFrame, facts: ModelFacts, known: TrainingSet, duplicates: str, processes: int
 ) -> tuple[pd.DataFrame, dict[str, int] | None]:
-    """The set without the images that the model's own set has, where that is the one of the project."""
+    """The set without the images that the model was developed on, where the project still has those."""
     if not known.labels.is_file() or not known.raw.is_dir():
         return table, None
     if file_digest(known.labels) != facts.training.get("md5_labels"):

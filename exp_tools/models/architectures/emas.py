@@ -65,7 +65,7 @@ class EmasNet(nn.Module):
         )
 
     def feature_map(self, x: Tensor) -> Tensor:
-        """What the classifier averages, behind squeeze and excitation: [B, 256, H, W] of images [B, 3, S, S]."""
+        """The map that the classifier averages, after squeeze-excitation: [B, 256, H, W] of images [B, 3, S, S]."""
         one, other = (self.align[name](part(x)) for name, part in self.backbone.items())
         return self.excite(self.aspp(one * other))
 

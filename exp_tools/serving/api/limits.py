@@ -43,7 +43,7 @@ class Limits:
 
 
 class Gate:
-    """Lets a number of requests in and refuses the rest at once. For one event loop: it has no lock."""
+    """Admits a number of requests and refuses the rest immediately. For one event loop: it has no lock."""
 
     def __init__(self, limits: Limits) -> None:
         self.places = limits.at_once + limits.waiting
@@ -64,7 +64,7 @@ class Gate:
 
 
 def check_image(content: bytes, limits: Limits) -> None:
-    """Refuse what would cost too much to decode, from its header alone.
+    """Refuse an image that would cost too much to decode, by its header.
 
     A file that is not an image passes: decoding says what is wrong with it.
 

@@ -19,7 +19,7 @@ METHODS = ("GET", "POST", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE")
 DRAIN_SECONDS = 10.0
 SILENCE_SECONDS = 1.0
 GONE = 499
-"""What the log says of a client that went away before its answer."""
+"""The logged status of a client that disconnected before its response."""
 
 
 class RequestMiddleware:
@@ -101,7 +101,7 @@ class _Exchange:
         await self._send(message)
 
     async def _drain(self) -> None:
-        """Throw away what is still to come, for a while: a client that is cut off while it sends misses the answer.
+        """Discard the rest of the request for a while: a client that is cut off while sending misses the response.
 
         One that asked first (Expect: 100-continue) has sent nothing yet, and one that falls silent is not waited for.
         """

@@ -174,7 +174,7 @@ def sort_parts(
 
 
 def patient_of(values: dict[str, Any], most: int, where: str = "") -> Patient:
-    """What a form says of a patient; a field that is missing, None or "unknown" is unknown.
+    """The patient of a form; a field that is missing, None or "unknown" is unknown.
 
     Raises
     ------

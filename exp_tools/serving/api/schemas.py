@@ -15,7 +15,7 @@ class Answer(BaseModel):
 
 
 class Served(Answer):
-    """Which model answered, and what its answer is worth."""
+    """The model that answered, and the data it was trained on."""
 
     architecture: str = Field(examples=["soft_attention"])
     sha256: str = Field(description="of the model file", examples=["0" * 64])
@@ -94,7 +94,7 @@ class ClassFacts(Answer):
 
 
 class ModelAnswer(Served):
-    """What the model file says of its model, and what the API takes."""
+    """The facts of the model file, and the inputs that the API accepts."""
 
     task: str
     classes: list[ClassFacts]

@@ -76,7 +76,7 @@ class Service:
         return _told(prediction, overlays) | {"model": self.served}
 
     def predict_batch(self, contents: list[bytes], patients: list[Patient]) -> dict[str, Any]:
-        """BatchAnswer for several images; what is wrong with one stands at its place."""
+        """BatchAnswer for several images; an image's fault takes its place."""
         squares: dict[int, np.ndarray] = {}
         results: list[dict[str, Any]] = []
         for place, content in enumerate(contents):
@@ -102,7 +102,7 @@ class Service:
         }
 
     def model_card(self) -> dict[str, Any]:
-        """Facts of the model file that say nothing of the machine it was trained on."""
+        """Facts of the model file that reveal nothing about the machine it was trained on."""
         facts, vocabulary = self.predictor.facts, self.predictor.facts.vocabulary
         return self.served | {
             "task": facts.task,

@@ -29,12 +29,12 @@ from exp_tools.models.normalize import normalise
 from exp_tools.serving.onnx_engine import OnnxEngine
 
 TOLERANCE = 1e-4
-"""How far a probability of the export may lie from that of the model."""
+"""Largest accepted difference of a probability of the export from the model's."""
 ONNX_MISSING = "the packages for ONNX are not installed: pip install '.[onnx]'"
 
 
 class Parity(NamedTuple):
-    """How far an export lies from its model, over all images and classes.
+    """The difference of an export from its model, over all images and classes.
 
     images : on how many it was looked at
     logits, probabilities : the largest difference
@@ -48,7 +48,7 @@ class Parity(NamedTuple):
 
 
 class Graph(nn.Module):
-    """A network with its normalisation in front: what the ONNX file computes."""
+    """A network preceded by its normalisation: the computation of the ONNX file."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Graph(nn.Module):
 
 
 def export_onnx(model: Path, out: Path, pixels: NDArray[np.uint8], metadata: NDArray[np.float32]) -> Parity:
-    """Write a model as ONNX and compare the two on images, one at a time and all at once.
+    """Write a model as ONNX and compare the two on images, one by one and as a batch.
 
     Parameters
     ----------
@@ -148,7 +148,7 @@ def _write(network: nn.Module, size: int, path: Path) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's reports of its steps, which tell a user nothing."""
+    """Without the exporter's progress reports, which are of no use here."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

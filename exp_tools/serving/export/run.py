@@ -68,7 +68,7 @@ CALIBRATION = 256
 
 
 def export_model(model: Path, out: Path, data: PreparedData, *, images: Path | None, int8: bool) -> str:
-    """Write a model as ONNX, in 32 bits or 8, and say how far the file is from the model.
+    """Write a model as ONNX, in 32 bits or 8, and report the difference from the model.
 
     Parameters
     ----------
