@@ -1,7 +1,7 @@
 """Augmentation as one warp and one colour matrix per image, redrawn for every image and epoch.
 
 A draw depends on (seed, epoch, position in the epoch's order) and on nothing else: it is the same whatever the number
-of loader workers, and an image that a balanced sampler draws thirteen times is augmented thirteen ways.
+of loader workers, and an image that a balanced sampler draws twelve times is augmented in twelve ways.
 """
 
 from dataclasses import dataclass
