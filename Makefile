@@ -39,8 +39,8 @@ repository: # DVC needs a Git repository with a commit; a downloaded ZIP is none
 test: lint ## lint, then the tests, in two processes (PYTEST_ARGS="-k splits" passes arguments to pytest)
 	@$(RUN) pytest -n 2 --dist worksteal --durations=10 -m "not sweep" $(PYTEST_ARGS)
 
-test-all: lint ## lint, then every test, the long sweeps too
-	@$(RUN) pytest -n 2 --dist worksteal $(PYTEST_ARGS)
+test-all: lint ## lint, then every test, the long sweeps too, whose results it writes to tests/sweeps.csv
+	@$(RUN) pytest -n 2 --dist worksteal --record-sweeps tests/sweeps.csv $(PYTEST_ARGS)
 
 lint: $(STAMP) ## style and likely mistakes, by ruff
 	@$(RUN) ruff check --no-cache .

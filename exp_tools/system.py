@@ -1,13 +1,23 @@
-"""Processor cores, and memory settings of the C library."""
+"""Processor cores, and memory settings of Python and of the C library."""
 
 import ctypes
+import gc
 import os
 import sys
+from typing import TYPE_CHECKING
 
-from exp_tools.params import MachineParams
+if TYPE_CHECKING:
+    from exp_tools.params import MachineParams
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 """Numbers of two settings in glibc's malloc.h."""
+
+_USUAL = gc.get_threshold()
+
+
+def collect_garbage(*, rarely: bool) -> None:
+    """Look for garbage rarely, while imports of torch and timm make a million objects and none, or as usual."""
+    gc.set_threshold(*(50_000, 10, 10) if rarely else _USUAL)
 
 
 def cores() -> int:
@@ -15,7 +25,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def io_processes(machine: MachineParams) -> int:
+def io_processes(machine: "MachineParams") -> int:
     """Processes for drawing and decoding images."""
     return cores() if machine.decoders == "auto" else machine.decoders
 

@@ -1,5 +1,7 @@
 """What several tests share: the parameter file, real data where they exist, small packed sets."""
 
+import csv
+import datetime
 import os
 from pathlib import Path
 
@@ -16,6 +18,27 @@ REAL_DATA = ROOT.parent / "shared" / "data"
 
 SLOW = (("test_app_browser", "test_readme", "test_distributed", "test_resume"), ("test_pipeline", "test_users_files"))
 """Files of minutes, in two parts that take as long."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--record-sweeps", metavar="CSV", help="write the results of the long sweeps, with today's date")
+
+
+def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
+    """The table of sweeps, when `--record-sweeps` asks for it and at least one ran."""
+    reports = [
+        report
+        for outcome in ("passed", "failed")
+        for report in terminalreporter.stats.get(outcome, [])
+        if report.when == "call" and "sweep" in report.keywords
+    ]
+    path = config.getoption("--record-sweeps")
+    if path and reports:
+        with open(path, "w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(("test", "result", "seconds", "date"))
+            for report in sorted(reports, key=lambda report: report.nodeid):
+                writer.writerow((report.nodeid, report.outcome, round(report.duration), datetime.date.today()))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

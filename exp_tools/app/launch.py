@@ -7,6 +7,7 @@ from pathlib import Path
 
 from exp_tools.app.parts.settings import MAX_UPLOAD_MB, Settings
 from exp_tools.errors import UserError
+from exp_tools.system import collect_garbage
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C8C8C")
@@ -43,6 +44,7 @@ def start(settings: Settings, *, host: str, port: int) -> None:
     if find_spec("streamlit") is None:
         raise UserError("the web app needs Streamlit, which is not installed: pip install -e '.[app]'")
     _require_free(host, port)
+    collect_garbage(rarely=False)  # visits leave some
     if host not in LOOPBACK:
         print(f"warning: everyone who reaches {host}:{port} can use the app; there is no password", file=sys.stderr)
         if settings.allow_training:

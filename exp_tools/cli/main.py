@@ -4,7 +4,6 @@ A command imports what it needs when it runs, so that `exp-tools --help` answers
 """
 
 import argparse
-import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -13,11 +12,12 @@ from typing import NoReturn
 from exp_tools.cli import evaluate, pipeline, serve
 from exp_tools.cli.groups import Commands
 from exp_tools.errors import UserError, did_you_mean, end_process
+from exp_tools.system import collect_garbage
 
 
 def run() -> NoReturn:
     """The command as a process of its own, quick to start and to end."""
-    gc.set_threshold(50_000)  # importing torch and timm makes a million objects and no garbage to look for
+    collect_garbage(rarely=True)
     end_process(main())
 
 

@@ -136,7 +136,7 @@ def test_what_is_no_export_is_refused_in_words(tmp_path):
         Predictor(tmp_path / "foreign.onnx")
     foreign.metadata_props.add(key="exp_tools", value='{"format": 99}')
     onnx.save(foreign, tmp_path / "newer.onnx")
-    with pytest.raises(UserError, match="format 99, this version reads format 1"):
+    with pytest.raises(UserError, match="format 99, this version reads format 2"):
         Predictor(tmp_path / "newer.onnx")
 
 

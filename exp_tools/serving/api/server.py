@@ -17,7 +17,7 @@ from exp_tools.errors import UserError
 from exp_tools.serving.api.app import create_app
 from exp_tools.serving.api.limits import Limits
 from exp_tools.serving.predictor import Predictor
-from exp_tools.system import cores
+from exp_tools.system import collect_garbage, cores
 
 STOP_SECONDS = 30
 LOGGING = {
@@ -51,6 +51,7 @@ def serve(model: Path, *, host: str = "127.0.0.1", port: int = 8000, at_once: in
         app = create_app(Predictor(model), Limits(at_once=at_once))
         torch.set_num_threads(max(1, cores() // at_once))
         logging.config.dictConfig(LOGGING)
+        collect_garbage(rarely=False)  # requests leave some
         address = f"[{host}]" if ":" in host else host
         print(f"listening on http://{address}:{listening.getsockname()[1]} (Ctrl-C stops); model {model}", flush=True)
         if not _is_local(host):
