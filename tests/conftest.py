@@ -2,6 +2,7 @@
 
 import csv
 import datetime
+import gc
 import os
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from helpers.project import ROOT, TINY, Project, clone
 from exp_tools.params import Params, parse_params
 
 REAL_DATA = ROOT.parent / "shared" / "data"
+gc.set_threshold(50_000)  # collecting imports every test's libraries: a million objects and no garbage to look for
 
 
 SLOW = (("test_app_browser", "test_readme", "test_distributed", "test_resume"), ("test_pipeline", "test_users_files"))
@@ -39,6 +41,15 @@ def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
             writer.writerow(("test", "result", "seconds", "date"))
             for report in sorted(reports, key=lambda report: report.nodeid):
                 writer.writerow((report.nodeid, report.outcome, round(report.duration), datetime.date.today()))
+
+
+def pytest_collection_finish() -> None:
+    """What is imported now stays: do not search it for garbage again and again."""
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
