@@ -176,13 +176,16 @@ def test_an_edited_file_re_runs_what_computes_with_it_and_nothing_else(project, 
 
 @pytest.mark.parametrize(
     "what",
-    [["train"], pytest.param(["-S", "data.sample_images=70", "-S", "prepare.clahe=true"], marks=pytest.mark.sweep)],
+    [
+        ["train"],
+        pytest.param(["-f", "-S", "data.sample_images=70", "-S", "prepare.clahe=true"], marks=pytest.mark.sweep),
+    ],
     ids=["train", "all stages"],
 )
 def test_a_queued_run_uses_the_code_of_the_moment_it_was_queued(project, what):
     mine = project.folder / "data/raw/mine.jpg"
     mine.write_bytes(b"a file of the user's, who keeps it in the wrong place")
-    project.run("dvc", "exp", "run", "--queue", "-f", "-n", "queued", "-S", "train.lr=0.004", *what)
+    project.run("dvc", "exp", "run", "--queue", "-n", "queued", "-S", "train.lr=0.004", *what)
     path = project.folder / "exp_tools/training/trainer.py"
     before = path.read_text()
     path.write_text("raise SystemExit('the edited workspace ran')\n")

@@ -69,9 +69,15 @@ def add_by_hand(project: Project) -> dict[Path, bytes]:
     return mine
 
 
-def test_files_added_by_hand_stay(project):
+COMMANDS = (DOWNLOAD, FORCED, EXPERIMENT, (*EXPERIMENT[:3], "-f", *EXPERIMENT[3:]))
+
+
+@pytest.mark.parametrize(
+    "commands", [COMMANDS[1:3], pytest.param(COMMANDS, marks=pytest.mark.sweep)], ids=["two commands", "all commands"]
+)
+def test_files_added_by_hand_stay(project, commands):
     mine = add_by_hand(project)
-    for command in (DOWNLOAD, FORCED, EXPERIMENT, (*EXPERIMENT[:3], "-f", *EXPERIMENT[3:])):
+    for command in commands:
         said = stopped(project, *command)
         assert "data/raw holds HAM10000_images_part_1/notes.txt and 2 more, which the pipeline did not make" in said
         assert "set data.dir to it" in said
@@ -165,19 +171,28 @@ def change(project: Project, section: str, **values) -> None:
     path.write_text(yaml.safe_dump(content, sort_keys=False))
 
 
-@pytest.mark.parametrize("output", ["data/raw", pytest.param("data/external_raw", marks=pytest.mark.sweep)])
-def test_an_output_that_is_a_link_is_refused_with_the_way_out(project, tmp_path, output):
+@pytest.mark.parametrize(
+    ("output", "commands"),
+    [
+        ("data/raw", (1, 3)),
+        pytest.param("data/raw", range(4), marks=pytest.mark.sweep),
+        pytest.param("data/external_raw", range(4), marks=pytest.mark.sweep),
+    ],
+    ids=["data/raw, two commands", "data/raw", "data/external_raw"],
+)
+def test_an_output_that_is_a_link_is_refused_with_the_way_out(project, tmp_path, output, commands):
     mine = ham(tmp_path / "originals")
     before = everything(mine)
     shutil.rmtree(project.folder / output, ignore_errors=True)
     (project.folder / output).symlink_to(mine)
     stage = "download" if output == "data/raw" else "external"
-    for command in (
+    every = (
         ("dvc", "repro", "-f", "-s", stage),
         ("dvc", "exp", "run", "-f", "-s", "-S", "data.sample_images=44", stage),
         ("dvc", "checkout"),
         ("dvc", "checkout", "--force"),
-    ):
+    )
+    for command in [every[number] for number in commands]:
         done = project.run(*command, check=False)
         said = " ".join((done.stdout + done.stderr).split())
         if "checkout" not in command:

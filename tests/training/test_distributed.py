@@ -59,7 +59,6 @@ def free_port() -> int:
 
 
 def test_two_processes_are_one_at_the_double_batch(project):
-    outs = ("models/model.safetensors", "metrics/train/**/*")
     project.run(sys.executable, "-m", "stages.train")
     alone = load_file(project.folder / "models/model.safetensors")
     losses = curve(project, "train/loss"), curve(project, "val/loss")
@@ -74,8 +73,14 @@ def test_two_processes_are_one_at_the_double_batch(project):
         np.testing.assert_allclose(together[name], tensor, rtol=2e-3, atol=2e-5, err_msg=name)
     np.testing.assert_allclose(curve(project, "train/loss"), losses[0], rtol=1e-4)
     np.testing.assert_allclose(curve(project, "val/loss"), losses[1], rtol=1e-4)
-    two = project.bytes_of(*outs)
 
+
+@pytest.mark.sweep
+def test_two_nodes_of_a_process_each_give_the_bytes_of_two_processes(project):
+    outs = ("models/model.safetensors", "metrics/train/**/*")
+    change(project, {"machine": {"processes": 2}})
+    project.run(sys.executable, "-m", "stages.train")
+    two = project.bytes_of(*outs)
     change(project, {"machine": {"processes": 1}})
     port = free_port()
     agents = [
