@@ -41,7 +41,7 @@ def test_every_command_runs_as_written(project):
         if " -S " in command:  # the reader's values are kept, the size of the test's run too
             command += _keep_it_small(command)
         shown[command] = project.run("bash", "-c", command).stdout
-    assert "balanced_accuracy" in shown["dvc metrics diff HEAD timm"]
+    assert "macro_auc" in shown["dvc metrics diff HEAD timm"]
 
     table = project.run("dvc", "exp", "show", "--csv", "--only-changed").stdout
     assert "timm" in table
