@@ -1,4 +1,4 @@
-# Every target first sees to the environment in .venv, so `make repro` and `make test` are all a fresh clone needs.
+# Every target first installs the environment in .venv, so `make repro` and `make test` are all a fresh clone needs.
 # Written for GNU make 3.81, which is what macOS has. Without make, or on Windows: docs/troubleshooting.md.
 
 STAMP := .venv/.installed
