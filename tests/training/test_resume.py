@@ -77,8 +77,8 @@ whole = time.monotonic() - start
 Path("models").rename("models-whole")
 Path("metrics/train").rename("metrics/train-whole")
 
-chance, kills, early = random.Random(int(sys.argv[2])), 0, 0
-while kills < int(sys.argv[1]):
+chance, kills, early, places = random.Random(int(sys.argv[2])), 0, 0, set()
+while kills < int(sys.argv[1]) or (len(places) < 6 and kills < 100):
     pid = child()
     time.sleep(chance.uniform(0, whole / 2))
     if os.waitpid(pid, os.WNOHANG)[0]:
@@ -87,6 +87,7 @@ while kills < int(sys.argv[1]):
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     kills += 1
+    places |= {path.read_text() for path in Path("runs").glob("*/run.json")}
 assert os.waitpid(child(), 0)[1] == 0
 print(f"{kills} kills, {early} early ends, {whole:.1f} s")
 """
@@ -94,7 +95,7 @@ print(f"{kills} kills, {early} early ends, {whole:.1f} s")
 
 def test_twenty_kills_change_no_byte(project):
     done = project.run(sys.executable, "-c", KILLER, "20", "0")
-    assert done.stdout.strip().splitlines()[-1].startswith("20 kills")
+    assert int(done.stdout.strip().splitlines()[-1].split()[0]) >= 20
     resumed = {line for line in done.stdout.splitlines() if line.startswith("resuming after epoch")}
     assert len(resumed) >= 5, "the kills came too early to prove anything"
     folder = project.folder
