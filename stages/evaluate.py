@@ -23,7 +23,7 @@ from exp_tools.evaluation.metrics.catalogue import HEADLINE
 from exp_tools.evaluation.metrics.classification import headline_metrics
 from exp_tools.evaluation.plots.write import draw_figures, write_curves
 from exp_tools.evaluation.predict import VIEWS, predict_views
-from exp_tools.evaluation.predictions import as_arrays, prediction_table
+from exp_tools.evaluation.predictions import as_arrays, decisions, prediction_table
 from exp_tools.evaluation.report.build import score_set, with_metadata
 from exp_tools.evaluation.report.model_card import model_card
 from exp_tools.io import atomic_write, file_digest, write_csv, write_json
@@ -75,10 +75,11 @@ def main() -> None:
     test = table[table["split"] == "test"]
     report: dict[str, Any] = {"test": score(test, own.labels, facts, params.evaluate), "external": {}}
     if params.evaluate.tta != "none":
+        without = plain[plain["split"] == "test"]
         report["test"]["tta"] = {
             "views": len(VIEWS[params.evaluate.tta]),
             "metrics_without": headline_metrics(
-                *as_arrays(plain[plain["split"] == "test"], facts.classes)[:2], facts.classes
+                *as_arrays(without, facts.classes)[:2], facts.classes, decisions(without, facts.classes)
             ),
         }
     report["test"]["baseline"] = baseline_metrics(own, facts.classes)

@@ -11,6 +11,8 @@ from exp_tools.errors import UserError
 from exp_tools.evaluation.validation import softmax
 
 ID_COLUMNS = ["image_id", "lesion_id", "group_id", "source", "split", "dx", "predicted"]
+LESION_DECISION = "lesion_predicted"
+"""Column with the decision on a lesion, from the mean probabilities of its images, in each of their rows."""
 DECIMALS = 6
 """Decimals of a logit: float32 has no more above 8, and the last bits depend on the batches."""
 CLOSE = 1e-3
@@ -125,9 +127,17 @@ def as_arrays(table: pd.DataFrame, classes: Sequence[str]) -> tuple[np.ndarray, 
     return probabilities, labels, logits
 
 
+def decisions(table: pd.DataFrame, classes: Sequence[str], column: str = "predicted") -> NDArray[np.int64]:
+    """The decided class of each row, int [N]. Raises UserError for one that is no class."""
+    places = table[column].map({name: place for place, name in enumerate(classes)})
+    if places.isna().any():
+        raise UserError(f"the predictions decide for {table.loc[places.isna(), column].iloc[0]!r}, which is no class")
+    return places.to_numpy(dtype=np.int64)
+
+
 def lesion_view(
     table: pd.DataFrame, classes: Sequence[str]
-) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.object_]]:
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.object_], NDArray[np.int64]]:
     """Average the probabilities of a lesion's images.
 
     Parameters
@@ -137,7 +147,8 @@ def lesion_view(
 
     Returns
     -------
-    probabilities [L, C], labels [L] and groups (group_id) [L] of the L lesions, in the order of their first images
+    probabilities [L, C], labels [L], groups (group_id) [L] and decisions [L] of the L lesions, in the order of their
+    first images
 
     Raises
     ------
@@ -158,4 +169,6 @@ def lesion_view(
     lesion, _ = pd.factorize(table["lesion_id"])
     first = np.unique(lesion, return_index=True)[1]
     sums = np.stack([np.bincount(lesion, weights=column) for column in probabilities.T], axis=1)
-    return sums / np.bincount(lesion)[:, None], labels[first], table["group_id"].to_numpy(dtype=object)[first]
+    mean = sums / np.bincount(lesion)[:, None]
+    predicted = decisions(table, classes, LESION_DECISION)[first] if LESION_DECISION in table else mean.argmax(axis=1)
+    return mean, labels[first], table["group_id"].to_numpy(dtype=object)[first], predicted

@@ -17,7 +17,7 @@ def table(rows):
 
 
 def test_probabilities_are_averaged_in_order_of_the_first_image():
-    probabilities, labels, groups = lesion_view(
+    probabilities, labels, groups, predicted = lesion_view(
         table(
             [
                 ("L9", "G1", "mel", 0.9),
@@ -31,6 +31,7 @@ def test_probabilities_are_averaged_in_order_of_the_first_image():
     )
     assert probabilities == pytest.approx(np.array([[0.6, 0.4], [0.7, 0.3], [0.0, 1.0]]))
     assert labels.tolist() == [1, 0, 1]
+    assert predicted.tolist() == [0, 0, 1]
     assert groups.tolist() == ["G1", "G2", "G1"]  # near-duplicates of other lesions stay in one group
 
 
@@ -39,7 +40,7 @@ def test_agrees_with_pandas_and_one_image_a_lesion_changes_nothing():
     lesion = rng.integers(60, size=200)
     dx = np.array(CLASSES)[np.arange(60) % 2][lesion]
     frame = table(list(zip(lesion.astype(str), lesion.astype(str), dx, rng.random(200), strict=True)))
-    probabilities, labels, groups = lesion_view(frame, CLASSES)
+    probabilities, labels, groups, _ = lesion_view(frame, CLASSES)
     expected = frame.groupby("lesion_id").agg({"p_bcc": "mean", "p_mel": "mean", "dx": "first"}).loc[groups]
     assert probabilities == pytest.approx(expected[["p_bcc", "p_mel"]].to_numpy(), abs=1e-12)
     assert np.array(CLASSES)[labels].tolist() == expected["dx"].tolist()

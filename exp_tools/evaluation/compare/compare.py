@@ -176,7 +176,7 @@ def _mcnemar(group: Group, baseline: Group, comparisons: int) -> dict[str, Any] 
     tables = [group.repeats[0], baseline.repeats[0]]
     by_image = [(table["predicted"] == table["dx"]).to_numpy() for table in tables]
     views = [lesion_view(table, group.classes) for table in tables]
-    by_lesion = [probabilities.argmax(axis=1) == labels for probabilities, labels, _ in views]
+    by_lesion = [predicted == labels for _, labels, _, predicted in views]
     return {
         "images": mcnemar(*by_image, comparisons=comparisons),
         "lesions": mcnemar(*by_lesion, comparisons=comparisons),

@@ -15,7 +15,7 @@ from exp_tools.evaluation.metrics.catalogue import HEADLINE, OF_A_CLASS, metric_
 from exp_tools.evaluation.metrics.classification import confusion_metrics
 from exp_tools.evaluation.metrics.paired import SeedSpread, mean_scorer, remembered
 from exp_tools.evaluation.metrics.weighted import RankingSums, Scorer, confusion_sums, headline_scorer, matrices
-from exp_tools.evaluation.predictions import as_arrays
+from exp_tools.evaluation.predictions import as_arrays, decisions
 from exp_tools.evaluation.validation import class_rates
 from exp_tools.taxonomy import MELANOMA
 
@@ -93,9 +93,10 @@ def widened(centre: float, low: float, high: float, margin: float) -> tuple[floa
 
 def _scorer(table: pd.DataFrame, classes: Sequence[str], metrics: Sequence[str]) -> Scorer:
     probabilities, labels, _ = as_arrays(table, classes)
-    cells = confusion_sums(probabilities.argmax(axis=1), labels, len(classes))
+    predicted = decisions(table, classes)
+    cells = confusion_sums(predicted, labels, len(classes))
     ranked = any(":" not in name and not metric_of(name).of_counts for name in metrics)
-    headline = headline_scorer(probabilities, labels) if ranked else None
+    headline = headline_scorer(probabilities, labels, predicted) if ranked else None
     rankings = {
         name: RankingSums(probabilities[:, place], labels == place)
         for name in metrics

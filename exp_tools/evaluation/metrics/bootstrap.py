@@ -24,6 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from exp_tools.errors import UserError
 from exp_tools.evaluation.metrics.catalogue import HEADLINE, SHARE, Scale
+from exp_tools.evaluation.metrics.confusion import decided
 from exp_tools.evaluation.metrics.weighted import Scorer, class_scorer, headline_scorer
 from exp_tools.evaluation.validation import check_predictions
 
@@ -38,6 +39,7 @@ def bootstrap_intervals(
     labels: ArrayLike,
     groups: ArrayLike,
     classes: Sequence[str],
+    predicted: NDArray[np.int64] | None = None,
     *,
     resamples: int = 2000,
     seed: int = 0,
@@ -69,7 +71,7 @@ def bootstrap_intervals(
     present = [np.unique(groups[labels == c]).size for c in np.unique(labels)]
     # A mean over classes is as sure as its rarest class. One lesion of it still leaves the spread of the others.
     rarest, every = max(min(present), 2), np.unique(groups).size
-    scorer = headline_scorer(probabilities, labels)
+    scorer = headline_scorer(probabilities, labels, predicted)
     names = scorer(np.ones((labels.size, 1)))
     units = {name: every if HEADLINE[name].over_all else min(rarest, every) for name in names}
     scales = {name: HEADLINE[name].scale for name in names}
@@ -82,6 +84,7 @@ def class_intervals(
     labels: ArrayLike,
     groups: ArrayLike,
     classes: Sequence[str],
+    predicted: NDArray[np.int64] | None = None,
     *,
     resamples: int = 2000,
     seed: int = 0,
@@ -101,10 +104,10 @@ def class_intervals(
     """
     probabilities, labels = check_predictions(probabilities, labels, classes)
     groups = _check_groups(groups, labels.size)
-    scorer = class_scorer(probabilities, labels)
+    scorer = class_scorer(probabilities, labels, predicted)
     units: dict[Any, int] = {}
     for c, code in enumerate(classes):
-        sides = (labels == c, labels != c, probabilities.argmax(axis=1) == c)
+        sides = (labels == c, labels != c, decided(probabilities, predicted) == c)
         positives, negatives, flagged = (np.unique(groups[side]).size for side in sides)
         both = min(positives, negatives)
         rests_on = {"sensitivity": positives, "specificity": negatives, "precision": flagged, "f1": positives}
@@ -224,6 +227,7 @@ def bootstrap_metric_samples(
     labels: ArrayLike,
     groups: ArrayLike,
     classes: Sequence[str],
+    predicted: NDArray[np.int64] | None = None,
     *,
     resamples: int = 2000,
     seed: int = 0,
@@ -238,7 +242,7 @@ def bootstrap_metric_samples(
     UserError : as `bootstrap_intervals`
     """
     probabilities, labels = check_predictions(probabilities, labels, classes)
-    score = headline_scorer(probabilities, labels)
+    score = headline_scorer(probabilities, labels, predicted)
     parts = [score(weights) for weights in group_weights(groups, labels.size, resamples, seed)]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 

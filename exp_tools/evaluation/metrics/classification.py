@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from exp_tools.evaluation.metrics.calibration import expected_calibration_error
 from exp_tools.evaluation.metrics.catalogue import HEADLINE
-from exp_tools.evaluation.metrics.confusion import Counts
+from exp_tools.evaluation.metrics.confusion import Counts, decided
 from exp_tools.evaluation.validation import (
     check_predictions,
     class_rates,
@@ -30,8 +30,15 @@ from exp_tools.evaluation.validation import (
 TOP = (2, 3, 5)
 
 
-def headline_metrics(probabilities: ArrayLike, labels: ArrayLike, classes: Sequence[str]) -> dict[str, float]:
+def headline_metrics(
+    probabilities: ArrayLike, labels: ArrayLike, classes: Sequence[str], predicted: NDArray[np.int64] | None = None
+) -> dict[str, float]:
     """The summary of one set of predictions.
+
+    Parameters
+    ----------
+    probabilities, labels, classes : as in `validation.check_predictions`
+    predicted : int [N], the decisions; None: the most probable classes
 
     Returns
     -------
@@ -47,7 +54,7 @@ def headline_metrics(probabilities: ArrayLike, labels: ArrayLike, classes: Seque
     UserError : no image, shapes that do not fit, NaN, rows that do not sum to 1, labels that are not a class
     """
     probabilities, labels = check_predictions(probabilities, labels, classes)
-    matrix = confusion(labels, probabilities.argmax(axis=1), len(classes))
+    matrix = confusion(labels, decided(probabilities, predicted), len(classes))
     ranking = [ranking_scores(probabilities[:, c], labels == c) for c in range(len(classes))]
     areas, precisions = (np.array(column) for column in zip(*ranking, strict=True))
     errors, losses = squared_errors(probabilities, labels), log_losses(probabilities, labels)
@@ -63,7 +70,7 @@ def headline_metrics(probabilities: ArrayLike, labels: ArrayLike, classes: Seque
 
 
 def class_metrics(
-    probabilities: ArrayLike, labels: ArrayLike, classes: Sequence[str]
+    probabilities: ArrayLike, labels: ArrayLike, classes: Sequence[str], predicted: NDArray[np.int64] | None = None
 ) -> dict[str, dict[str, float | int]]:
     """Each class against the rest: sensitivity, specificity, precision, f1, auc, average_precision, support.
 
@@ -75,7 +82,7 @@ def class_metrics(
     UserError : as `headline_metrics`
     """
     probabilities, labels = check_predictions(probabilities, labels, classes)
-    rates = class_rates(confusion(labels, probabilities.argmax(axis=1), len(classes)))
+    rates = class_rates(confusion(labels, decided(probabilities, predicted), len(classes)))
     table = {}
     for c, code in enumerate(classes):
         auc, average_precision = ranking_scores(probabilities[:, c], labels == c)

@@ -10,6 +10,11 @@ from exp_tools.evaluation.validation import class_rates, divide, mean_defined
 Values = NDArray[np.float64]
 
 
+def decided(probabilities: NDArray[np.float64], predicted: NDArray[np.int64] | None) -> NDArray[np.int64]:
+    """The decisions int [N] that are scored: those given, or the most probable classes of probabilities [N, C]."""
+    return probabilities.argmax(axis=1) if predicted is None else predicted
+
+
 class Counts:
     """Confusion matrices [..., C, C], true class in rows, counts or weights; sums are computed once.
 

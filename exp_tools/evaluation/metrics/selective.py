@@ -2,7 +2,7 @@
 
 El-Yaniv and Wiener, On the Foundations of Noise-free Selective Classification, JMLR 11:1605, 2010; Geifman and
 El-Yaniv, Selective Classification for Deep Neural Networks, NeurIPS 2017. Confidence is the probability of the
-predicted class; coverage is the share of images that stay with the model, the most certain ones.
+most probable class; coverage is the share of images that stay with the model, the most certain ones.
 """
 
 from typing import Any
@@ -12,13 +12,16 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from exp_tools.evaluation.metrics.classification import confusion_metrics
+from exp_tools.evaluation.metrics.confusion import decided
 from exp_tools.evaluation.validation import check_predictions, confusion
 
 MAX_POINTS = 200
 REPORTED = (0.5, 0.8, 0.9)
 
 
-def risk_coverage(probabilities: ArrayLike, labels: ArrayLike) -> pd.DataFrame:
+def risk_coverage(
+    probabilities: ArrayLike, labels: ArrayLike, predicted: NDArray[np.int64] | None = None
+) -> pd.DataFrame:
     """The risk-coverage curve, as accuracy: a point for each threshold on the confidence, coverage rising to 1.
 
     Balanced accuracy is the mean over the classes that still have images with the model: one that has gone to the human
@@ -28,6 +31,7 @@ def risk_coverage(probabilities: ArrayLike, labels: ArrayLike) -> pd.DataFrame:
     ----------
     probabilities : float [N, C], rows sum to 1
     labels : int [N], values in 0..C-1
+    predicted : int [N], the decisions; None: the most probable classes
 
     Returns
     -------
@@ -38,19 +42,26 @@ def risk_coverage(probabilities: ArrayLike, labels: ArrayLike) -> pd.DataFrame:
     ------
     UserError : as `classification.headline_metrics`
     """
-    table = _every_point(*_checked(probabilities, labels))
+    table = _every_point(*_checked(probabilities, labels), predicted)
     steps = np.linspace(table["coverage"].iloc[0], 1, MAX_POINTS)
     kept = np.unique(np.searchsorted(table["coverage"], steps - 1e-12))
     return table.iloc[kept].reset_index(drop=True).round(6)
 
 
-def coverage_report(probabilities: ArrayLike, labels: ArrayLike, *, threshold: float | None = None) -> dict[str, Any]:
+def coverage_report(
+    probabilities: ArrayLike,
+    labels: ArrayLike,
+    predicted: NDArray[np.int64] | None = None,
+    *,
+    threshold: float | None = None,
+) -> dict[str, Any]:
     """The risk-coverage curve in a few numbers.
 
     Parameters
     ----------
     probabilities : float [N, C], rows sum to 1
     labels : int [N], values in 0..C-1
+    predicted : int [N], the decisions; None: the most probable classes
     threshold : confidence below which the model leaves an image to a human; None: it has none
 
     Returns
@@ -68,7 +79,8 @@ def coverage_report(probabilities: ArrayLike, labels: ArrayLike, *, threshold: f
     UserError : as `classification.headline_metrics`
     """
     probabilities, labels = _checked(probabilities, labels)
-    table = _every_point(probabilities, labels)
+    predicted = decided(probabilities, predicted)
+    table = _every_point(probabilities, labels, predicted)
     wrong = (1 - table["accuracy"]) * table["images"]
     sizes = np.arange(1, labels.size + 1)
     risks = np.interp(sizes, [0, *table["images"]], [0, *wrong]) / sizes
@@ -78,14 +90,16 @@ def coverage_report(probabilities: ArrayLike, labels: ArrayLike, *, threshold: f
         "accuracy_at": {
             str(share): float(table["accuracy"].iloc[place]) for share, place in zip(REPORTED, reached, strict=True)
         },
-        "at_threshold": None if threshold is None else _at_threshold(probabilities, labels, threshold),
+        "at_threshold": None
+        if threshold is None
+        else _at_threshold(probabilities, labels, decided(probabilities, predicted), threshold),
     }
 
 
-def _every_point(probabilities: NDArray, labels: NDArray) -> pd.DataFrame:
+def _every_point(probabilities: NDArray, labels: NDArray, predicted: NDArray | None) -> pd.DataFrame:
     confidence, num_classes = probabilities.max(axis=1), probabilities.shape[1]
     order = np.argsort(-confidence, kind="stable")
-    right = (probabilities.argmax(axis=1) == labels)[order]
+    right = (decided(probabilities, predicted) == labels)[order]
     last_of_equals = np.append(np.flatnonzero(np.diff(confidence[order])), labels.size - 1)
     images = last_of_equals + 1
     members = labels[order, None] == np.arange(num_classes)
@@ -103,9 +117,11 @@ def _every_point(probabilities: NDArray, labels: NDArray) -> pd.DataFrame:
     )
 
 
-def _at_threshold(probabilities: NDArray, labels: NDArray, threshold: float) -> dict[str, float | int]:
+def _at_threshold(
+    probabilities: NDArray, labels: NDArray, predicted: NDArray, threshold: float
+) -> dict[str, float | int]:
     stays = probabilities.max(axis=1) >= threshold
-    predicted, num_classes = probabilities.argmax(axis=1), probabilities.shape[1]
+    num_classes = probabilities.shape[1]
     kept, rest = (confusion_metrics(confusion(labels[part], predicted[part], num_classes)) for part in (stays, ~stays))
     return {
         "threshold": float(threshold),

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from exp_tools.evaluation.metrics.bootstrap import weighted_intervals
 from exp_tools.evaluation.metrics.classification import confusion_metrics
 from exp_tools.evaluation.metrics.weighted import RankingSums, confusion_sums, matrices
-from exp_tools.evaluation.predictions import as_arrays
+from exp_tools.evaluation.predictions import as_arrays, decisions
 from exp_tools.evaluation.validation import check_predictions, mean_defined
 from exp_tools.taxonomy import MELANOMA
 
@@ -47,7 +47,7 @@ def find_subgroups(table: pd.DataFrame, classes: Sequence[str], threshold: float
     """All images, then each value that occurs of each attribute; see `subgroups.subgroup_report`."""
     probabilities, labels, _ = as_arrays(table, classes)
     probabilities, labels = check_predictions(probabilities, labels, classes)
-    groups = table["group_id"].to_numpy()
+    groups, predicted = table["group_id"].to_numpy(), decisions(table, classes)
     values = {"all": pd.Series("all", index=table.index)}
     values |= {name: _age_bands(table[name]) if name == "age" else _words(table[name]) for name in ATTRIBUTES}
     melanoma = list(classes).index(MELANOMA) if MELANOMA in classes else None
@@ -56,7 +56,7 @@ def find_subgroups(table: pd.DataFrame, classes: Sequence[str], threshold: float
         for value in _ordered(attribute, column):
             places = np.flatnonzero(column == value)
             own = groups[places]
-            measures = _measures(probabilities[places], labels[places], own, melanoma, threshold)
+            measures = _measures(probabilities[places], labels[places], predicted[places], own, melanoma, threshold)
             found.append(Subgroup(attribute, value, places, own, measures))
     return found
 
@@ -86,10 +86,14 @@ def score_intervals(
 
 
 def _measures(
-    probabilities: NDArray, labels: NDArray, groups: NDArray, melanoma: int | None, threshold: float | None
+    probabilities: NDArray,
+    labels: NDArray,
+    predicted: NDArray,
+    groups: NDArray,
+    melanoma: int | None,
+    threshold: float | None,
 ) -> dict[str, Measure]:
     num_classes = probabilities.shape[1]
-    predicted = probabilities.argmax(axis=1)
     cells = confusion_sums(predicted, labels, num_classes)
     rankings = [RankingSums(probabilities[:, c], labels == c) for c in range(num_classes)]
 

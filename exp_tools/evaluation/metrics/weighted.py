@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from exp_tools.evaluation.metrics.calibration import confidence_bins
 from exp_tools.evaluation.metrics.classification import confusion_metrics, squared_errors
+from exp_tools.evaluation.metrics.confusion import decided
 from exp_tools.evaluation.validation import class_rates, log_losses, mean_defined
 
 if TYPE_CHECKING:
@@ -21,19 +22,20 @@ if TYPE_CHECKING:
 Scorer = Callable[[NDArray[np.float64]], dict[str, NDArray[np.float64]]]
 
 
-def headline_scorer(probabilities: NDArray, labels: NDArray) -> Scorer:
+def headline_scorer(probabilities: NDArray, labels: NDArray, predicted: NDArray | None = None) -> Scorer:
     """A function from weights [N, R] to the headline metrics, [R] each; the constant part is computed once.
 
     Parameters
     ----------
     probabilities, labels : [N, C] and [N], as `validation.check_predictions` returns them
+    predicted : [N], the decisions; None: the most probable classes
     """
     from scipy.sparse import csr_array
 
     num_classes = probabilities.shape[1]
     bins, _ = confidence_bins(probabilities)
     gaps = (probabilities.argmax(axis=1) == labels) - probabilities.max(axis=1)
-    cells = confusion_sums(probabilities.argmax(axis=1), labels, num_classes)
+    cells = confusion_sums(decided(probabilities, predicted), labels, num_classes)
     bin_gaps = sums_by(bins, int(bins.max()) + 1, values=gaps)
     # Sparse although it is full: its products are the same whatever the number of threads.
     image_losses = csr_array(np.stack([squared_errors(probabilities, labels), log_losses(probabilities, labels)]))
@@ -55,10 +57,10 @@ def headline_scorer(probabilities: NDArray, labels: NDArray) -> Scorer:
     return score
 
 
-def class_scorer(probabilities: NDArray, labels: NDArray) -> Scorer:
+def class_scorer(probabilities: NDArray, labels: NDArray, predicted: NDArray | None = None) -> Scorer:
     """As `headline_scorer`, for the metrics of each class against the rest: [R, C] each."""
     num_classes = probabilities.shape[1]
-    cells = confusion_sums(probabilities.argmax(axis=1), labels, num_classes)
+    cells = confusion_sums(decided(probabilities, predicted), labels, num_classes)
     rankings = [RankingSums(probabilities[:, c], labels == c) for c in range(num_classes)]
 
     def score(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from exp_tools.evaluation.plots.style import STYLE, new_figure, save_figure, set_title
-from exp_tools.evaluation.predictions import as_arrays
+from exp_tools.evaluation.predictions import as_arrays, decisions
 from exp_tools.taxonomy import MELANOMA
 
 # Inches. A sheet is one pair of axes whose units are inches: tiles lie where they are put.
@@ -111,11 +111,10 @@ def draw_missed(path: Path, images: NDArray, table: pd.DataFrame, classes: Seque
 
 
 def _with_probabilities(table: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
-    """The table with the most probable class in `predicted`, and the probabilities of it and of the true class."""
+    """The table with the probabilities of the decided class and of the true class."""
     probabilities, labels, _ = as_arrays(table, classes)
-    places, predicted = np.arange(len(table)), probabilities.argmax(axis=1)
+    places, predicted = np.arange(len(table)), decisions(table, classes)
     return table.assign(
-        predicted=np.array(classes)[predicted],
         probability=probabilities[places, predicted],
         truth_probability=probabilities[places, labels],
     )

@@ -14,7 +14,7 @@ from exp_tools.evaluation.plots import classification, points
 from exp_tools.evaluation.plots.calibration import draw_reliability, draw_risk_coverage
 from exp_tools.evaluation.plots.contact_sheets import draw_missed, draw_mistakes
 from exp_tools.evaluation.plots.subgroups import draw_subgroups
-from exp_tools.evaluation.predictions import as_arrays
+from exp_tools.evaluation.predictions import as_arrays, decisions
 from exp_tools.evaluation.validation import confusion
 from exp_tools.io import write_csv
 from exp_tools.taxonomy import MELANOMA
@@ -34,12 +34,13 @@ def write_curves(
     report : of the set, see scoring.score_set
     """
     probabilities, labels, logits = as_arrays(table, classes)
+    predicted = decisions(table, classes)
     write_csv(folder / "roc.csv", points.roc_points(probabilities, labels, classes))
     write_csv(folder / "precision_recall.csv", points.precision_recall_points(probabilities, labels, classes))
     write_csv(folder / "reliability.csv", reliability_before_after(logits, labels, temperature))
-    write_csv(folder / "confusion.csv", points.confusion_pairs(labels, probabilities.argmax(axis=1), classes))
+    write_csv(folder / "confusion.csv", points.confusion_pairs(labels, predicted, classes))
     write_csv(folder / "classes.csv", points.class_bars(report["per_class"]))
-    write_csv(folder / "risk_coverage.csv", risk_coverage(probabilities, labels))
+    write_csv(folder / "risk_coverage.csv", risk_coverage(probabilities, labels, predicted))
     write_csv(folder / "subgroups.csv", subgroup_points(report["subgroups"]))
 
 
@@ -64,8 +65,8 @@ def draw_figures(
     title : names the set
     """
     probabilities, labels, logits = as_arrays(table, classes)
-    per_class = report["per_class"]
-    counts = confusion(labels, probabilities.argmax(axis=1), len(classes))
+    predicted, per_class = decisions(table, classes), report["per_class"]
+    counts = confusion(labels, predicted, len(classes))
     roc = points.roc_points(probabilities, labels, classes)
     precision_recall = points.precision_recall_points(probabilities, labels, classes)
     classification.draw_confusion(folder / "confusion.png", counts, classes, title)
@@ -74,7 +75,8 @@ def draw_figures(
     classification.draw_class_bars(folder / "classes.png", per_class, title)
     draw_reliability(folder / "reliability.png", reliability_before_after(logits, labels, temperature), title)
     at_threshold = report["coverage"]["at_threshold"]
-    draw_risk_coverage(folder / "risk_coverage.png", risk_coverage(probabilities, labels), title, at_threshold)
+    coverage = risk_coverage(probabilities, labels, predicted)
+    draw_risk_coverage(folder / "risk_coverage.png", coverage, title, at_threshold)
     draw_subgroups(folder / "subgroups.png", report["subgroups"], title)
     draw_mistakes(folder / "mistakes.png", images, table, classes, title)
     if MELANOMA in classes:

@@ -14,7 +14,7 @@ from exp_tools.evaluation.metrics.costs import cost_report
 from exp_tools.evaluation.metrics.melanoma import melanoma_report
 from exp_tools.evaluation.metrics.selective import coverage_report
 from exp_tools.evaluation.metrics.subgroups import subgroup_gaps, subgroup_report
-from exp_tools.evaluation.predictions import as_arrays, lesion_view
+from exp_tools.evaluation.predictions import as_arrays, decisions, lesion_view
 from exp_tools.taxonomy import MELANOMA
 
 METADATA = ["dx_type", "age", "sex", "localization"]
@@ -54,7 +54,7 @@ def score_set(
         raise UserError("there is no prediction to score: the set is empty")
     draws = {"resamples": resamples, "seed": seed}
     probabilities, labels, logits = as_arrays(table, classes)
-    groups = table["group_id"].to_numpy()
+    groups, predicted = table["group_id"].to_numpy(), decisions(table, classes)
     melanoma = None
     if MELANOMA in classes:
         place = list(classes).index(MELANOMA)
@@ -65,14 +65,14 @@ def score_set(
         "images": len(table),
         "lesions": table["lesion_id"].nunique(),
         "counts": dict(zip(classes, np.bincount(labels, minlength=len(classes)).tolist(), strict=True)),
-        "metrics": headline_metrics(probabilities, labels, classes)
+        "metrics": headline_metrics(probabilities, labels, classes, predicted)
         | {"top_k": top_k_accuracy(probabilities, labels, classes)},
-        "intervals": _bounds(bootstrap_intervals(probabilities, labels, groups, classes, **draws)),
+        "intervals": _bounds(bootstrap_intervals(probabilities, labels, groups, classes, predicted, **draws)),
         "lesion_level": _lesion_level(table, classes, **draws),
-        "per_class": _per_class(table, probabilities, labels, classes, **draws),
+        "per_class": _per_class(table, probabilities, labels, classes, predicted, **draws),
         "melanoma": melanoma,
         "calibration": calibration_report(logits, labels, temperature),
-        "coverage": coverage_report(probabilities, labels, threshold=thresholds.get("abstain")),
+        "coverage": coverage_report(probabilities, labels, predicted, threshold=thresholds.get("abstain")),
         "subgroups": subgroup_report(table, classes, melanoma_threshold=thresholds.get("melanoma"), **draws),
         "gaps": subgroup_gaps(table, classes, melanoma_threshold=thresholds.get("melanoma"), **draws),
         "costs": None if costs is None else cost_report(probabilities, labels, groups, classes, costs, **draws),
@@ -94,23 +94,28 @@ def with_metadata(table: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
 
 
 def _lesion_level(table: pd.DataFrame, classes: Sequence[str], **draws: int) -> dict[str, Any]:
-    probabilities, labels, groups = lesion_view(table, classes)
+    probabilities, labels, groups, predicted = lesion_view(table, classes)
     return {
         "lesions": len(labels),
-        "metrics": headline_metrics(probabilities, labels, classes),
-        "intervals": _bounds(bootstrap_intervals(probabilities, labels, groups, classes, **draws)),
+        "metrics": headline_metrics(probabilities, labels, classes, predicted),
+        "intervals": _bounds(bootstrap_intervals(probabilities, labels, groups, classes, predicted, **draws)),
     }
 
 
 def _per_class(
-    table: pd.DataFrame, probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[str], **draws: int
+    table: pd.DataFrame,
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    classes: Sequence[str],
+    predicted: np.ndarray,
+    **draws: int,
 ) -> dict[str, dict[str, Any]]:
     groups = table["group_id"].to_numpy()
-    intervals = class_intervals(probabilities, labels, groups, classes, **draws)
+    intervals = class_intervals(probabilities, labels, groups, classes, predicted, **draws)
     lesions = table.groupby("dx")["lesion_id"].nunique()
     return {
         code: row | {"lesions": int(lesions.get(code, 0)), "intervals": intervals[code]}
-        for code, row in class_metrics(probabilities, labels, classes).items()
+        for code, row in class_metrics(probabilities, labels, classes, predicted).items()
     }
 
 
