@@ -1,6 +1,7 @@
 """The prediction table: everything that scoring needs, without the model."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from exp_tools.errors import UserError
-from exp_tools.evaluation.validation import softmax
+from exp_tools.evaluation.probabilities import Calibration
 
 ID_COLUMNS = ["image_id", "lesion_id", "group_id", "source", "split", "dx", "predicted"]
 LESION_DECISION = "lesion_predicted"
@@ -16,11 +17,11 @@ LESION_DECISION = "lesion_predicted"
 DECIMALS = 6
 """Decimals of a logit: float32 has no more above 8, and the last bits depend on the batches."""
 CLOSE = 1e-3
-"""Largest accepted distance of a written probability from softmax(logit / temperature): tables may be rounded."""
+"""Largest accepted distance of a written probability from softmax(logit / T + b): tables may be rounded."""
 
 
 def prediction_table(
-    labels: pd.DataFrame, split: np.ndarray | str, logits: np.ndarray, classes: Sequence[str], temperature: float
+    labels: pd.DataFrame, split: np.ndarray | str, logits: np.ndarray, classes: Sequence[str], calibration: Calibration
 ) -> pd.DataFrame:
     """Join images with the model's outputs.
 
@@ -30,17 +31,23 @@ def prediction_table(
     split : split of each row [N], or one for all
     logits : float [N, C]
     classes : names of the columns of `logits`
-    temperature : p = softmax(logit / temperature)
+    calibration : of the model; for the probabilities and the decisions
 
     Returns
     -------
-    DataFrame with ID_COLUMNS, p_<class> and logit_<class>; logits are rounded to DECIMALS, the probabilities are what
-    follows from them in float64, not rounded: scores come from them
+    DataFrame with ID_COLUMNS, LESION_DECISION, p_<class> and logit_<class>. Logits are rounded to DECIMALS; the
+    probabilities follow from them in float64 and are not rounded, since scores come from them.
     """
     table = labels[["image_id", "lesion_id", "group_id", "source"]].reset_index(drop=True)
-    table = table.assign(split=split, dx=labels["dx"].to_numpy(), predicted=np.array(classes)[logits.argmax(axis=1)])
     logits = logits.astype(np.float64).round(DECIMALS)
-    probabilities = softmax(logits, temperature)
+    probabilities = calibration.probabilities(logits)
+    codes, lesion = np.array(classes), pd.factorize(table["lesion_id"])[0]
+    table = table.assign(
+        split=split,
+        dx=labels["dx"].to_numpy(),
+        predicted=codes[calibration.decisions(probabilities)],
+        **{LESION_DECISION: codes[calibration.decisions(_mean_by(lesion, probabilities))[lesion]]},
+    )
     columns = {f"p_{name}": probabilities[:, place] for place, name in enumerate(classes)}
     columns |= {f"logit_{name}": logits[:, place] for place, name in enumerate(classes)}
     return table.assign(**columns)
@@ -49,11 +56,11 @@ def prediction_table(
 def read_predictions(path: Path) -> tuple[pd.DataFrame, list[str]]:
     """Read predictions.csv; returns the table and its classes in order.
 
-    Probabilities are computed again from the logits and the temperature that relates the two, so that a table that was
+    Probabilities are computed again from the logits and the calibration that relates the two, so that a table that was
     written with few digits has no probability of 0 and no ties that rounding made.
 
     Raises UserError when it is no such table, names an image twice in a split, or holds an unknown diagnosis or
-    probabilities that are not softmax(logit / temperature) of one temperature.
+    probabilities that are not softmax(logit / T + b) with one T and b.
     """
     if not path.is_file():
         raise UserError(f"there is no prediction table {path}; make it with `dvc repro` or fetch it with `dvc pull`")
@@ -84,36 +91,46 @@ def read_predictions(path: Path) -> tuple[pd.DataFrame, list[str]]:
             f"file ({', '.join(classes)}); {len(unknown)} such rows"
         )
     if len(table):
-        exact = softmax(table[[f"logit_{name}" for name in classes]].to_numpy(), temperature_of(table, classes))
+        exact = calibration_of(table, classes).probabilities(table[[f"logit_{name}" for name in classes]].to_numpy())
         columns = [f"p_{name}" for name in classes]
         off = np.flatnonzero((np.abs(exact - table[columns].to_numpy()) > CLOSE).any(axis=1))
         if off.size:
             raise UserError(
-                f"{path}, row {off[0] + 2}: the probabilities (p_<class>) are not softmax(logit_<class> / temperature) "
-                f"with the temperature of the other rows; {off.size} such rows. One table holds one model's predictions"
+                f"{path}, row {off[0] + 2}: the probabilities (p_<class>) are not softmax(logit_<class> / T + b) with "
+                f"the T and b of the other rows; {off.size} such rows. One table holds one model's predictions"
             )
         table[columns] = exact
     return table, classes
 
 
-def temperature_of(table: pd.DataFrame, classes: Sequence[str]) -> float:
-    """The temperature that relates the logits and the probabilities of a table: 1.0 where it cannot be determined.
+def calibration_of(table: pd.DataFrame, classes: Sequence[str]) -> Calibration:
+    """The temperature and bias that relate the logits and the probabilities of a table; none where undetermined.
 
-    log p differs between the two likeliest classes by the difference of their logits over the temperature. Rounding
-    spoils small probabilities most, so an image counts with the square of its second one. Of a table that was rounded
-    to six decimals the answer is good to about four digits.
+    log p_c = logit_c / T + b_c - a term of the image: weighted least squares over all images and classes. Rounding
+    spoils small probabilities most, so each counts with its square. Of a table that was rounded to six decimals the
+    answer is good to about four digits. The decision rule is unknown: the table's own decisions are scored.
     """
     logits = table[[f"logit_{name}" for name in classes]].to_numpy(dtype=float)
     probabilities = table[[f"p_{name}" for name in classes]].to_numpy(dtype=float)
-    order = np.argsort(-probabilities, axis=1)[:, :2]
-    if order.shape[1] < 2:
-        return 1.0
-    first, second = (np.take_along_axis(probabilities, order[:, [k]], axis=1)[:, 0] for k in (0, 1))
-    between = np.take_along_axis(logits, order[:, [0]], axis=1) - np.take_along_axis(logits, order[:, [1]], axis=1)
-    usable = (second > 0) & (first > second)
-    gaps = np.log(first[usable] / second[usable]) * second[usable]
-    temperature = gaps @ (between[usable, 0] * second[usable]) / max(gaps @ gaps, np.finfo(float).tiny)
-    return float(temperature) if temperature > 0 else 1.0
+    weights = np.where(probabilities > 0, probabilities, 0.0) ** 2
+    targets = np.log(np.where(probabilities > 0, probabilities, 1.0))
+    totals = weights.sum(axis=1, keepdims=True)
+    columns = np.concatenate(
+        [logits[:, :, None], np.broadcast_to(np.eye(len(classes)), (*logits.shape, len(classes)))], 2
+    )
+    means = (weights[:, :, None] * columns).sum(axis=1, keepdims=True) / totals[:, :, None]
+    centred = (columns - means).reshape(-1, len(classes) + 1)
+    off = (targets - (weights * targets).sum(axis=1, keepdims=True) / totals).ravel()
+    roots = np.sqrt(weights).ravel()
+    slope, *bias = np.linalg.lstsq(centred * roots[:, None], off * roots, rcond=1e-10)[0]
+    plain = Calibration.none(len(classes))
+    return replace(plain, temperature=1 / slope, bias=(bias - np.mean(bias)).tolist()) if slope > 1e-6 else plain
+
+
+def _mean_by(index: NDArray[np.int64], values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Means [G, C] of the rows [N, C] of each group, whose numbers are `index` [N]."""
+    sums = np.stack([np.bincount(index, weights=column) for column in values.T], axis=1)
+    return sums / np.bincount(index)[:, None]
 
 
 def as_arrays(table: pd.DataFrame, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -168,7 +185,6 @@ def lesion_view(
     probabilities, labels, _ = as_arrays(table, classes)
     lesion, _ = pd.factorize(table["lesion_id"])
     first = np.unique(lesion, return_index=True)[1]
-    sums = np.stack([np.bincount(lesion, weights=column) for column in probabilities.T], axis=1)
-    mean = sums / np.bincount(lesion)[:, None]
+    mean = _mean_by(lesion, probabilities)
     predicted = decisions(table, classes, LESION_DECISION)[first] if LESION_DECISION in table else mean.argmax(axis=1)
     return mean, labels[first], table["group_id"].to_numpy(dtype=object)[first], predicted

@@ -1,11 +1,10 @@
-"""What training computes on the validation split: scores to select on, the temperature, and thresholds.
+"""What training computes on the validation split: scores to select on.
 
 The stage `train` depends on this module, so an edit here trains again. It knows neither the intervals nor the other
 metrics: those build on it, and only the stage `evaluate` depends on them.
 """
 
 from collections.abc import Sequence
-from decimal import ROUND_FLOOR, Decimal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -187,9 +186,6 @@ def divide(numerator: NDArray, denominator: NDArray) -> NDArray[np.float64]:
         return np.where(denominator == 0, np.nan, np.asarray(numerator, dtype=np.float64) / denominator)
 
 
-TEMPERATURE_BOUNDS = (0.05, 20.0)
-
-
 def softmax(logits: ArrayLike, temperature: float = 1.0) -> NDArray[np.float64]:
     """Probabilities [N, C] of raw logits [N, C] divided by a temperature (> 0; above 1 softens, below 1 sharpens).
 
@@ -203,65 +199,6 @@ def softmax(logits: ArrayLike, temperature: float = 1.0) -> NDArray[np.float64]:
     scaled = logits / temperature
     powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
     return powers / powers.sum(axis=1, keepdims=True)
-
-
-def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
-    """The temperature that gives validation logits [N, C] the lowest log-loss against their labels [N].
-
-    The search is bounded to 0.05..20 (a validation set without a mistake has no optimum: it asks for ever sharper
-    probabilities). Deterministic. 1.0 for an empty set. Never changes which class is predicted.
-
-    Raises
-    ------
-    UserError : a logit is NaN or infinite
-
-    References
-    ----------
-    Guo et al. 2017, section 4.2 (temperature scaling).
-    """
-    from scipy.optimize import minimize_scalar
-
-    labels = np.asarray(labels)
-    if labels.size == 0:
-        return 1.0
-    behind = distances_below_top(check_logits(logits), labels)
-    low, high = np.log(TEMPERATURE_BOUNDS)
-    best = minimize_scalar(
-        lambda log_temperature: log_loss_at(behind, np.exp(log_temperature)),
-        bounds=(low, high),
-        method="bounded",
-        options={"xatol": 1e-6},
-    )
-    return float(np.exp(best.x))
-
-
-def choose_abstention(probabilities: ArrayLike, share: float) -> float:
-    """The confidence below which the least certain `share` of the validation images lies.
-
-    A model that leaves to a human what is less certain than this (confidence < threshold) leaves `share` of images like
-    those of validation, never more: images whose confidence equals the threshold stay with the model.
-
-    Parameters
-    ----------
-    probabilities : float [N, C] of the validation images, as the model gives them out (after the temperature)
-    share : in [0, 1)
-
-    Returns
-    -------
-    float in 0..1, rounded down to six decimals, so that a copy of it in a text file leaves no image more; 0.0, which
-    leaves none, for an empty set
-
-    Raises
-    ------
-    UserError : a share outside [0, 1)
-    """
-    if not 0 <= share < 1:
-        raise UserError(f"The share of images to leave to a human is {share}; expected 0 or more and less than 1.")
-    confidence = np.sort(np.asarray(probabilities, dtype=np.float64).max(axis=1))
-    if not confidence.size:
-        return 0.0
-    left = int(share * confidence.size + 1e-9)  # 0.29 * 100 is 28.999999999999996
-    return float(Decimal(repr(float(confidence[left]))).quantize(Decimal("1e-6"), ROUND_FLOOR))
 
 
 def distances_below_top(logits: NDArray[np.float64], labels: NDArray) -> NDArray[np.float64]:
@@ -286,37 +223,6 @@ def check_logits(logits: ArrayLike) -> NDArray[np.float64]:
             "(counted from 0). The training has probably diverged: try a lower learning rate, or float32."
         )
     return logits
-
-
-DECIMALS = 6
-
-
-def choose_threshold(p_mel: ArrayLike, is_mel: ArrayLike, sensitivity: float) -> float | None:
-    """The highest threshold at which that share of melanomas is flagged (p_mel >= threshold).
-
-    Parameters
-    ----------
-    p_mel, is_mel : float and bool [N], of the validation images
-    sensitivity : share of the melanomas to find, above 0 and at most 1
-
-    Returns
-    -------
-    float, rounded down to six decimals so that no melanoma is lost to rounding; None without melanomas
-
-    Raises
-    ------
-    UserError : as `melanoma_report`; a sensitivity outside (0, 1]
-    """
-    if not 0 < sensitivity <= 1:
-        raise UserError(f"The melanoma sensitivity is {sensitivity}; expected a share above 0, at most 1.")
-    p_mel, is_mel = check_binary(p_mel, is_mel)
-    found = np.sort(p_mel[is_mel])[::-1]
-    if not found.size:
-        return None
-    reached = np.arange(1, found.size + 1) / found.size >= sensitivity
-    threshold = float(found[reached.argmax()])
-    rounded = round(threshold, DECIMALS)
-    return rounded if rounded <= threshold else round(rounded - 10**-DECIMALS, DECIMALS)
 
 
 def check_binary(p_mel: ArrayLike, is_mel: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

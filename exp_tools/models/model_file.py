@@ -11,6 +11,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model as load_tensors
+from safetensors.torch import save_file
 from safetensors.torch import save_model as save_tensors
 from torch import nn
 
@@ -30,7 +31,7 @@ class ModelFacts:
     task, classes : the task and its class names, in the order of the logits
     preprocessing : how load_image makes the input (preprocess.Preprocessing as a dict), as `prepare` wrote it
     pixel_mean, pixel_std : how normalise makes it a tensor
-    temperature : what logits are divided by before softmax
+    calibration : how logits become probabilities and decisions (probabilities.Calibration as a dict); {}: not yet
     vocabulary : how metadata become numbers (metadata.Vocabulary as a dict), fitted on train; None: image only
     thresholds : chosen on validation, of calibrated probabilities: `melanoma` (flag from this on; None: no melanoma
         there) for `melanoma_sensitivity`, `abstain` (leave to a human what is less certain) for `abstain_share`
@@ -46,8 +47,8 @@ class ModelFacts:
     preprocessing: dict[str, Any]
     pixel_mean: list[float]
     pixel_std: list[float]
-    temperature: float
     source: str
+    calibration: dict[str, Any] = field(default_factory=dict)
     thresholds: dict[str, float | None] = field(default_factory=dict)
     vocabulary: dict[str, Any] | None = None
     training: dict[str, Any] = field(default_factory=dict)
@@ -67,6 +68,15 @@ def save_model(path: Path, model: nn.Module, facts: ModelFacts) -> None:
     header = {HEADER_KEY: json.dumps(asdict(facts), sort_keys=True)}
     with atomic_write(path) as temporary:
         save_tensors(model.cpu(), str(temporary), metadata=header)
+
+
+def copy_model(origin: Path, target: Path, facts: ModelFacts) -> None:
+    """Write the weights of one model file with other facts."""
+    with safe_open(origin, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        header = (file.metadata() or {}) | {HEADER_KEY: json.dumps(asdict(facts), sort_keys=True)}
+    with atomic_write(target) as temporary:
+        save_file(tensors, str(temporary), metadata=header)
 
 
 def read_facts(path: Path) -> ModelFacts:

@@ -17,8 +17,8 @@ from exp_tools.data.labels.issues import Problem, write_report
 from exp_tools.data.labels.select import as_task
 from exp_tools.errors import UserError
 from exp_tools.evaluation.predictions import prediction_table
+from exp_tools.evaluation.probabilities import Calibration
 from exp_tools.evaluation.report.build import score_set, with_metadata
-from exp_tools.evaluation.validation import softmax
 from exp_tools.io import ProgressBar, file_digest, write_csv
 from exp_tools.models.model_file import ModelFacts
 from exp_tools.serving.batch_inputs import BatchInputs
@@ -64,7 +64,7 @@ def predict_batch(predictor: Predictor, work: BatchInputs, out: Path, *, batch_s
     ------
     UserError : no image can be used, or a batch with another model left a journal for this table
     """
-    facts = predictor.facts
+    facts, calibration = predictor.facts, predictor.calibration
     numbers = _numbers(facts, work.labels)
     stamps = [[*_stamp(file), *row] for file, row in zip(work.files, numbers.tolist(), strict=True)]
     journal = BatchJournal(out, {"model": file_digest(predictor.path)})
@@ -90,7 +90,7 @@ def predict_batch(predictor: Predictor, work: BatchInputs, out: Path, *, batch_s
         raise UserError(f"none of {len(bad):,} images can be used, the first is {problems[-len(bad)]}")
     labels, logits = work.labels.iloc[good], np.array([done[row] for row in good], dtype=np.float32)
     labels, report, left_out = _scored(labels, logits, facts)
-    table = prediction_table(labels, "batch", logits, facts.classes, facts.temperature)
+    table = prediction_table(labels, "batch", logits, facts.classes, calibration)
     write_csv(out, table.assign(**_flags(logits, facts), file=[work.files[row] for row in good]))
     if problems:
         write_report(problems_file(out), problems)
@@ -146,12 +146,12 @@ def _scored(
     except UserError:  # it knows none of them
         return labels, None, given["dx"].value_counts().sort_index().to_dict()
     labels = labels.assign(dx=known["dx"].reindex(labels.index).fillna(labels["dx"]))
-    rows = labels.index.isin(known.index)
-    table = prediction_table(labels[rows], "batch", logits[rows], facts.classes, facts.temperature)
+    rows, calibration = labels.index.isin(known.index), Calibration.from_dict(facts.calibration)
+    table = prediction_table(labels[rows], "batch", logits[rows], facts.classes, calibration)
     report = score_set(
         with_metadata(table, labels),
         facts.classes,
-        temperature=facts.temperature,
+        calibration=calibration,
         thresholds=facts.thresholds,
         costs=None,
         resamples=RESAMPLES,
@@ -162,7 +162,7 @@ def _scored(
 
 def _flags(logits: NDArray[np.float32], facts: ModelFacts) -> dict[str, Any]:
     """Columns abstain and melanoma, as in a Prediction; "" where the model has no such threshold."""
-    probabilities = softmax(logits, facts.temperature)
+    probabilities = Calibration.from_dict(facts.calibration).probabilities(logits)
     abstain, melanoma = facts.thresholds.get("abstain"), facts.thresholds.get("melanoma")
     flagged: Any = ""
     if melanoma is not None and MELANOMA in facts.classes:

@@ -17,7 +17,7 @@ from exp_tools.data.images.decode import load_image
 from exp_tools.data.images.preprocess import Preprocessing
 from exp_tools.data.inputs.metadata import UNKNOWN, Vocabulary, encode
 from exp_tools.errors import UserError
-from exp_tools.evaluation.validation import softmax
+from exp_tools.evaluation.probabilities import Calibration
 from exp_tools.models.model_file import ModelFacts
 from exp_tools.serving.engines import open_engine
 from exp_tools.taxonomy import DIAGNOSES, MELANOMA, OTHER_DIAGNOSES
@@ -50,12 +50,12 @@ NOBODY = Patient()
 class Prediction:
     """The prediction for one image.
 
-    diagnosis, name, description : the most probable class; malignant or pre-malignant, where that is known
+    diagnosis, name, description : the decision, by the model's rule; malignant or pre-malignant, where that is known
     probability : of the diagnosis, calibrated
     probabilities : of every class, in the model's order; they add up to one
     top : the most probable classes, best first: code, name and probability of each
     entropy : of the probabilities, as a share of the largest possible, 0 (certain) to 1 (knows nothing)
-    abstain : less certain than the model's threshold: leave it to a human; None: the model has no threshold
+    abstain : the highest probability is below the model's threshold: leave it to a human; None: it has no threshold
     melanoma, melanoma_probability : whether the model's threshold flags a melanoma; None: the model has no such class
     notes : what the person should know of this input
     maps : where the model looked, by method (gradcam, attention): float32 [S, S], 0..1; only when asked for
@@ -98,6 +98,7 @@ class Predictor:
 
     def __init__(self, model: Path, *, device: torch.device | None = None, top_k: int = 3) -> None:
         self.engine = open_engine(model, device or torch.device("cpu"))
+        self.calibration = Calibration.from_dict(self.engine.facts.calibration)
         self.path, self.top_k = model, top_k
         self._explaining = threading.Lock()  # one backward pass at a time: memory, and hooks are shared
 
@@ -158,8 +159,10 @@ class Predictor:
     def predict_pixels(self, pixels: NDArray[np.uint8], patients: Sequence[Patient]) -> list[Prediction]:
         """Predict prepared squares, uint8 [N, S, S, 3], with a patient each, as one batch."""
         logits = self.engine.logits(pixels, self._encoded(patients))
-        probabilities = softmax(logits, self.facts.temperature)
-        return [self._told(row, patient) for row, patient in zip(probabilities, patients, strict=True)]
+        probabilities = self.calibration.probabilities(logits)
+        decided = self.calibration.decisions(probabilities)
+        rows = zip(probabilities, decided.tolist(), patients, strict=True)
+        return [self._prediction(row, self.facts.classes[one], patient) for row, one, patient in rows]
 
     def _encoded(self, patients: Sequence[Patient]) -> NDArray[np.float32]:
         if self.facts.vocabulary is None:
@@ -168,10 +171,9 @@ class Predictor:
         words = table[["sex", "localization"]].astype(object).where(table[["sex", "localization"]].notna(), UNKNOWN)
         return encode(words.assign(age=table["age"]), Vocabulary.from_dict(self.facts.vocabulary))
 
-    def _told(self, probabilities: NDArray[np.float64], patient: Patient) -> Prediction:
+    def _prediction(self, probabilities: NDArray[np.float64], best: str, patient: Patient) -> Prediction:
         classes, thresholds = self.facts.classes, self.facts.thresholds
         order = np.argsort(-probabilities, kind="stable")
-        best = classes[order[0]]
         confidence = float(probabilities[order[0]])
         abstain, flag = thresholds.get("abstain"), thresholds.get("melanoma")
         p_melanoma = float(probabilities[classes.index(MELANOMA)]) if MELANOMA in classes else None
@@ -181,7 +183,7 @@ class Predictor:
             name=name_of(best),
             description=description_of(best),
             malignant=is_malignant(best),
-            probability=confidence,
+            probability=float(probabilities[classes.index(best)]),
             probabilities=dict(zip(classes, probabilities.tolist(), strict=True)),
             top=[
                 {"code": classes[c], "name": name_of(classes[c]), "probability": float(probabilities[c])}

@@ -18,6 +18,7 @@ from exp_tools.evaluation.compare.scores import LEVEL, Scored, widened
 from exp_tools.evaluation.metrics.catalogue import metric_of
 from exp_tools.evaluation.metrics.paired import FEWEST_DEGREES, SeedSpread, mcnemar, paired_differences, pooled_spread
 from exp_tools.evaluation.predictions import as_arrays, lesion_view, prediction_table
+from exp_tools.evaluation.probabilities import Calibration
 from exp_tools.taxonomy import is_drawn
 
 
@@ -116,9 +117,10 @@ def ensemble(name: str, groups: Sequence[Group]) -> Group:
             raise UserError(f"--ensemble: {group.name} and {first.name} cannot be averaged: {reason}")
     mean = np.mean([as_arrays(table, first.classes)[0] for _, table in tables], axis=0)
     base = first.repeats[0]
+    plain = Calibration.none(len(first.classes))
     # Logits whose softmax is the mean, so that the ensemble is a prediction table like any other.
     table = prediction_table(
-        base, base["split"].to_numpy(), np.log(np.clip(mean, np.finfo(float).tiny, 1)), first.classes, 1.0
+        base, base["split"].to_numpy(), np.log(np.clip(mean, np.finfo(float).tiny, 1)), first.classes, plain
     )
     runs = tuple(run for group in groups for run in group.runs)
     return Group(name, runs, (table,), 1, first.classes, averaged=len(tables))

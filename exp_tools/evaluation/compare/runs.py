@@ -22,7 +22,8 @@ FOLDS, SCHEME = "split.folds", "split.scheme"
 IRRELEVANT = (
     "machine.",
     "explain.",
-    "thresholds.",
+    "calibration.melanoma_sensitivity",
+    "calibration.abstain_share",
     "evaluate.resamples",
     "evaluate.seed",
     "evaluate.costs",

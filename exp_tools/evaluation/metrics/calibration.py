@@ -10,24 +10,25 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from exp_tools.errors import UserError
+from exp_tools.evaluation.probabilities import Calibration
 from exp_tools.evaluation.validation import check_logits, distances_below_top, log_loss_at, softmax
 
 Scheme = Literal["width", "mass"]
 SCHEMES: tuple[Scheme, ...] = ("width", "mass")
 
 
-def calibration_report(logits: ArrayLike, labels: ArrayLike, temperature: float) -> dict[str, Any]:
-    """How well probabilities are calibrated without the temperature and with it.
+def calibration_report(logits: ArrayLike, labels: ArrayLike, calibration: Calibration) -> dict[str, Any]:
+    """How well probabilities are calibrated, as softmax of the logits and with temperature and bias.
 
     Parameters
     ----------
     logits : float [N, C]
     labels : int [N], values in 0..C-1
-    temperature : by which the model divides its logits
+    calibration : of the model
 
     Returns
     -------
-    dict with `temperature`, and `before` and `after`, each a dict of
+    dict with `temperature`, `bias` (class order), and `before` and `after`, each a dict of
         ece_width, ece_mass : expected calibration error over 15 bins of equal width, or of about equally many images
         log_loss : mean negative log-likelihood in nats, exact where a probability would round to 0
         brier : mean squared distance between the probabilities and the one-hot label, 0 to 2
@@ -38,18 +39,18 @@ def calibration_report(logits: ArrayLike, labels: ArrayLike, temperature: float)
     UserError : as `softmax`
     """
     logits, labels = check_logits(logits), np.asarray(labels)
-    report: dict[str, Any] = {"temperature": float(temperature)}
-    for calibration, divisor in (("before", 1.0), ("after", temperature)):
+    report: dict[str, Any] = {"temperature": calibration.temperature, "bias": calibration.bias}
+    for when, scaled in (("before", logits), ("after", calibration.scaled(logits))):
         if not labels.size:
-            report[calibration] = dict.fromkeys(("ece_width", "ece_mass", "log_loss", "brier"), float("nan"))
+            report[when] = dict.fromkeys(("ece_width", "ece_mass", "log_loss", "brier"), float("nan"))
             continue
-        probabilities = softmax(logits, divisor)
-        report[calibration] = {
+        probabilities = softmax(scaled)
+        report[when] = {
             f"ece_{scheme}": expected_calibration_error(probabilities, labels, scheme=scheme) for scheme in SCHEMES
         }
-        report[calibration]["log_loss"] = log_loss_at(distances_below_top(logits, labels), divisor)
+        report[when]["log_loss"] = log_loss_at(distances_below_top(scaled, labels), 1.0)
         distances = ((probabilities - np.eye(logits.shape[1])[labels]) ** 2).sum(axis=1)
-        report[calibration]["brier"] = float(distances.mean())
+        report[when]["brier"] = float(distances.mean())
     return report
 
 
@@ -123,8 +124,8 @@ def reliability_bins(
     )
 
 
-def reliability_before_after(logits: ArrayLike, labels: ArrayLike, temperature: float) -> pd.DataFrame:
-    """Reliability points without and with the temperature, over bins of both schemes.
+def reliability_before_after(logits: ArrayLike, labels: ArrayLike, calibration: Calibration) -> pd.DataFrame:
+    """Reliability points without and with calibration, over bins of both schemes.
 
     Returns
     -------
@@ -133,9 +134,9 @@ def reliability_before_after(logits: ArrayLike, labels: ArrayLike, temperature: 
     """
     parts = []
     for scheme in SCHEMES:
-        for calibration, divisor in (("before", 1.0), ("after", temperature)):
-            table = reliability_bins(softmax(logits, divisor), labels, scheme=scheme)
+        for when, probabilities in (("before", softmax(logits)), ("after", calibration.probabilities(logits))):
+            table = reliability_bins(probabilities, labels, scheme=scheme)
             table.insert(0, "scheme", scheme)
-            table.insert(1, "calibration", calibration)
+            table.insert(1, "calibration", when)
             parts.append(table)
     return pd.concat(parts, ignore_index=True).round(6)

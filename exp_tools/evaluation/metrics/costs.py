@@ -1,8 +1,6 @@
 """The expected cost of mistakes, where some are worse than others: a missed melanoma, a needless excision.
 
-The most probable class is the best decision when all mistakes cost the same. Otherwise it is the class of least
-expected cost, the sum over true classes of probability times cost: Elkan, The foundations of cost-sensitive learning,
-IJCAI 2001, equation 1. That takes probabilities that mean what they say; see calibration.
+`evaluate.costs` only reports them. To decide by costs, set `calibration.decide: costs`; see `probabilities`.
 """
 
 import math
@@ -15,9 +13,9 @@ from numpy.typing import ArrayLike, NDArray
 from exp_tools.errors import UserError, did_you_mean
 from exp_tools.evaluation.metrics.bootstrap import weighted_intervals
 from exp_tools.evaluation.metrics.catalogue import DIFFERENCE, LOSS
+from exp_tools.evaluation.metrics.confusion import decided
+from exp_tools.evaluation.probabilities import least_cost_decisions
 from exp_tools.evaluation.validation import check_predictions, confusion
-
-EQUAL = 1e-12  # costs closer than this (times the highest) are equal
 
 
 def cost_report(
@@ -26,11 +24,12 @@ def cost_report(
     groups: ArrayLike,
     classes: Sequence[str],
     costs: Mapping[str, Mapping[str, float]],
+    predicted: NDArray[np.int64] | None = None,
     *,
     resamples: int = 2000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Mean cost an image of two rules: the most probable class, and the class of least expected cost.
+    """Mean cost per image of the model's decisions, and of the class of least expected cost.
 
     Parameters
     ----------
@@ -39,15 +38,16 @@ def cost_report(
     groups : [N], the lesion group of each image
     classes : the C class names
     costs : true class -> predicted class -> cost, 0 or more. A mistake that is not named costs 1, a right answer 0.
+    predicted : int [N], the model's decisions; None: the most probable classes
     resamples, seed : of the bootstrap behind the intervals
 
     Returns
     -------
     dict with
         matrix : true class -> predicted class -> cost, complete
-        mean_cost : {"most_probable", "least_expected_cost", "saved"}; saved is the first less the second
+        mean_cost : {"decided", "least_expected_cost", "saved"}; saved is the first less the second
         intervals : of the three, {"low", "high"}, 95 %
-        confusion : {"most_probable", "least_expected_cost"}, true class -> predicted class -> images
+        confusion : {"decided", "least_expected_cost"}, true class -> predicted class -> images
         changed : share of images that the two rules decide differently
 
     Raises
@@ -57,25 +57,25 @@ def cost_report(
     probabilities, labels = check_predictions(probabilities, labels, classes)
     matrix = cost_matrix(costs, classes)
     decisions = {
-        "most_probable": probabilities.argmax(axis=1),
+        "decided": decided(probabilities, predicted),
         "least_expected_cost": least_cost_decisions(probabilities, matrix),
     }
-    paid = {rule: matrix[labels, decided] for rule, decided in decisions.items()}
-    paid["saved"] = paid["most_probable"] - paid["least_expected_cost"]
+    paid = {rule: matrix[labels, classes_of] for rule, classes_of in decisions.items()}
+    paid["saved"] = paid["decided"] - paid["least_expected_cost"]
 
     def score(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         total = weights.sum(axis=0)
         return {name: np.einsum("n,nr->r", values, weights) / total for name, values in paid.items()}
 
-    scales = {"most_probable": LOSS, "least_expected_cost": LOSS, "saved": DIFFERENCE}
+    scales = {"decided": LOSS, "least_expected_cost": LOSS, "saved": DIFFERENCE}
     intervals = weighted_intervals(score, groups, labels.size, resamples=resamples, seed=seed, scales=scales)
-    counts = {rule: confusion(labels, decided, len(classes)) for rule, decided in decisions.items()}
+    counts = {rule: confusion(labels, classes_of, len(classes)) for rule, classes_of in decisions.items()}
     return {
         "matrix": _by_class(matrix, classes),
         "mean_cost": {name: float(values.mean()) for name, values in paid.items()},
         "intervals": {name: {"low": low, "high": high} for name, (low, high) in intervals.items()},
         "confusion": {rule: _by_class(table, classes) for rule, table in counts.items()},
-        "changed": float((decisions["most_probable"] != decisions["least_expected_cost"]).mean()),
+        "changed": float((decisions["decided"] != decisions["least_expected_cost"]).mean()),
     }
 
 
@@ -90,14 +90,6 @@ def cost_matrix(costs: Mapping[str, Mapping[str, float]], classes: Sequence[str]
                 raise UserError(f"evaluate.costs.{true}.{predicted} is {cost}; expected a number, 0 or more.")
             matrix[classes.index(true), classes.index(predicted)] = cost
     return matrix
-
-
-def least_cost_decisions(probabilities: NDArray[np.float64], matrix: NDArray[np.float64]) -> NDArray[np.int64]:
-    """The class [N] of least expected cost; of equals the most probable, of those the first."""
-    # Added up class by class, so that equal sums are equal whatever the processor and the number of threads.
-    expected = np.einsum("nt,tp->np", probabilities, matrix)
-    best = expected <= expected.min(axis=1, keepdims=True) + EQUAL * matrix.max()
-    return np.where(best, probabilities, -1).argmax(axis=1)
 
 
 def _check_known(names: Iterable[str], classes: Sequence[str], where: str) -> None:

@@ -38,7 +38,7 @@ def draw_reliability(path: Path, table: pd.DataFrame, title: str) -> None:
     panels = figure.subplots(2, 2, sharex=True, height_ratios=[3.4, 1])
     width = table[table["scheme"] == "width"]
     images = int(width.loc[width["calibration"] == "before", "count"].sum())
-    set_title(panels[0, 0], "Reliability, before and after temperature scaling", title, images)
+    set_title(panels[0, 0], "Reliability, before and after calibration", title, images)
     for axes, (scheme, name) in zip(panels[0], BINS.items(), strict=True):
         _draw_gaps(axes, table[table["scheme"] == scheme], name)
     panels[0, 0].set_ylabel("accuracy")

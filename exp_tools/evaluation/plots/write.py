@@ -15,13 +15,14 @@ from exp_tools.evaluation.plots.calibration import draw_reliability, draw_risk_c
 from exp_tools.evaluation.plots.contact_sheets import draw_missed, draw_mistakes
 from exp_tools.evaluation.plots.subgroups import draw_subgroups
 from exp_tools.evaluation.predictions import as_arrays, decisions
+from exp_tools.evaluation.probabilities import Calibration
 from exp_tools.evaluation.validation import confusion
 from exp_tools.io import write_csv
 from exp_tools.taxonomy import MELANOMA
 
 
 def write_curves(
-    folder: Path, table: pd.DataFrame, classes: Sequence[str], temperature: float, report: Mapping[str, Any]
+    folder: Path, table: pd.DataFrame, classes: Sequence[str], calibration: Calibration, report: Mapping[str, Any]
 ) -> None:
     """Write the tables that `dvc plots` draws: roc, precision_recall, reliability, confusion, classes, risk_coverage,
     subgroups.
@@ -30,14 +31,14 @@ def write_curves(
     ----------
     folder : where to
     table : predictions of the set
-    classes, temperature : of the model
+    classes, calibration : of the model
     report : of the set, see scoring.score_set
     """
     probabilities, labels, logits = as_arrays(table, classes)
     predicted = decisions(table, classes)
     write_csv(folder / "roc.csv", points.roc_points(probabilities, labels, classes))
     write_csv(folder / "precision_recall.csv", points.precision_recall_points(probabilities, labels, classes))
-    write_csv(folder / "reliability.csv", reliability_before_after(logits, labels, temperature))
+    write_csv(folder / "reliability.csv", reliability_before_after(logits, labels, calibration))
     write_csv(folder / "confusion.csv", points.confusion_pairs(labels, predicted, classes))
     write_csv(folder / "classes.csv", points.class_bars(report["per_class"]))
     write_csv(folder / "risk_coverage.csv", risk_coverage(probabilities, labels, predicted))
@@ -49,7 +50,7 @@ def draw_figures(
     table: pd.DataFrame,
     images: NDArray,
     classes: Sequence[str],
-    temperature: float,
+    calibration: Calibration,
     report: Mapping[str, Any],
     title: str,
 ) -> None:
@@ -60,7 +61,7 @@ def draw_figures(
     folder : where to
     table : predictions of the set with metadata and `row`, the place of each image in `images`
     images : uint8 [N, S, S, 3], RGB; may be memory-mapped
-    classes, temperature : of the model
+    classes, calibration : of the model
     report : of the set, see scoring.score_set
     title : names the set
     """
@@ -73,7 +74,7 @@ def draw_figures(
     classification.draw_roc(folder / "roc.png", roc, per_class, title)
     classification.draw_precision_recall(folder / "precision_recall.png", precision_recall, per_class, title)
     classification.draw_class_bars(folder / "classes.png", per_class, title)
-    draw_reliability(folder / "reliability.png", reliability_before_after(logits, labels, temperature), title)
+    draw_reliability(folder / "reliability.png", reliability_before_after(logits, labels, calibration), title)
     at_threshold = report["coverage"]["at_threshold"]
     coverage = risk_coverage(probabilities, labels, predicted)
     draw_risk_coverage(folder / "risk_coverage.png", coverage, title, at_threshold)

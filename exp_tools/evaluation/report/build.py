@@ -15,6 +15,7 @@ from exp_tools.evaluation.metrics.melanoma import melanoma_report
 from exp_tools.evaluation.metrics.selective import coverage_report
 from exp_tools.evaluation.metrics.subgroups import subgroup_gaps, subgroup_report
 from exp_tools.evaluation.predictions import as_arrays, decisions, lesion_view
+from exp_tools.evaluation.probabilities import Calibration
 from exp_tools.taxonomy import MELANOMA
 
 METADATA = ["dx_type", "age", "sex", "localization"]
@@ -24,7 +25,7 @@ def score_set(
     table: pd.DataFrame,
     classes: Sequence[str],
     *,
-    temperature: float,
+    calibration: Calibration,
     thresholds: Mapping[str, float | None],
     costs: Mapping[str, Mapping[str, float]] | None,
     resamples: int,
@@ -36,7 +37,7 @@ def score_set(
     ----------
     table : rows of a prediction table, one set, with the columns METADATA (see `with_metadata`)
     classes : the C classes, in the order of the model
-    temperature : by which the logits were divided for p_<class>
+    calibration : of the model
     thresholds : as in the model file; `melanoma` and `abstain` may be missing or None
     costs : of mistakes, see `evaluate.costs`; None: not asked for
     resamples, seed : of the bootstrap
@@ -71,11 +72,13 @@ def score_set(
         "lesion_level": _lesion_level(table, classes, **draws),
         "per_class": _per_class(table, probabilities, labels, classes, predicted, **draws),
         "melanoma": melanoma,
-        "calibration": calibration_report(logits, labels, temperature),
+        "calibration": calibration_report(logits, labels, calibration),
         "coverage": coverage_report(probabilities, labels, predicted, threshold=thresholds.get("abstain")),
         "subgroups": subgroup_report(table, classes, melanoma_threshold=thresholds.get("melanoma"), **draws),
         "gaps": subgroup_gaps(table, classes, melanoma_threshold=thresholds.get("melanoma"), **draws),
-        "costs": None if costs is None else cost_report(probabilities, labels, groups, classes, costs, **draws),
+        "costs": None
+        if costs is None
+        else cost_report(probabilities, labels, groups, classes, costs, predicted, **draws),
     }
 
 

@@ -75,9 +75,15 @@ def _model(facts: ModelFacts) -> list[str]:
         ("task", f"{facts.task}: {len(facts.classes)} classes"),
         ("starting weights", training.get("weights")),
         ("best epoch", f"{training['best_epoch']} of {training['epochs_run']}" if "best_epoch" in training else None),
-        ("temperature", f"{facts.temperature:.3f} (logits are divided by it)"),
+        ("calibration", _calibration(facts)),
     ]
     return ["## Model", "", *table(("what", "value"), [row for row in rows if row[1] is not None]), ""]
+
+
+def _calibration(facts: ModelFacts) -> str:
+    calibration = facts.calibration
+    bias = ", ".join(f"{code} {value:+.2f}" for code, value in zip(facts.classes, calibration["bias"], strict=True))
+    return f"softmax(logits / {calibration['temperature']:.3f} + bias); bias {bias}"
 
 
 def _use() -> list[str]:

@@ -20,6 +20,7 @@ from exp_tools.data.sources.registry import SourceOptions, read_source, spec_of
 from exp_tools.devices import prepare_machine
 from exp_tools.evaluation.predict import predict_views
 from exp_tools.evaluation.predictions import prediction_table
+from exp_tools.evaluation.probabilities import Calibration
 from exp_tools.evaluation.report.build import score_set, with_metadata
 from exp_tools.io import file_digest, write_csv, write_json
 from exp_tools.models.model_file import ModelFacts, load_model
@@ -84,6 +85,7 @@ def evaluate_standalone(
         stop_on(problems, out / "problems.csv")
         every = with_groups(typed_labels(kept))
         labels, left_out = as_task(every, facts.task, facts.classes)
+        calibration = Calibration.from_dict(facts.calibration)
         vocabulary = None if facts.vocabulary is None else Vocabulary.from_dict(facts.vocabulary)
         logits = predict_views(
             network,
@@ -95,11 +97,11 @@ def evaluate_standalone(
             metadata=None if vocabulary is None else encode(every, vocabulary),
             tta=params.evaluate.tta,
         ).mean(axis=0, dtype=np.float64)
-    predictions = prediction_table(labels, f"external:{source}", logits, facts.classes, facts.temperature)
+    predictions = prediction_table(labels, f"external:{source}", logits, facts.classes, calibration)
     report = score_set(
         with_metadata(predictions, labels),
         facts.classes,
-        temperature=facts.temperature,
+        calibration=calibration,
         thresholds=facts.thresholds,
         costs=params.evaluate.costs,
         resamples=params.evaluate.resamples,

@@ -9,7 +9,7 @@ import pandas as pd
 
 from exp_tools.data.labels.table import read_labels
 from exp_tools.errors import UserError
-from exp_tools.evaluation.predictions import read_predictions, temperature_of
+from exp_tools.evaluation.predictions import calibration_of, read_predictions
 from exp_tools.evaluation.report.build import METADATA, score_set, with_metadata
 
 
@@ -54,7 +54,7 @@ def rescore(
     report = score_set(
         joined,
         classes,
-        temperature=temperature_of(table, classes),
+        calibration=calibration_of(table, classes),
         thresholds=thresholds,
         costs=None,
         resamples=resamples,

@@ -99,7 +99,7 @@ class ModelAnswer(Served):
     task: str
     classes: list[ClassFacts]
     preprocessing: dict[str, Any] = Field(description="how an image is prepared: size in pixels, resize, filters")
-    temperature: float
+    calibration: dict[str, Any] = Field(description="temperature, bias (class order), and the decision rule")
     thresholds: dict[str, float | None]
     uses_metadata: bool
     vocabulary: dict[str, list[str]] | None = Field(description="values of sex and localization the model has seen")

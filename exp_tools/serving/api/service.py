@@ -116,7 +116,7 @@ class Service:
                 for code in facts.classes
             ],
             "preprocessing": facts.preprocessing,
-            "temperature": facts.temperature,
+            "calibration": facts.calibration,
             "thresholds": facts.thresholds,
             "uses_metadata": self.predictor.uses_metadata,
             "vocabulary": vocabulary and {name: list(vocabulary[name]) for name in ("sex", "localization")},

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from exp_tools.errors import UserError
 from exp_tools.evaluation.metrics.classification import confusion_metrics
+from exp_tools.evaluation.probabilities import Calibration
 from exp_tools.evaluation.validation import confusion
 from exp_tools.io import atomic_write
 from exp_tools.serving.export.onnx import ONNX_MISSING, add_facts, with_export
@@ -135,7 +136,8 @@ def _predicted(engine: OnnxEngine, examples: Examples) -> NDArray[np.int64]:
         engine.logits(examples.pixels[start : start + BATCH], examples.metadata[start : start + BATCH])
         for start in range(0, len(examples.labels), BATCH)
     ]
-    return np.concatenate(logits).argmax(axis=1)
+    calibration = Calibration.from_dict(engine.facts.calibration)
+    return calibration.decisions(calibration.probabilities(np.concatenate(logits)))
 
 
 def _balanced_accuracy(labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: int) -> float:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from exp_tools.errors import UserError
-from exp_tools.evaluation.validation import softmax
+from exp_tools.evaluation.probabilities import Calibration
 from exp_tools.io import atomic_write
 from exp_tools.models.model_file import HEADER_KEY, ModelFacts, load_model
 from exp_tools.models.normalize import normalise
@@ -95,7 +95,7 @@ def export_onnx(model: Path, out: Path, pixels: NDArray[np.uint8], metadata: NDA
         trial = Path(folder) / "trial.onnx"
         _write(network, facts.preprocessing["image_size"], trial)
         add_facts(trial, trial, facts)
-        parity = _compare(OnnxEngine(trial), eager, pixels, metadata, facts.temperature)
+        parity = _compare(OnnxEngine(trial), eager, pixels, metadata, Calibration.from_dict(facts.calibration))
         if parity.probabilities > TOLERANCE:
             raise UserError(
                 f"the export says something else than {model}: a probability differs by {parity.probabilities:.1e} "
@@ -165,10 +165,11 @@ def _compare(
     eager: NDArray[np.float32],
     pixels: NDArray[np.uint8],
     metadata: NDArray[np.float32],
-    temperature: float,
+    calibration: Calibration,
 ) -> Parity:
     single = np.concatenate([engine.logits(pixels[[n]], metadata[[n]]) for n in range(len(pixels))])
     both = np.stack([single, engine.logits(pixels, metadata)])
-    apart = max(np.abs(softmax(one, temperature) - softmax(eager, temperature)).max() for one in both)
-    changed = (both.argmax(axis=2) != eager.argmax(axis=1)).any(axis=0)
+    expected, found = calibration.probabilities(eager), [calibration.probabilities(one) for one in both]
+    apart = max(np.abs(one - expected).max() for one in found)
+    changed = np.any([calibration.decisions(one) != calibration.decisions(expected) for one in found], axis=0)
     return Parity(len(pixels), float(np.abs(both - eager).max()), float(apart), int(changed.sum()))
