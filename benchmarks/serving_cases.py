@@ -10,6 +10,7 @@ import torch
 
 from benchmarks.case import Case, compare
 from exp_tools.data.images.preprocess import Preprocessing
+from exp_tools.evaluation.probabilities import Calibration
 from exp_tools.models.model_file import ModelFacts, save_model
 from exp_tools.models.registry import build_model
 from exp_tools.serving.batch import predict_batch
@@ -37,7 +38,7 @@ def resnet18(path: Path, size: int) -> Predictor:
         preprocessing=Preprocessing(size)._asdict(),
         pixel_mean=list(network.pixel_mean),
         pixel_std=list(network.pixel_std),
-        temperature=1.0,
+        calibration=Calibration.none(len(DIAGNOSES)).as_dict(),
         source="none",
     )
     save_model(path, network, facts)

@@ -235,16 +235,28 @@ class TrainParams(Section):
         return self
 
 
-class ThresholdsParams(Section):
-    melanoma_sensitivity: Annotated[Number, Field(gt=0, le=1)]
+Costs = dict[str, dict[str, NotNegative]]
+
+
+class CalibrationParams(Section):
+    fit: Literal["temperature_and_bias", "temperature", "none"]
+    decide: Literal["frequent", "balanced", "costs"]
+    costs: Costs | None
+    melanoma_sensitivity: Annotated[Number, Field(gt=0, lt=1)]
     abstain_share: Annotated[Number, Field(ge=0, lt=1)]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "CalibrationParams":
+        if self.decide == "costs" and self.costs is None:
+            raise ValueError("decide: costs needs calibration.costs, for example {mel: {nv: 10}}")
+        return self
 
 
 class EvaluateParams(Section):
     batch_size: Annotated[int, Field(ge=1)]
     precision: Literal["fp32", "bf16"]
     tta: Literal["none", "flips", "dihedral"]
-    costs: dict[str, dict[str, NotNegative]] | None
+    costs: Costs | None
     resamples: Annotated[int, Field(ge=100, le=100_000)]
     seed: Seed
 
@@ -273,7 +285,7 @@ class Params(Section):
     split: SplitParams
     model: ModelParams
     train: TrainParams
-    thresholds: ThresholdsParams
+    calibration: CalibrationParams
     evaluate: EvaluateParams
     explain: ExplainParams
     machine: MachineParams

@@ -24,10 +24,12 @@ from exp_tools.evaluation.metrics.classification import headline_metrics
 from exp_tools.evaluation.plots.write import draw_figures, write_curves
 from exp_tools.evaluation.predict import VIEWS, predict_views
 from exp_tools.evaluation.predictions import as_arrays, decisions, prediction_table
+from exp_tools.evaluation.probabilities import Calibration
 from exp_tools.evaluation.report.build import score_set, with_metadata
 from exp_tools.evaluation.report.model_card import model_card
 from exp_tools.io import atomic_write, file_digest, write_csv, write_json
-from exp_tools.models.model_file import ModelFacts, load_model
+from exp_tools.models.model_file import ModelFacts
+from exp_tools.models.registry import load_model
 from exp_tools.params import EvaluateParams, load_params
 from exp_tools.project import (
     CARD,
@@ -97,9 +99,10 @@ def main() -> None:
     summary = summary_of(report["test"])
     write_json(EVALUATE_METRICS, summary)
     title = f"{facts.source} test split"
-    write_curves(CURVES, test, facts.classes, facts.temperature, report["test"])
+    calibration = Calibration.from_dict(facts.calibration)
+    write_curves(CURVES, test, facts.classes, calibration, report["test"])
     images = np.load(IMAGES, mmap_mode="r")
-    draw_figures(FIGURES, with_rows(test, own), images, facts.classes, facts.temperature, report["test"], title)
+    draw_figures(FIGURES, with_rows(test, own), images, facts.classes, calibration, report["test"], title)
     write_card(facts, report)
     print(
         f"{EVALUATE_METRICS}: balanced accuracy {summary['balanced_accuracy']:.3f} on {len(test):,} {facts.source} "
@@ -137,7 +140,7 @@ def predict(images: TestSet, facts: ModelFacts, run: dict[str, Any]) -> tuple[pd
     views = predict_views(images=images.images, index=images.rows, metadata=metadata, **run)
     labels = images.labels.iloc[images.rows]
     tables = (
-        prediction_table(labels, images.split, logits, facts.classes, facts.temperature)
+        prediction_table(labels, images.split, logits, facts.classes, Calibration.from_dict(facts.calibration))
         for logits in (views.mean(axis=0, dtype=np.float64), views[0])
     )
     return next(tables), next(tables)
@@ -148,7 +151,7 @@ def score(table: pd.DataFrame, labels: pd.DataFrame, facts: ModelFacts, params: 
     return score_set(
         with_metadata(table, labels),
         facts.classes,
-        temperature=facts.temperature,
+        calibration=Calibration.from_dict(facts.calibration),
         thresholds=facts.thresholds,
         costs=params.costs,
         resamples=params.resamples,

@@ -24,8 +24,8 @@ from exp_tools.explain.localization import localization_report
 from exp_tools.explain.maps import explain_rows, methods_of
 from exp_tools.explain.randomization import randomisation_test
 from exp_tools.io import write_json
-from exp_tools.models.model_file import ModelFacts, load_model
-from exp_tools.models.registry import build_model
+from exp_tools.models.model_file import ModelFacts
+from exp_tools.models.registry import build_model, load_model
 from exp_tools.params import load_params
 from exp_tools.project import EXPLAIN_FIGURES, EXPLAIN_METRICS, IMAGES, LABELS, MASKS, MODEL, PREDICTIONS
 

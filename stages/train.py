@@ -1,7 +1,7 @@
 """Train the architecture `model.name` and keep the weights that are best on validation.
 
 Reads   data/prepared/{labels.csv, images.npy, preprocessing.json}, data/splits.csv
-Writes  models/model.safetensors, metrics/train/
+Writes  models/network.safetensors, data/validation.csv (its logits of the validation split), metrics/train/
 
 By hand            python -m stages.train
 N processes here   torchrun --standalone --nproc-per-node N -m stages.train, or machine.processes: N under `dvc repro`
@@ -26,18 +26,18 @@ from exp_tools.data.inputs.metadata import Vocabulary, encode, fit_vocabulary
 from exp_tools.data.labels.table import read_labels, read_splits
 from exp_tools.devices import loader_workers, prepare_machine, resolve_precision
 from exp_tools.errors import run_main
-from exp_tools.evaluation.validation import choose_abstention, choose_threshold, fit_temperature, softmax
-from exp_tools.io import file_digest
+from exp_tools.io import file_digest, write_csv
 from exp_tools.models.model_file import ModelFacts, save_model
 from exp_tools.models.pretrained import load_weights
 from exp_tools.models.registry import build_model, depthwise_share, metadata_knobs
-from exp_tools.params import Params, ThresholdsParams, load_params
-from exp_tools.project import IMAGES, LABELS, MODEL, PREPROCESSING, RUNS, SPLITS, TRAIN_METRICS
-from exp_tools.taxonomy import MELANOMA, task_classes, task_label
+from exp_tools.params import Params, load_params
+from exp_tools.project import IMAGES, LABELS, NETWORK, PREPROCESSING, RUNS, SPLITS, TRAIN_METRICS, VALIDATION
+from exp_tools.taxonomy import task_classes, task_label
 from exp_tools.training.checkpoints import RunStore, fingerprint
 from exp_tools.training.distributed import start_processes, world_of
 from exp_tools.training.interrupts import StopRequest
 from exp_tools.training.loader import Setup, TrainingData
+from exp_tools.training.losses import class_counts, seen_shares
 from exp_tools.training.tracking import log_epoch, track
 from exp_tools.training.trainer import Fitted, fit
 
@@ -92,11 +92,12 @@ def main() -> None:
         )
         if rank == 0:
             facts = describe(params, preprocessing, knobs, model, data, vocabulary, fitted, inputs)
-            save_model(MODEL, model, facts)
+            write_validation(data, fitted)
+            save_model(NETWORK, model, facts)
             store.finish()
             score = fitted.best_scores[params.train.select_on]
             print(
-                f"{MODEL}: best of {fitted.epochs_run} epochs is {fitted.best_epoch}, "
+                f"{NETWORK}: best of {fitted.epochs_run} epochs is {fitted.best_epoch}, "
                 f"{params.train.select_on} {score:.3f}"
             )
 
@@ -156,6 +157,13 @@ def warn(params: Params) -> None:
         )
 
 
+def write_validation(data: TrainingData, fitted: Fitted) -> None:
+    """Write the logits of the best epoch on validation, for `calibrate`."""
+    table = read_labels(LABELS).iloc[data.val][["image_id", "lesion_id", "group_id"]]
+    logits = {f"logit_{code}": fitted.logits[:, place] for place, code in enumerate(data.classes)}
+    write_csv(VALIDATION, table.assign(dx=np.array(data.classes)[data.labels[data.val]], **logits))
+
+
 def describe(
     params: Params,
     preprocessing: dict[str, Any],
@@ -167,8 +175,7 @@ def describe(
     inputs: dict[str, Any],
 ) -> ModelFacts:
     """The metadata of the model file."""
-    labels = data.labels[data.val]
-    temperature = round(fit_temperature(fitted.logits, labels), 6)
+    labels = data.labels[data.train]
     recorded = ("parameters", "weights", "precision", "device", "threads", "processes", "md5_labels", "md5_splits")
     return ModelFacts(
         architecture=params.model.name,
@@ -178,8 +185,6 @@ def describe(
         preprocessing=preprocessing,
         pixel_mean=list(model.pixel_mean),
         pixel_std=list(model.pixel_std),
-        temperature=temperature,
-        thresholds=choose_thresholds(softmax(fitted.logits, temperature), labels, data.classes, params.thresholds),
         source=params.data.source,
         vocabulary=vocabulary.as_dict() if model.uses_metadata else None,
         training={
@@ -188,26 +193,13 @@ def describe(
             "epochs_run": fitted.epochs_run,
             "batch_size": fitted.batch_size,
             "validation": {name: round(float(value), 6) for name, value in fitted.best_scores.items()},
+            "select_on": params.train.select_on,
             "images": len(data.train),
+            "class_shares": (class_counts(labels, data.classes) / len(labels)).tolist(),
+            "seen_shares": seen_shares(labels, data.classes, params.train).tolist(),
         },
         versions=inputs["versions"],
     )
-
-
-def choose_thresholds(
-    probabilities: np.ndarray, labels: np.ndarray, classes: list[str], params: ThresholdsParams
-) -> dict[str, float | None]:
-    """The thresholds of the model file, from calibrated probabilities [N, C] and labels [N] of validation."""
-    melanoma = None
-    if MELANOMA in classes and (labels == classes.index(MELANOMA)).any():
-        place = classes.index(MELANOMA)
-        melanoma = choose_threshold(probabilities[:, place], labels == place, params.melanoma_sensitivity)
-    return {
-        "melanoma": melanoma,
-        "melanoma_sensitivity": params.melanoma_sensitivity,
-        "abstain": choose_abstention(probabilities, params.abstain_share),
-        "abstain_share": params.abstain_share,
-    }
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ RESULTS = (
 )
 
 
-STAGES = ("download", "prepare", "external", "split", "train", "evaluate", "explain")
+STAGES = ("download", "prepare", "external", "split", "train", "calibrate", "evaluate", "explain")
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_two_clean_clones_give_the_same_bytes_with_other_workers(project, tmp_pa
     content["machine"] |= {"workers": 2, "decoders": 2}
     (twin.folder / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     ran = twin.run("dvc", "repro").stdout
-    assert ran.count("Running stage") == 7
+    assert ran.count("Running stage") == 8
     ours, theirs = project.bytes_of(*RESULTS), twin.bytes_of(*RESULTS)
     assert ours.keys() == theirs.keys()
     assert [name for name in ours if ours[name] != theirs[name]] == []
@@ -103,7 +103,7 @@ def test_two_clean_clones_give_the_same_bytes_with_other_workers(project, tmp_pa
 
 WHOLE_CHAIN = (
     ({"evaluate__seed": 5}, ["evaluate"]),
-    ({"evaluate__seed": 5, "train__lr": 0.002}, ["train", "evaluate", "explain"]),
+    ({"evaluate__seed": 5, "train__lr": 0.002}, ["train", "calibrate", "evaluate", "explain"]),
     ({"evaluate__seed": 5, "train__lr": 0.002, "explain__seed": 3}, ["explain"]),
 )
 
@@ -127,7 +127,7 @@ def test_a_change_runs_only_what_it_must(project, edit, changes):
         ({"split__seed": 5}, ["split"]),
         ({"task": "melanoma"}, ["split", "train", "evaluate"]),
         ({"model__name": "timm"}, ["train", "evaluate", "explain"]),
-        ({"thresholds__abstain_share": 0.2}, ["train"]),
+        ({"calibration__abstain_share": 0.2}, ["calibrate"]),
         ({"evaluate__tta": "flips"}, ["evaluate"]),
         ({"prepare__image_size": 48}, ["prepare", "external"]),
         ({"data__seed": 5}, ["download"]),
@@ -147,6 +147,7 @@ def test_a_key_is_read_by_these_stages_and_no_other(project, edit, keys, stages)
         ("data/sources/isic.py", ["external"]),  # not in use either; `external` takes any source
         ("data/sources/ph2.py", ["download", "prepare", "external"]),  # a part of other sources, so always listed
         ("data/sources/synthetic.py", ["download", "prepare", "external"]),
+        ("evaluation/calibrate.py", ["calibrate"]),
         ("evaluation/metrics/catalogue.py", ["evaluate"]),  # a metric more
         ("evaluation/metrics/confusion.py", ["evaluate"]),
         ("evaluation/metrics/bootstrap.py", ["evaluate"]),
@@ -154,7 +155,7 @@ def test_a_key_is_read_by_these_stages_and_no_other(project, edit, keys, stages)
         ("evaluation/report/model_card.py", ["evaluate"]),
         ("evaluation/compare/compare.py", []),
         ("evaluation/standalone/dataset.py", []),
-        ("evaluation/validation.py", ["train", "evaluate", "explain"]),  # what training selects on
+        ("evaluation/validation.py", ["train", "calibrate", "evaluate", "explain"]),  # what training selects on
         ("evaluation/plots/class_counts.py", ["prepare", "evaluate"]),
         ("data/splits.py", ["split"]),
         ("explain/maps.py", ["explain"]),

@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from exp_tools.errors import UserError
-from exp_tools.evaluation.metrics.confusion import Counts, balanced_accuracy
 from exp_tools.evaluation.probabilities import balanced_costs, least_cost_decisions
-from exp_tools.evaluation.validation import check_binary, check_logits, confusion
+from exp_tools.evaluation.validation import check_binary, check_logits, class_rates, confusion, mean_defined
 
 TEMPERATURES = (0.05, 20.0)
 POWERS = np.arange(0, 31) / 20
@@ -99,16 +98,9 @@ def choose_power(probabilities: NDArray[np.float64], labels: NDArray[np.int64], 
     """
     if not labels.size:
         return 1.0
-    scores = np.array(
-        [
-            balanced_accuracy(
-                Counts(
-                    confusion(labels, least_cost_decisions(probabilities, balanced_costs(shares, power)), len(shares))
-                )
-            )
-            for power in POWERS
-        ]
-    )
+    decided = [least_cost_decisions(probabilities, balanced_costs(shares, power)) for power in POWERS]
+    rates = [class_rates(confusion(labels, one, len(shares)))["sensitivity"] for one in decided]
+    scores = mean_defined(np.array(rates))
     smooth = np.array([scores[max(0, k - 2) : k + 3].mean() for k in range(len(POWERS))])
     best = np.flatnonzero(smooth >= smooth.max() - 1e-12)
     return float(POWERS[best[len(best) // 2]])

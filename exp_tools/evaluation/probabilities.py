@@ -5,14 +5,15 @@ weighs what a mistake costs. The class of least expected cost, the sum over true
 the best decision (Elkan, The foundations of cost-sensitive learning, IJCAI 2001, equation 1).
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from exp_tools.errors import UserError
+from exp_tools.errors import UserError, did_you_mean
 from exp_tools.evaluation.validation import check_logits, softmax
 
 EQUAL = 1e-12
@@ -70,6 +71,30 @@ def least_cost_decisions(probabilities: NDArray[np.float64], matrix: NDArray[np.
     expected = np.einsum("nt,tp->np", probabilities, matrix)
     best = expected <= expected.min(axis=1, keepdims=True) + EQUAL * matrix.max()
     return np.where(best, probabilities, -1).argmax(axis=1)
+
+
+def cost_matrix(
+    costs: Mapping[str, Mapping[str, float]], classes: Sequence[str], name: str = "evaluate.costs"
+) -> NDArray[np.float64]:
+    """Costs [C, C], true class in rows; from true class -> decided class -> cost; others are 1, right ones 0.
+
+    Raises UserError for an unknown class, and a cost below 0 or that is no number."""
+    matrix = 1 - np.eye(len(classes))
+    _check_known(costs, classes, name)
+    for true, row in costs.items():
+        _check_known(row, classes, f"{name}.{true}")
+        for predicted, cost in row.items():
+            if not (math.isfinite(cost) and cost >= 0):
+                raise UserError(f"{name}.{true}.{predicted} is {cost}; expected a number, 0 or more.")
+            matrix[classes.index(true), classes.index(predicted)] = cost
+    return matrix
+
+
+def _check_known(names: Iterable[str], classes: Sequence[str], where: str) -> None:
+    for name in names:
+        if name not in classes:
+            hint = did_you_mean(str(name), classes)
+            raise UserError(f"{where} names {name!r}; the classes are {', '.join(classes)}{hint}")
 
 
 def balanced_costs(shares: Sequence[float], power: float) -> NDArray[np.float64]:

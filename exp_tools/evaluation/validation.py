@@ -39,8 +39,16 @@ def validation_scores(logits: NDArray, labels: NDArray, classes: Sequence[str]) 
         raise UserError(
             "the network's outputs on the validation split are not finite: training diverged; lower train.lr"
         )
-    probabilities, labels = check_predictions(softmax(logits), labels, classes)
-    matrix = confusion(labels, probabilities.argmax(axis=1), len(classes))
+    probabilities = softmax(logits)
+    return scores_of(probabilities, labels, probabilities.argmax(axis=1), classes)
+
+
+def scores_of(
+    probabilities: NDArray, labels: NDArray, predicted: NDArray[np.int64], classes: Sequence[str]
+) -> dict[str, float]:
+    """The same scores of probabilities [N, C] and decisions [N]. Raises UserError as `check_predictions`."""
+    probabilities, labels = check_predictions(probabilities, labels, classes)
+    matrix = confusion(labels, predicted, len(classes))
     rates = class_rates(matrix)
     areas = np.array([ranking_scores(probabilities[:, c], labels == c)[0] for c in range(len(classes))])
     return {

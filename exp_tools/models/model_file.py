@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_model as load_tensors
 from safetensors.torch import save_file
 from safetensors.torch import save_model as save_tensors
 from torch import nn
 
 from exp_tools.errors import UserError
 from exp_tools.io import atomic_write
-from exp_tools.models.registry import build_model
 
 HEADER_KEY = "exp_tools"
 FORMAT = 2
@@ -99,16 +97,3 @@ def read_facts(path: Path) -> ModelFacts:
             f"{path} is of format {content.get('format')}, this version reads format {FORMAT}: train it again"
         )
     return ModelFacts(**content)
-
-
-def load_model(path: Path) -> tuple[nn.Module, ModelFacts]:
-    """Build the network a model file describes, with its weights, in evaluation mode, on the CPU."""
-    facts = read_facts(path)
-    model = build_model(facts.architecture, facts.knobs, len(facts.classes))
-    try:
-        load_tensors(model, path)
-    except (RuntimeError, SafetensorError) as error:
-        raise UserError(
-            f"{path}: its weights do not fit the architecture {facts.architecture} it names: {error}"
-        ) from error
-    return model.eval(), facts

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_model as load_tensors
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from exp_tools.data.inputs.metadata import Vocabulary
 from exp_tools.errors import UserError, did_you_mean
+from exp_tools.models.model_file import ModelFacts, read_facts
 
 _BUILDERS: dict[str, Callable[..., nn.Module]] = {}
 _IMAGE_SIZES: dict[str, int] = {}
@@ -131,3 +134,16 @@ def _builder(name: str) -> Callable[..., nn.Module]:
         raise UserError(f"there is no architecture {name!r}; choose one of {', '.join(list_models())}{hint}")
     importlib.import_module(f"exp_tools.models.architectures.{name}")
     return _BUILDERS[name]
+
+
+def load_model(path: Path) -> tuple[nn.Module, ModelFacts]:
+    """Build the network a model file describes, with its weights, in evaluation mode, on the CPU."""
+    facts = read_facts(path)
+    model = build_model(facts.architecture, facts.knobs, len(facts.classes))
+    try:
+        load_tensors(model, path)
+    except (RuntimeError, SafetensorError) as error:
+        raise UserError(
+            f"{path}: its weights do not fit the architecture {facts.architecture} it names: {error}"
+        ) from error
+    return model.eval(), facts

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from exp_tools.explain.maps import attention_map, grad_cam, methods_of
 from exp_tools.explain.overlay import upsample
-from exp_tools.models.model_file import ModelFacts, load_model
+from exp_tools.models.model_file import ModelFacts
 from exp_tools.models.normalize import network_inputs
+from exp_tools.models.registry import load_model
 
 
 class Engine(Protocol):

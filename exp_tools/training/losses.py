@@ -62,6 +62,14 @@ def class_weights(labels: np.ndarray, classes: list[str], rule: str | dict[str, 
     return weights * len(labels) / (counts @ weights)
 
 
+def seen_shares(labels: np.ndarray, classes: list[str], params: TrainParams) -> np.ndarray:
+    """Share of each class in the loss, float [C], sum 1: its images times how often they are drawn and their weight."""
+    weight = class_weights(labels, classes, params.class_weights)
+    drawn = class_weights(labels, classes, params.sampler)
+    seen = class_counts(labels, classes) * drawn * weight
+    return seen / seen.sum()
+
+
 def one_hot(labels: Tensor, num_classes: int) -> Tensor:
     """Labels int [B] as float32 [B, C]; a label of -1, which is padding, gives a row of zeros."""
     real = (labels >= 0).unsqueeze(1)

@@ -1,9 +1,10 @@
-"""Calibration: temperature, expected calibration error, reliability bins."""
+"""Calibration: expected calibration error, reliability bins."""
 
 import math
 
 import numpy as np
 import pytest
+from helpers.predictions import scaled
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import log_loss
 
@@ -14,7 +15,7 @@ from exp_tools.evaluation.metrics.calibration import (
     reliability_before_after,
     reliability_bins,
 )
-from exp_tools.evaluation.validation import choose_abstention, fit_temperature, softmax
+from exp_tools.evaluation.validation import softmax
 
 
 def two_class(confidences):
@@ -34,30 +35,6 @@ def test_softmax_by_hand_and_of_huge_logits():
     assert softmax([[0.0, math.log(3)]]) == pytest.approx(np.array([[0.25, 0.75]]))
     assert softmax([[0.0, math.log(9)]], temperature=2) == pytest.approx(np.array([[0.25, 0.75]]))
     assert softmax([[1e4, 0.0], [-1e4, 0.0]]).tolist() == [[1.0, 0.0], [0.0, 1.0]]
-
-
-def test_temperature_recovers_the_factor_and_lowers_the_loss():
-    logits, labels = overconfident()
-    temperature = fit_temperature(logits, labels)
-    assert temperature == pytest.approx(2.5, rel=0.05)
-    best = log_loss(labels, softmax(logits, temperature))
-    for other in (1.0, temperature * 1.05, temperature / 1.05):
-        assert best < log_loss(labels, softmax(logits, other))
-    assert fit_temperature(logits, labels) == temperature
-    assert expected_calibration_error(softmax(logits, temperature), labels) < 0.03
-    assert expected_calibration_error(softmax(logits), labels) > 0.08
-
-
-def test_temperature_has_a_closed_form_for_one_logit_gap():
-    # Four images with a gap of 3, three right: the best probability is 3/4, so 3 / T = log 3.
-    logits, labels = [[3.0, 0.0]] * 4, [0, 0, 0, 1]
-    assert fit_temperature(logits, labels) == pytest.approx(3 / math.log(3), rel=1e-4)
-
-
-def test_temperature_is_bounded_and_one_for_an_empty_set():
-    assert fit_temperature([[2.0, 0.0], [0.0, 2.0]], [0, 1]) == pytest.approx(0.05, rel=1e-3)
-    assert fit_temperature([[2.0, 0.0], [0.0, 2.0]], [1, 0]) == pytest.approx(20, rel=1e-3)
-    assert fit_temperature(np.zeros((0, 7)), np.zeros(0, int)) == 1.0
 
 
 def test_expected_calibration_error_by_hand():
@@ -98,7 +75,7 @@ def test_bins_of_both_schemes_are_those_of_scikit_learn():
 
 def test_reliability_table_sums_to_the_error_of_each_scheme():
     logits, labels = overconfident(images=300)
-    table = reliability_before_after(logits, labels, 2.5)
+    table = reliability_before_after(logits, labels, scaled(4, 2.5))
     parts = dict(list(table.groupby(["scheme", "calibration"], sort=False)))
     assert list(parts) == [("width", "before"), ("width", "after"), ("mass", "before"), ("mass", "after")]
     for (scheme, calibration), part in parts.items():
@@ -110,7 +87,7 @@ def test_reliability_table_sums_to_the_error_of_each_scheme():
 
 def test_report_is_before_and_after_the_temperature():
     logits, labels = overconfident(images=600)
-    report = calibration_report(logits, labels, 2.5)
+    report = calibration_report(logits, labels, scaled(4, 2.5))
     assert report["temperature"] == 2.5
     for calibration, temperature in (("before", 1.0), ("after", 2.5)):
         probabilities, scores = softmax(logits, temperature), report[calibration]
@@ -122,29 +99,11 @@ def test_report_is_before_and_after_the_temperature():
 
 
 def test_report_knows_losses_that_probabilities_round_away_and_empty_sets():
-    assert calibration_report([[1000.0, 0.0]], [1], 2.0)["before"]["log_loss"] == 1000
-    assert calibration_report([[1000.0, 0.0]], [1], 2.0)["after"]["log_loss"] == 500
-    empty = calibration_report(np.zeros((0, 7)), np.zeros(0, int), 1.5)
+    assert calibration_report([[1000.0, 0.0]], [1], scaled(2, 2.0))["before"]["log_loss"] == 1000
+    assert calibration_report([[1000.0, 0.0]], [1], scaled(2, 2.0))["after"]["log_loss"] == 500
+    empty = calibration_report(np.zeros((0, 7)), np.zeros(0, int), scaled(7, 1.5))
     assert empty["temperature"] == 1.5
     assert all(math.isnan(value) for value in empty["after"].values())
-
-
-def test_abstention_leaves_the_least_certain_share_and_never_more():
-    confidence = np.arange(60, 100) / 100
-    probabilities = two_class(np.random.default_rng(0).permutation(confidence))
-    assert choose_abstention(probabilities, 0.25) == 0.7  # 0.60 to 0.69 are ten of forty
-    assert choose_abstention(probabilities, 0.26) == 0.7  # eleven would be more than the share
-    assert choose_abstention(probabilities, 0) == 0.6
-    assert choose_abstention(two_class([0.6] * 29 + [0.9] * 71), 0.29) == 0.9  # 0.29 * 100 < 29 in floating point
-    assert choose_abstention(two_class([0.7] * 8 + [0.9] * 2), 0.5) == 0.7  # ties stay with the model: none below
-    assert choose_abstention(np.zeros((0, 7)), 0.1) == 0.0
-
-
-def test_abstention_is_rounded_down():
-    assert choose_abstention([[2 / 3, 1 / 3]], 0) == 0.666666
-    assert choose_abstention([[0.57, 0.43]], 0) == 0.57
-    just_below = np.nextafter(0.75, 0)
-    assert choose_abstention([[just_below, 0.25]], 0) == 0.749999
 
 
 def test_empty_set_has_no_error_and_no_bins():
@@ -155,11 +114,7 @@ def test_empty_set_has_no_error_and_no_bins():
 def test_bad_input_is_named():
     with pytest.raises(UserError, match=r"row 1 .*diverged"):
         softmax([[0.0, 1.0], [np.nan, 0.0]])
-    with pytest.raises(UserError, match="NaN or infinite"):
-        fit_temperature([[np.inf, 1.0]], [0])
     with pytest.raises(UserError, match="temperature is 0"):
         softmax([[0.0, 1.0]], temperature=0)
     with pytest.raises(UserError, match="choose width or mass"):
         expected_calibration_error([[0.5, 0.5]], [0], scheme="quantile")
-    with pytest.raises(UserError, match=r"share .* is 1"):
-        choose_abstention([[0.5, 0.5]], 1)

@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.predictions import scaled
 from helpers.project import Project
 
 from exp_tools.cli import main as cli
@@ -38,7 +39,7 @@ def predictions(classes, images: int = 200, *, rare: str | None = None) -> pd.Da
         }
     )
     logits = generator.normal(0, 1, (images, len(classes))) + 2 * (dx[:, None] == np.array(classes))
-    table = prediction_table(labels, "test", logits, classes, 1.0)
+    table = prediction_table(labels, "test", logits, classes, scaled(len(classes)))
     halves = np.arange(images) // 2 % 2
     return table.assign(
         sex=np.where(halves, "male", "female"),
@@ -57,7 +58,7 @@ def facts(classes, **changes) -> ModelFacts:
         "preprocessing": {"image_size": 224, "resize": "crop", "hair_removal": True, "clahe": False},
         "pixel_mean": [0.5] * 3,
         "pixel_std": [0.2] * 3,
-        "temperature": 1.25,
+        "calibration": scaled(len(classes), 1.25).as_dict(),
         "source": "ham10000",
         "thresholds": THRESHOLDS,
         "training": {
@@ -77,7 +78,13 @@ def facts(classes, **changes) -> ModelFacts:
 
 
 def report_of(table, classes, **changes):
-    arguments = {"temperature": 1.25, "thresholds": THRESHOLDS, "costs": None, "resamples": 50, "seed": 0}
+    arguments = {
+        "calibration": scaled(len(classes), 1.25),
+        "thresholds": THRESHOLDS,
+        "costs": None,
+        "resamples": 50,
+        "seed": 0,
+    }
     return score_set(table, classes, **arguments | changes)
 
 

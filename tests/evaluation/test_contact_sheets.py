@@ -29,6 +29,8 @@ def predictions(rows=ROWS, classes=CLASSES):
     )
     for number, code in enumerate(classes):
         table[f"p_{code}"] = [probabilities[number] for _, _, _, probabilities, _ in rows]
+    columns = table[[f"p_{code}" for code in classes]].to_numpy()
+    table["predicted"] = np.array(classes)[columns.argmax(axis=1)]
     logits = np.log(table[[f"p_{code}" for code in classes]].to_numpy() + 1e-6)
     table[[f"logit_{code}" for code in classes]] = logits
     return table.assign(

@@ -25,9 +25,9 @@ def test_four_images_by_hand():
     }
     # Expected costs of deciding bkl, mel, nv: 1.8, 1.7, 2.1; 5.3, 0.8, 10.2; 0.13, 1.02, 1.16; 1.36, 1.92, 0.8.
     # Decisions of least cost: mel, mel, bkl, nv, all right. Most probable: nv, mel, bkl, nv; the first costs 20.
-    assert report["mean_cost"] == {"most_probable": 5.0, "least_expected_cost": 0.0, "saved": 5.0}
+    assert report["mean_cost"] == {"decided": 5.0, "least_expected_cost": 0.0, "saved": 5.0}
     assert report["changed"] == 0.25
-    assert report["confusion"]["most_probable"]["mel"] == {"bkl": 0, "mel": 1, "nv": 1}
+    assert report["confusion"]["decided"]["mel"] == {"bkl": 0, "mel": 1, "nv": 1}
     assert report["confusion"]["least_expected_cost"]["mel"] == {"bkl": 0, "mel": 2, "nv": 0}
 
 
@@ -36,10 +36,10 @@ def test_agrees_with_a_loop():
     probabilities, labels = rng.dirichlet(np.ones(3), 300), rng.integers(3, size=300)
     report = cost_report(probabilities, labels, np.arange(300), CLASSES, COSTS, resamples=400)
     cost = {(t, p): COSTS.get(t, {}).get(p, float(t != p)) for t in CLASSES for p in CLASSES}
-    paid = {"most_probable": [], "least_expected_cost": []}
+    paid = {"decided": [], "least_expected_cost": []}
     for row, label in zip(probabilities, labels, strict=True):
         expected = {p: sum(row[i] * cost[t, p] for i, t in enumerate(CLASSES)) for p in CLASSES}
-        paid["most_probable"].append(cost[CLASSES[label], CLASSES[row.argmax()]])
+        paid["decided"].append(cost[CLASSES[label], CLASSES[row.argmax()]])
         paid["least_expected_cost"].append(cost[CLASSES[label], min(expected, key=expected.get)])
     for rule, values in paid.items():
         assert report["mean_cost"][rule] == pytest.approx(np.mean(values), abs=1e-9)
@@ -69,9 +69,9 @@ def test_equal_costs_leave_the_most_probable_class_and_cost_the_error_rate(ties)
 def test_a_right_answer_may_cost_something_and_lesions_count_once():
     costs = {"mel": {"mel": 0.5}}
     report = cost_report(np.eye(3)[[1, 1, 2, 2]], [1, 1, 2, 2], list("aabb"), CLASSES, costs, resamples=200)
-    assert report["mean_cost"]["most_probable"] == 0.25
+    assert report["mean_cost"]["decided"] == 0.25
     one_group = cost_report(np.eye(3)[[1, 2]], [1, 2], ["a", "a"], CLASSES, costs, resamples=20)
-    assert math.isnan(one_group["intervals"]["most_probable"]["low"])
+    assert math.isnan(one_group["intervals"]["decided"]["low"])
 
 
 @pytest.mark.parametrize(

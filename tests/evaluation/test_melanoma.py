@@ -7,9 +7,9 @@ import pytest
 from sklearn import metrics as sk
 
 from exp_tools.errors import UserError
+from exp_tools.evaluation.calibrate import choose_threshold
 from exp_tools.evaluation.metrics.bootstrap import group_weights
 from exp_tools.evaluation.metrics.melanoma import melanoma_report
-from exp_tools.evaluation.validation import choose_threshold
 
 # Ten others and five melanomas, from the highest probability down: M M o M o M o o M o o o o o o.
 P_MEL = np.array([0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1, 0.05])
@@ -164,31 +164,6 @@ def test_a_single_image():
 
 
 @pytest.mark.parametrize(
-    ("sensitivity", "expected"), [(0.2, 0.95), (0.21, 0.9), (0.6, 0.8), (0.8, 0.7), (0.81, 0.4), (0.95, 0.4), (1, 0.4)]
-)
-def test_the_threshold_is_the_highest_that_finds_enough(sensitivity, expected):
-    assert choose_threshold(P_MEL, IS_MEL, sensitivity) == expected
-    assert IS_MEL[expected <= P_MEL].sum() / 5 >= sensitivity
-
-
-def test_rounding_the_threshold_loses_no_melanoma():
-    rng = np.random.default_rng(0)
-    for _ in range(300):
-        p_mel = rng.random(7)
-        threshold = choose_threshold(p_mel, np.ones(7, dtype=bool), 1)
-        assert threshold == round(threshold, 6)
-        assert 0 <= p_mel.min() - threshold < 1e-6
-        assert (p_mel.round(6) >= threshold).all()  # and none among the rounded probabilities of a prediction table
-    assert choose_threshold([0.29, 0.9], np.array([True, True]), 1) == 0.29
-    assert choose_threshold([2e-7, 0.9], np.array([True, True]), 1) == 0
-
-
-def test_equal_probabilities_share_the_threshold_and_no_melanoma_gives_none():
-    assert choose_threshold([0.5, 0.5, 0.5, 0.9], np.array([True, True, True, True]), 0.5) == 0.5
-    assert choose_threshold([0.5, 0.6], np.array([False, False]), 0.95) is None
-
-
-@pytest.mark.parametrize(
     ("p_mel", "is_mel", "message"),
     [
         ([], np.zeros(0, bool), "no image to score"),
@@ -203,12 +178,9 @@ def test_bad_input_is_named(p_mel, is_mel, message):
     with pytest.raises(UserError, match=message):
         scores(p_mel, is_mel)
     with pytest.raises(UserError, match=message):
-        choose_threshold(p_mel, is_mel, 0.9)
+        choose_threshold(p_mel, is_mel, np.arange(len(p_mel)), 0.9)
 
 
-def test_thresholds_and_sensitivities_that_are_none():
+def test_a_threshold_that_is_none():
     with pytest.raises(UserError, match=r"threshold is 1\.2"):
         scores(P_MEL, IS_MEL, threshold=1.2)
-    for sensitivity in (0, 95):
-        with pytest.raises(UserError, match="at most 1"):
-            choose_threshold(P_MEL, IS_MEL, sensitivity)

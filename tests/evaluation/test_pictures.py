@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from dvc_render.vega import VegaRenderer
+from helpers.predictions import scaled
 from helpers.project import ROOT
 from matplotlib.figure import Figure
 from PIL import Image
@@ -42,7 +43,9 @@ def draw_all(folder):
     classification.draw_precision_recall(
         folder / "precision_recall.png", precision_recall_points(probabilities, labels, CLASSES), per_class, title
     )
-    draw_reliability(folder / "reliability.png", reliability_before_after(logits, labels, 2.0), title)
+    draw_reliability(
+        folder / "reliability.png", reliability_before_after(logits, labels, scaled(logits.shape[1], 2.0)), title
+    )
     draw_class_distribution(folder / "classes.png", counts, title)
     draw_class_distribution(folder / "one.png", counts[["train"]], title)
     classification.draw_class_bars(folder / "bars.png", per_class, title)
@@ -139,7 +142,11 @@ def data_of_templates():
     return {
         "roc": (roc_points(probabilities, labels, CLASSES), "false_positive_rate", "true_positive_rate"),
         "precision_recall": (precision_recall_points(probabilities, labels, CLASSES), "recall", "precision"),
-        "reliability": (reliability_before_after(logits, labels, 2.0), "confidence", "accuracy"),
+        "reliability": (
+            reliability_before_after(logits, labels, scaled(logits.shape[1], 2.0)),
+            "confidence",
+            "accuracy",
+        ),
         "confusion_shares": (confusion_pairs(labels, probabilities.argmax(axis=1), CLASSES), "predicted", "actual"),
         "class_bars": (class_bars(class_metrics(probabilities, labels, CLASSES)), "value", "class"),
     }

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 from dvc_render.vega import VegaRenderer
+from helpers.predictions import scaled
 from helpers.project import ROOT
 from PIL import Image
 
@@ -35,12 +36,20 @@ def curves(tmp_path_factory):
     table = pd.DataFrame({"image_id": [f"I_{n}" for n in range(60)], "lesion_id": ids, "group_id": ids})
     table = table.assign(dx=np.array(CLASSES)[labels], source="synthetic")
     logits = rng.normal(size=(60, 3)) + 1.5 * np.eye(3)[labels]
-    table = prediction_table(table, "test", logits, CLASSES, 2.0)
+    table = prediction_table(table, "test", logits, CLASSES, scaled(len(CLASSES), 2.0))
     table = table.assign(sex="female", age=np.nan, localization="back", dx_type="histo")
     thresholds = {"melanoma": 0.3, "abstain": 0.5}
-    report = score_set(table, CLASSES, temperature=2.0, thresholds=thresholds, costs=None, resamples=20, seed=0)
+    report = score_set(
+        table,
+        CLASSES,
+        calibration=scaled(len(CLASSES), 2.0),
+        thresholds=thresholds,
+        costs=None,
+        resamples=20,
+        seed=0,
+    )
     folder = tmp_path_factory.mktemp("curves")
-    write_curves(folder, table, CLASSES, 2.0, report)
+    write_curves(folder, table, CLASSES, scaled(len(CLASSES), 2.0), report)
     return folder
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers.predictions import scaled
 from helpers.project import Project
 from scipy.special import log_softmax
 from sklearn.metrics import average_precision_score, roc_auc_score
@@ -16,7 +17,7 @@ from exp_tools.errors import UserError
 from exp_tools.evaluation.metrics.catalogue import HEADLINE
 from exp_tools.evaluation.metrics.classification import headline_metrics
 from exp_tools.evaluation.predict import VIEWS, predict_logits, predict_views
-from exp_tools.evaluation.predictions import as_arrays, prediction_table, read_predictions, temperature_of
+from exp_tools.evaluation.predictions import as_arrays, calibration_of, prediction_table, read_predictions
 from exp_tools.evaluation.report.build import score_set, with_metadata
 from exp_tools.io import write_csv
 
@@ -81,7 +82,15 @@ def test_the_report_says_what_the_parts_say(inside):
 def test_an_empty_set_is_refused(inside):
     table, classes = read_predictions(inside.folder / "data/predictions.csv")
     with pytest.raises(UserError, match="the set is empty"):
-        score_set(table[:0], classes, temperature=1.0, thresholds={}, costs=None, resamples=100, seed=0)
+        score_set(
+            table[:0],
+            classes,
+            calibration=scaled(len(classes)),
+            thresholds={},
+            costs=None,
+            resamples=100,
+            seed=0,
+        )
 
 
 def test_an_image_without_a_label_is_named():
@@ -93,14 +102,17 @@ def test_an_image_without_a_label_is_named():
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.75])
-def test_the_temperature_is_found_again(temperature):
+def test_temperature_and_bias_are_found_again(temperature):
     logits = np.random.default_rng(3).normal(size=(50, 4)).round(6)
-    powers = np.exp(logits / temperature)
+    bias = np.array([1.5, -2.0, 0.25, 0.25])
+    powers = np.exp(logits / temperature + bias)
     probabilities = (powers / powers.sum(axis=1, keepdims=True)).round(6)
     table = pd.DataFrame(
         {f"logit_{c}": logits[:, c] for c in range(4)} | {f"p_{c}": probabilities[:, c] for c in range(4)}
     )
-    assert temperature_of(table, ["0", "1", "2", "3"]) == pytest.approx(temperature, rel=1e-4)
+    found = calibration_of(table, ["0", "1", "2", "3"])
+    assert found.temperature == pytest.approx(temperature, rel=1e-4)
+    assert found.bias == pytest.approx(bias, abs=1e-4)
 
 
 def test_score_gives_the_scores_of_the_pipeline(inside, capsys):
@@ -226,7 +238,11 @@ def confident(temperature: float) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]
     names = [f"i{number}" for number in range(400)]
     images = pd.DataFrame({"image_id": names, "lesion_id": names, "group_id": names, "source": "drawn"})
     table = prediction_table(
-        images.assign(dx=np.array(["bkl", "mel", "nv"])[labels]), "test", logits, ["bkl", "mel", "nv"], temperature
+        images.assign(dx=np.array(["bkl", "mel", "nv"])[labels]),
+        "test",
+        logits,
+        ["bkl", "mel", "nv"],
+        scaled(3, temperature),
     )
     return table, logits, labels
 
@@ -244,7 +260,7 @@ def test_scores_are_those_of_the_logits_in_memory_and_from_the_file(tmp_path, te
         assert scores["macro_auc"] == pytest.approx(np.mean(areas), abs=1e-6)
         average = [average_precision_score(labels == place, exact[:, place]) for place in range(3)]
         assert scores["average_precision"] == pytest.approx(np.mean(average), abs=1e-6)
-    assert temperature_of(again, classes) == pytest.approx(temperature, rel=1e-9)
+    assert calibration_of(again, classes).temperature == pytest.approx(temperature, rel=1e-9)
 
 
 def test_a_table_with_rounded_probabilities_is_scored_by_its_logits(tmp_path):

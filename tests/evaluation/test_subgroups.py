@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.predictions import scaled
 from matplotlib.figure import Figure
 from PIL import Image
 from sklearn.metrics import balanced_accuracy_score, recall_score, roc_auc_score
@@ -28,7 +29,7 @@ def predictions(images=400, seed=0, classes=CLASSES, skill=1.5, **columns):
     ids = [f"L_{number}" for number in lesion]
     table = pd.DataFrame({"image_id": [f"I_{n}" for n in range(images)], "lesion_id": ids, "group_id": ids})
     table = table.assign(dx=np.array(classes)[labels], source="ham10000")
-    table = prediction_table(table, "test", logits, classes, 1.0)
+    table = prediction_table(table, "test", logits, classes, scaled(len(classes)))
     drawn = {
         "sex": rng.choice(["male", "female", "unknown"], images, p=[0.6, 0.35, 0.05]),
         "age": rng.choice([5.0, 35, 55, 75, 85, np.nan], images),
@@ -45,7 +46,7 @@ def perfect(labels, right, **columns):
     table = pd.DataFrame({"image_id": ids, "lesion_id": ids, "group_id": ids, "source": "synthetic"})
     table = table.assign(dx=np.array(["bkl", "nv"])[labels])
     logits = 9.0 * np.eye(2)[np.where(right, labels, 1 - labels)]
-    table = prediction_table(table, "test", logits, ["bkl", "nv"], 1.0)
+    table = prediction_table(table, "test", logits, ["bkl", "nv"], scaled(2))
     rest = {"sex": "male", "age": 50.0, "localization": "back", "dx_type": "histo"}
     return table.assign(**rest | columns)
 

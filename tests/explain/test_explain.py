@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from helpers.datasets import DataProject
+from helpers.predictions import scaled
 from PIL import Image
 from scipy.stats import spearmanr
 from torch import nn
@@ -253,14 +254,14 @@ def write_model(project: DataProject, name: str, knobs: dict, vocabulary: dict |
         preprocessing=Preprocessing(32)._asdict(),
         pixel_mean=list(model.pixel_mean),
         pixel_std=list(model.pixel_std),
-        temperature=1.0,
+        calibration=scaled(len(classes)).as_dict(),
         source="synthetic",
         vocabulary=vocabulary,
     )
     save_model(project.folder / "models/model.safetensors", model, facts)
     logits = np.random.default_rng(0).normal(size=(len(labels), len(classes)))
     logits[np.arange(len(labels)), [classes.index(code) for code in labels["dx"]]] += 1
-    table = prediction_table(labels, splits["split"].to_numpy(), logits, classes, 1.0)
+    table = prediction_table(labels, splits["split"].to_numpy(), logits, classes, scaled(len(classes)))
     table = table[table["split"] != "train"]
     table.to_csv(project.folder / "data/predictions.csv", index=False)
 

@@ -11,6 +11,7 @@ from exp_tools.data.images.preprocess import Preprocessing
 from exp_tools.models.model_file import ModelFacts, save_model
 from exp_tools.models.registry import build_model
 from exp_tools.taxonomy import DIAGNOSES
+from helpers.predictions import scaled
 
 CLASSES = ["bcc", "mel", "nv"]
 VOCABULARY = {
@@ -51,7 +52,7 @@ def write_model(path: Path, name: str = "timm", *, trained: bool = True, source:
         preprocessing=Preprocessing(96)._asdict(),
         pixel_mean=[0.485, 0.456, 0.406],
         pixel_std=[0.229, 0.224, 0.225],
-        temperature=1.0,
+        calibration=scaled(len(CLASSES)).as_dict(),
         source=source,
         thresholds={"melanoma": 0.0, "melanoma_sensitivity": 0.9, "abstain": 1.0, "abstain_share": 0.1},
         vocabulary=VOCABULARY if name == "multimodal" else None,
@@ -89,7 +90,7 @@ def save_tiny_model(path: Path, *, metadata: bool = False, source: str = "ham100
         preprocessing=Preprocessing(64)._asdict(),
         pixel_mean=list(model.pixel_mean),
         pixel_std=list(model.pixel_std),
-        temperature=1.3,
+        calibration=scaled(len(DIAGNOSES), 1.3).as_dict(),
         source=source,
         thresholds={"melanoma": 0.2, "abstain": 0.4},
         vocabulary=SERVED_VOCABULARY if metadata else None,

@@ -1,9 +1,12 @@
 """Prediction tables with as many mistakes as a test wants."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 
 from exp_tools.evaluation.predictions import prediction_table
+from exp_tools.evaluation.probabilities import Calibration
 
 CLASSES = ("bkl", "mel", "nv")
 
@@ -23,4 +26,9 @@ def predictions(seed: int = 0, *, images: int = 120, skill: float = 1.0, first: 
     )
     noise = np.random.default_rng([seed, first]).normal(0, 1, (images, 3))
     logits = noise + skill * (dx[:, None] == np.array(CLASSES))
-    return prediction_table(labels, "test", logits, CLASSES, 1.0)
+    return prediction_table(labels, "test", logits, CLASSES, scaled(len(CLASSES)))
+
+
+def scaled(num_classes: int, temperature: float = 1.0) -> Calibration:
+    """A calibration of a temperature alone; the most probable class is decided for."""
+    return replace(Calibration.none(num_classes), temperature=temperature)

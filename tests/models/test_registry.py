@@ -14,7 +14,7 @@ from exp_tools.data.inputs.metadata import Vocabulary
 from exp_tools.errors import UserError
 from exp_tools.models import model_file
 from exp_tools.models.backbone import Backbone, VectorNorm
-from exp_tools.models.model_file import ModelFacts, load_model, read_facts, save_model
+from exp_tools.models.model_file import ModelFacts, read_facts, save_model
 from exp_tools.models.normalize import normalise
 from exp_tools.models.registry import (
     build_model,
@@ -22,6 +22,7 @@ from exp_tools.models.registry import (
     depthwise_share,
     describe_models,
     list_models,
+    load_model,
     metadata_knobs,
 )
 
@@ -38,7 +39,6 @@ def facts():
         preprocessing=Preprocessing(64)._asdict(),
         pixel_mean=[0.5, 0.5, 0.5],
         pixel_std=[0.5, 0.5, 0.5],
-        temperature=1.25,
         source="synthetic",
         training={"seed": 0},
         versions={"torch": "2"},

@@ -18,8 +18,9 @@ from exp_tools.data.labels.table import LABEL_COLUMNS
 from exp_tools.errors import UserError
 from exp_tools.evaluation.validation import softmax
 from exp_tools.io import file_digest
-from exp_tools.models.model_file import load_model, read_facts, save_model
+from exp_tools.models.model_file import read_facts, save_model
 from exp_tools.models.normalize import network_inputs
+from exp_tools.models.registry import load_model
 from exp_tools.serving.export import onnx as export
 from exp_tools.serving.export.int8 import Examples, quantise
 from exp_tools.serving.predictor import Patient, Predictor

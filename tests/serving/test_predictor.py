@@ -11,6 +11,7 @@ import pytest
 import torch
 from helpers.datasets import picture
 from helpers.models import CLASSES, VOCABULARY, write_model
+from helpers.predictions import scaled
 from PIL import Image
 
 from exp_tools.cli import main as cli
@@ -21,10 +22,12 @@ from exp_tools.data.inputs.metadata import Vocabulary, encode
 from exp_tools.errors import UserError
 from exp_tools.evaluation.predict import predict_logits
 from exp_tools.evaluation.predictions import prediction_table
+from exp_tools.evaluation.probabilities import Calibration
 from exp_tools.explain.maps import attention_map, grad_cam
 from exp_tools.explain.overlay import upsample
-from exp_tools.models.model_file import load_model, save_model
+from exp_tools.models.model_file import save_model
 from exp_tools.models.normalize import network_inputs
+from exp_tools.models.registry import load_model
 from exp_tools.serving.predictor import DISCLAIMER, Patient, Predictor
 
 torch.set_num_threads(1)
@@ -97,7 +100,7 @@ def test_the_network_gets_the_very_bits_that_evaluation_gives_it(tmp_path, files
 @pytest.mark.parametrize("name", ["timm", "soft_attention", "multimodal"])
 def test_probabilities_are_those_of_the_prediction_table(tmp_path, files, name):
     write_model(tmp_path / "m.safetensors", name)
-    changed(tmp_path / "m.safetensors", temperature=0.05)  # random logits lie close together
+    changed(tmp_path / "m.safetensors", calibration=scaled(3, 0.05).as_dict())  # random logits lie close together
     network, facts = load_model(tmp_path / "m.safetensors")
     pack_images(files, tmp_path / "images.npy", Preprocessing(96))
     labels = pd.DataFrame(
@@ -117,7 +120,7 @@ def test_probabilities_are_those_of_the_prediction_table(tmp_path, files, name):
     logits = predict_logits(
         network, tmp_path / "images.npy", np.arange(COUNT), batch_size=8, device=CPU, metadata=metadata
     )
-    table = prediction_table(labels, "test", logits, facts.classes, facts.temperature)
+    table = prediction_table(labels, "test", logits, facts.classes, Calibration.from_dict(facts.calibration))
     expected = table[[f"p_{code}" for code in CLASSES]].to_numpy()
     assert np.ptp(expected, axis=0).max() > 0.01
 
@@ -168,7 +171,11 @@ def test_an_image_may_come_as_path_text_bytes_picture_or_array(tmp_path):
 
 def test_a_prediction_says_what_its_logits_say(tmp_path, monkeypatch):
     write_model(tmp_path / "m.safetensors")
-    changed(tmp_path / "m.safetensors", temperature=2.0, thresholds={"melanoma": 0.25, "abstain": 0.65})
+    changed(
+        tmp_path / "m.safetensors",
+        calibration=scaled(3, 2.0).as_dict(),
+        thresholds={"melanoma": 0.25, "abstain": 0.65},
+    )
     predictor = Predictor(tmp_path / "m.safetensors", top_k=2)
     rows = np.log([[0.1, 0.3, 0.6], [0.7, 0.2, 0.1]]).astype(np.float32) * 2
     monkeypatch.setattr(predictor.engine, "logits", lambda pixels, metadata: rows)

@@ -3,18 +3,16 @@
 `evaluate.costs` only reports them. To decide by costs, set `calibration.decide: costs`; see `probabilities`.
 """
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from exp_tools.errors import UserError, did_you_mean
 from exp_tools.evaluation.metrics.bootstrap import weighted_intervals
 from exp_tools.evaluation.metrics.catalogue import DIFFERENCE, LOSS
 from exp_tools.evaluation.metrics.confusion import decided
-from exp_tools.evaluation.probabilities import least_cost_decisions
+from exp_tools.evaluation.probabilities import cost_matrix, least_cost_decisions
 from exp_tools.evaluation.validation import check_predictions, confusion
 
 
@@ -77,26 +75,6 @@ def cost_report(
         "confusion": {rule: _by_class(table, classes) for rule, table in counts.items()},
         "changed": float((decisions["decided"] != decisions["least_expected_cost"]).mean()),
     }
-
-
-def cost_matrix(costs: Mapping[str, Mapping[str, float]], classes: Sequence[str]) -> NDArray[np.float64]:
-    """Costs [C, C], true class in rows; raises UserError as `cost_report`."""
-    matrix = 1 - np.eye(len(classes))
-    _check_known(costs, classes, "")
-    for true, row in costs.items():
-        _check_known(row, classes, f".{true}")
-        for predicted, cost in row.items():
-            if not (math.isfinite(cost) and cost >= 0):
-                raise UserError(f"evaluate.costs.{true}.{predicted} is {cost}; expected a number, 0 or more.")
-            matrix[classes.index(true), classes.index(predicted)] = cost
-    return matrix
-
-
-def _check_known(names: Iterable[str], classes: Sequence[str], where: str) -> None:
-    for name in names:
-        if name not in classes:
-            hint = did_you_mean(str(name), classes)
-            raise UserError(f"evaluate.costs{where} names {name!r}; the classes are {', '.join(classes)}{hint}")
 
 
 def _by_class(table: NDArray, classes: Sequence[str]) -> dict[str, dict[str, float | int]]:

@@ -183,7 +183,7 @@ def costs(test: Mapping[str, Any]) -> list[str]:
     if not costs:
         return []
     words = {
-        "most_probable": "the most probable class",
+        "decided": "the decision of the model",
         "least_expected_cost": "the class of least expected cost",
         "saved": "saved by the second",
     }

@@ -23,7 +23,8 @@ from exp_tools.evaluation.predictions import prediction_table
 from exp_tools.evaluation.probabilities import Calibration
 from exp_tools.evaluation.report.build import score_set, with_metadata
 from exp_tools.io import file_digest, write_csv, write_json
-from exp_tools.models.model_file import ModelFacts, load_model
+from exp_tools.models.model_file import ModelFacts
+from exp_tools.models.registry import load_model
 from exp_tools.params import Params
 
 

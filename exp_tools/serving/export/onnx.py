@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from exp_tools.errors import UserError
 from exp_tools.evaluation.probabilities import Calibration
 from exp_tools.io import atomic_write
-from exp_tools.models.model_file import HEADER_KEY, ModelFacts, load_model
+from exp_tools.models.model_file import HEADER_KEY, ModelFacts
 from exp_tools.models.normalize import normalise
+from exp_tools.models.registry import load_model
 from exp_tools.serving.onnx_engine import OnnxEngine
 
 TOLERANCE = 1e-4

@@ -1,0 +1,123 @@
+"""Fit probabilities, the decision and thresholds on the validation split.
+
+Reads   models/network.safetensors, data/validation.csv
+Writes  models/model.safetensors, metrics/{validation, calibration}.json
+"""
+
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from exp_tools.errors import require_file, run_main
+from exp_tools.evaluation.calibrate import (
+    TEMPERATURES,
+    choose_abstention,
+    choose_power,
+    choose_threshold,
+    fit_probabilities,
+)
+from exp_tools.evaluation.probabilities import Calibration, balanced_costs, cost_matrix
+from exp_tools.evaluation.validation import scores_of
+from exp_tools.io import write_json
+from exp_tools.models.model_file import ModelFacts, copy_model, read_facts
+from exp_tools.params import CalibrationParams, load_params
+from exp_tools.project import CALIBRATION_REPORT, MODEL, NETWORK, VALIDATION, VALIDATION_METRICS
+from exp_tools.taxonomy import MELANOMA
+
+
+def main() -> None:
+    params = load_params()
+    facts = read_facts(NETWORK)
+    table, logits, labels = validation_logits(facts.classes)
+    calibration, power = fit(params.calibration, facts, logits, labels)
+    probabilities = calibration.probabilities(logits)
+    decided = calibration.decisions(probabilities)
+    thresholds, promised = thresholds_of(params.calibration, facts, probabilities, labels, table["lesion_id"])
+    copy_model(NETWORK, MODEL, replace(facts, calibration=calibration.as_dict(), thresholds=thresholds))
+
+    scores = scores_of(probabilities, labels, decided, facts.classes)
+    write_json(VALIDATION_METRICS, {"best_epoch": facts.training["best_epoch"]} | scores)
+    write_json(
+        CALIBRATION_REPORT,
+        calibration.as_dict() | {"power": power, "thresholds": thresholds, "melanoma": promised, "images": len(table)},
+    )
+    warn(calibration, promised, params.calibration)
+    print(
+        f"{MODEL}: temperature {calibration.temperature:.3f}, decisions {params.calibration.decide}; {VALIDATION_METRICS}: "
+        f"balanced accuracy {scores['balanced_accuracy']:.3f} on the {len(table):,} validation images that chose it"
+    )
+
+
+def validation_logits(classes: list[str]) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+    """The rows of validation.csv, their logits [N, C] and labels [N]."""
+    require_file(VALIDATION, "train")
+    table = pd.read_csv(VALIDATION, dtype=dict.fromkeys(("image_id", "lesion_id", "group_id", "dx"), str))
+    labels = table["dx"].map({code: place for place, code in enumerate(classes)}).to_numpy()
+    return table, table[[f"logit_{code}" for code in classes]].to_numpy(np.float64), labels
+
+
+def fit(
+    params: CalibrationParams, facts: ModelFacts, logits: np.ndarray, labels: np.ndarray
+) -> tuple[Calibration, float | None]:
+    """The calibration, and the power of the class shares where `decide` is balanced."""
+    shares, seen = (np.array(facts.training[name]) for name in ("class_shares", "seen_shares"))
+    temperature, bias = 1.0, np.zeros(len(shares))
+    if params.fit != "none":
+        start = np.log(shares / seen) if params.fit == "temperature_and_bias" else None
+        temperature, bias = fit_probabilities(logits, labels, start)
+    fitted = replace(
+        Calibration.none(len(shares)),
+        temperature=round(temperature, 6),
+        bias=[round(value, 6) for value in bias.tolist()],
+    )
+    if params.decide == "frequent":
+        return fitted, None
+    power = None
+    if params.decide == "costs":
+        costs = cost_matrix(params.costs, facts.classes, "calibration.costs")
+    else:
+        power = choose_power(fitted.probabilities(logits), labels, shares)
+        costs = balanced_costs(shares, power)
+    return replace(fitted, decide=params.decide, costs=costs.round(9).tolist()), power
+
+
+def thresholds_of(
+    params: CalibrationParams, facts: ModelFacts, probabilities: np.ndarray, labels: np.ndarray, lesions: pd.Series
+) -> tuple[dict[str, float | None], dict[str, float] | None]:
+    """The thresholds of the model file, and what the one of melanoma promises (None without the class)."""
+    thresholds = {
+        "melanoma": None,
+        "melanoma_sensitivity": params.melanoma_sensitivity,
+        "abstain": choose_abstention(probabilities, params.abstain_share),
+        "abstain_share": params.abstain_share,
+    }
+    if MELANOMA not in facts.classes:
+        return thresholds, None
+    place = facts.classes.index(MELANOMA)
+    wanted = params.melanoma_sensitivity
+    threshold, lesions_of, needed = choose_threshold(probabilities[:, place], labels == place, lesions, wanted)
+    promise = {"lesions": lesions_of, "needed": needed, "sensitivity": min(wanted, lesions_of / (lesions_of + 1))}
+    return thresholds | {"melanoma": threshold}, promise
+
+
+def warn(calibration: Calibration, promised: dict[str, float] | None, params: CalibrationParams) -> None:
+    """Warn of a fit that hit its bounds, and of a sensitivity that validation cannot promise."""
+    if not TEMPERATURES[0] * 1.001 < calibration.temperature < TEMPERATURES[1] * 0.999:
+        print(
+            f"warning: the temperature {calibration.temperature:g} is at its bound: validation has too few mistakes, "
+            "or too few images, to say how sure the network may be",
+            file=sys.stderr,
+        )
+    if promised and promised["lesions"] < promised["needed"]:
+        print(
+            f"warning: validation has {promised['lesions']} melanomas; {promised['needed']} are needed for a "
+            f"sensitivity of {params.melanoma_sensitivity:.0%}. The threshold finds all of them, which promises "
+            f"{promised['sensitivity']:.0%} of new ones",
+            file=sys.stderr,
+        )
+
+
+if __name__ == "__main__":
+    run_main(main)
