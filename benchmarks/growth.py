@@ -41,10 +41,11 @@ STAGES = {
     "duplicates": ("exp_tools.cli", "duplicates", "data/raw", "--out", "found"),
     "split": ("stages.split",),
     "train": ("stages.train",),
+    "calibrate": ("stages.calibrate",),
     "evaluate": ("stages.evaluate",),
 }
 """What `python -m` runs for each."""
-CHAIN = ("prepare", "split", "train", "evaluate")
+CHAIN = ("prepare", "split", "train", "calibrate", "evaluate")
 """Stages that read what the one before has written."""
 SIZE = 64
 MIB = 2**20

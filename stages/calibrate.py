@@ -45,7 +45,7 @@ def main() -> None:
     )
     warn(calibration, promised, params.calibration)
     print(
-        f"{MODEL}: temperature {calibration.temperature:.3f}, decisions {params.calibration.decide}; {VALIDATION_METRICS}: "
+        f"{MODEL}: temperature {calibration.temperature:.3f}, decisions {calibration.decide}; {VALIDATION_METRICS}: "
         f"balanced accuracy {scores['balanced_accuracy']:.3f} on the {len(table):,} validation images that chose it"
     )
 
@@ -99,7 +99,7 @@ def thresholds_of(
     wanted = params.melanoma_sensitivity
     threshold, lesions_of, needed = choose_threshold(probabilities[:, place], labels == place, lesions, wanted)
     promise = {"lesions": lesions_of, "needed": needed, "sensitivity": min(wanted, lesions_of / (lesions_of + 1))}
-    return thresholds | {"melanoma": threshold}, promise
+    return thresholds | {"melanoma": threshold, "melanoma_promised": promise["sensitivity"]}, promise
 
 
 def warn(calibration: Calibration, promised: dict[str, float] | None, params: CalibrationParams) -> None:

@@ -178,10 +178,10 @@ def test_an_edited_file_re_runs_what_computes_with_it_and_nothing_else(project, 
 @pytest.mark.parametrize(
     "what",
     [
-        ["train"],
+        ["calibrate"],
         pytest.param(["-f", "-S", "data.sample_images=70", "-S", "prepare.clahe=true"], marks=pytest.mark.sweep),
     ],
-    ids=["train", "all stages"],
+    ids=["as far as the model", "all stages"],
 )
 def test_a_queued_run_uses_the_code_of_the_moment_it_was_queued(project, what):
     mine = project.folder / "data/raw/mine.jpg"

@@ -95,6 +95,14 @@ def test_missed_melanomas_are_all_images_the_surest_first(tmp_path, drawn):
     assert title == "Missed melanomas: 3 of 4 images, the surest mistakes first\nt, n = 6 images"
 
 
+def test_a_melanoma_that_is_flagged_or_left_to_a_human_is_not_missed(tmp_path, drawn):
+    draw_missed(
+        tmp_path / "m.png", packed(), predictions(), CLASSES, "t", np.array([True, False, True, True, False, True])
+    )
+    assert [lines[3] for lines, _ in tiles(drawn["m"])] == ["I_1"]
+    assert "Missed melanomas: 1 of 4 images" in drawn["m"].get_title(loc="left")
+
+
 def test_at_most_24_missed_are_drawn_and_all_are_counted(tmp_path, drawn):
     rows = [(f"I_{n:02d}", f"L_{n}", "mel", (0.6 + n / 100, 0.4 - n / 100, 0.0), n) for n in range(31)]
     rows += [(f"I_{n}", f"L_{n}", "mel", (0.0, 1.0, 0.0), n) for n in range(31, 40)]

@@ -9,7 +9,7 @@ from sklearn import metrics as sk
 from exp_tools.errors import UserError
 from exp_tools.evaluation.calibrate import choose_threshold
 from exp_tools.evaluation.metrics.bootstrap import group_weights
-from exp_tools.evaluation.metrics.melanoma import melanoma_report
+from exp_tools.evaluation.metrics.melanoma import caught_melanomas, melanoma_report
 
 # Ten others and five melanomas, from the highest probability down: M M o M o M o o M o o o o o o.
 P_MEL = np.array([0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1, 0.05])
@@ -184,3 +184,23 @@ def test_bad_input_is_named(p_mel, is_mel, message):
 def test_a_threshold_that_is_none():
     with pytest.raises(UserError, match=r"threshold is 1\.2"):
         scores(P_MEL, IS_MEL, threshold=1.2)
+
+
+def test_a_missed_melanoma_is_one_that_nobody_would_look_at():
+    probabilities = np.array([[0.6, 0.4], [0.9, 0.1], [0.45, 0.55], [0.8, 0.2], [0.7, 0.3]])
+    predicted, is_mel = np.array([0, 0, 1, 0, 0]), np.array([True, True, True, True, False])
+    settings = {"threshold": 0.35, "abstain": 0.85}
+    caught = caught_melanomas(probabilities, predicted, 1, **settings)
+    assert caught.tolist() == [True, False, True, True, True]
+    assert caught_melanomas(probabilities, predicted, 1, threshold=None, abstain=None).tolist() == [
+        False,
+        False,
+        True,
+        False,
+        False,
+    ]
+    report = melanoma_report(probabilities[:, 1], is_mel, np.arange(5), threshold=0.35, caught=caught, resamples=50)
+    assert (report["missed"], report["missed_images"]) == (0.25, 1)
+    assert 0 < report["intervals"]["missed"]["high"] < 1
+    plain = melanoma_report(probabilities[:, 1], is_mel, np.arange(5), threshold=0.35, resamples=50)
+    assert plain["missed"] == 1 - plain["sensitivity"] == 0.5

@@ -60,14 +60,14 @@ def free_port() -> int:
 
 def test_two_processes_are_one_at_the_double_batch(project):
     project.run(sys.executable, "-m", "stages.train")
-    alone = load_file(project.folder / "models/model.safetensors")
+    alone = load_file(project.folder / "models/network.safetensors")
     losses = curve(project, "train/loss"), curve(project, "val/loss")
 
     change(project, {"machine": {"processes": 2}})
     done = project.run(sys.executable, "-m", "stages.train")
     assert "on 2 x cpu" in done.stdout
     assert done.stdout.count("best of 2 epochs") == 1
-    together = load_file(project.folder / "models/model.safetensors")
+    together = load_file(project.folder / "models/network.safetensors")
     assert alone.keys() == together.keys()
     for name, tensor in alone.items():
         np.testing.assert_allclose(together[name], tensor, rtol=2e-3, atol=2e-5, err_msg=name)
@@ -77,7 +77,7 @@ def test_two_processes_are_one_at_the_double_batch(project):
 
 @pytest.mark.sweep
 def test_two_nodes_of_a_process_each_give_the_bytes_of_two_processes(project):
-    outs = ("models/model.safetensors", "metrics/train/**/*")
+    outs = ("models/network.safetensors", "metrics/train/**/*")
     change(project, {"machine": {"processes": 2}})
     project.run(sys.executable, "-m", "stages.train")
     two = project.bytes_of(*outs)

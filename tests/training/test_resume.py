@@ -18,7 +18,7 @@ from exp_tools.errors import UserError
 from exp_tools.training import checkpoints
 from exp_tools.training.checkpoints import RunStore, delete_run, fingerprint, list_runs
 
-OUTS = ("models/model.safetensors", "metrics/train/**/*")
+OUTS = ("models/network.safetensors", "metrics/train/**/*")
 BUSY = {  # everything that has a state of its own
     "epochs": 4,
     "batch_size": 4,
@@ -99,8 +99,8 @@ def test_twenty_kills_change_no_byte(project):
     resumed = {line for line in done.stdout.splitlines() if line.startswith("resuming after epoch")}
     assert len(resumed) >= 5, "the kills came too early to prove anything"
     folder = project.folder
-    whole = (folder / "models-whole/model.safetensors").read_bytes()
-    assert (folder / "models/model.safetensors").read_bytes() == whole
+    whole = (folder / "models-whole/network.safetensors").read_bytes()
+    assert (folder / "models/network.safetensors").read_bytes() == whole
     curves = project.bytes_of("metrics/train/**/*")
     assert len(curves) >= 6
     for name, content in curves.items():

@@ -217,12 +217,17 @@ def _map(predictor: Predictor, picture: Picture, patient: Patient, kind: str):
     return kept[place]
 
 
+def _aim(facts: ModelFacts) -> float:
+    """The sensitivity that the threshold promises: less than was asked for where validation has few melanomas."""
+    return facts.thresholds.get("melanoma_promised") or facts.thresholds["melanoma_sensitivity"]
+
+
 def _say_flags(result: Prediction, facts: ModelFacts) -> None:
     if result.melanoma:
-        threshold, aim = facts.thresholds["melanoma"], facts.thresholds["melanoma_sensitivity"]
+        threshold, aim = facts.thresholds["melanoma"], _aim(facts)
         st.error(
             f"Flagged for melanoma: its probability, {percent(result.melanoma_probability)}, reaches the model's "
-            f"threshold of {percent(threshold)}, set to flag {percent(aim)} of the validation melanomas.",
+            f"threshold of {percent(threshold)}, chosen on validation to find {percent(aim)} of melanomas.",
             icon=":material/flag:",
         )
     if result.abstain:

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from exp_tools.errors import UserError
 from exp_tools.evaluation.metrics.bootstrap import SMALL_GROUPS, weighted_intervals
 from exp_tools.evaluation.metrics.weighted import RankingSums, RocSteps, confusion_sums, matrices
-from exp_tools.evaluation.validation import check_binary, class_rates
+from exp_tools.evaluation.validation import check_binary, class_rates, divide
 
 RATES = (0.90, 0.95)
 POINTS = tuple(
@@ -25,12 +25,37 @@ MAX_FALSE_POSITIVES = 0.2  # partial AUC: specificities from 80 % up
 AT_THRESHOLD = ("sensitivity", "specificity", "precision", "npv", "flagged")
 
 
+def caught_melanomas(
+    probabilities: NDArray[np.float64],
+    predicted: NDArray[np.int64],
+    melanoma: int,
+    *,
+    threshold: float | None,
+    abstain: float | None,
+) -> NDArray[np.bool_]:
+    """Images that are called melanoma, flagged at the threshold, or left to a human, bool [N].
+
+    Parameters
+    ----------
+    probabilities, predicted : float [N, C] and the decisions int [N]
+    melanoma : place of the class
+    threshold, abstain : thresholds of the model file; None: it has none
+    """
+    caught = predicted == melanoma
+    if threshold is not None:
+        caught = caught | (probabilities[:, melanoma] >= threshold)
+    if abstain is not None:
+        caught = caught | (probabilities.max(axis=1) < abstain)
+    return caught
+
+
 def melanoma_report(
     p_mel: ArrayLike,
     is_mel: ArrayLike,
     groups: ArrayLike,
     *,
     threshold: float | None = None,
+    caught: NDArray[np.bool_] | None = None,
     resamples: int = 2000,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -42,6 +67,7 @@ def melanoma_report(
     is_mel : bool [N], which images are melanomas
     groups : [N], the lesion group of each image
     threshold : images with p_mel at or above it are flagged; None: the model has none
+    caught : bool [N], images that somebody would look at, see `caught_melanomas`; None: the flagged ones
     resamples, seed : of the bootstrap behind the intervals
 
     Returns
@@ -56,6 +82,7 @@ def melanoma_report(
         sensitivity, specificity, precision, npv, flagged : at the threshold; npv is the share of unflagged images that
             are not melanoma, flagged the share of images that are flagged. A precision without any flagged image is 0
             where there are melanomas, as in scikit-learn, and NaN where there are none; the npv likewise.
+        missed : share of melanomas that are not caught, the safety endpoint; `missed_images` is their number
         intervals : metric -> {"low", "high"}, 95 %
         small : there are fewer than SMALL_GROUPS lesion groups of melanomas, or of others
     What is undefined is NaN: everything but flagged, specificity and npv without melanomas, and without a threshold
@@ -76,10 +103,12 @@ def melanoma_report(
     sums = RankingSums(p_mel, is_mel)
     flagged = np.zeros(p_mel.size, dtype=bool) if threshold is None else p_mel >= threshold
     cells = confusion_sums(flagged.astype(np.int64), is_mel.astype(np.int64), 2)
+    lost = is_mel & ~(flagged if caught is None else caught)
 
     def score(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         steps = sums.steps(weights)
         scores = {"auc": steps.ranking_scores()[0], "partial_auc": _partial_auc(steps)} | _operating_points(steps)
+        scores["missed"] = divide(weights[lost].sum(axis=0), weights[is_mel].sum(axis=0))
         if threshold is None:
             return scores | dict.fromkeys(AT_THRESHOLD, np.full(weights.shape[1], np.nan))
         return scores | _at_threshold(matrices(cells, weights))
@@ -92,6 +121,7 @@ def melanoma_report(
     return {
         "images": p_mel.size,
         "melanomas": int(is_mel.sum()),
+        "missed_images": int(lost.sum()),
         **estimates,
         "threshold": threshold,
         "intervals": {name: {"low": low, "high": high} for name, (low, high) in intervals.items()},
@@ -153,4 +183,11 @@ def _units(is_mel: NDArray[np.bool_], flagged: NDArray[np.bool_], groups: NDArra
     )
     fewer = min(melanomas, others)
     units = {"auc": fewer, "partial_auc": fewer} | dict.fromkeys(itertools.chain(*POINTS), fewer)
-    return units | {"sensitivity": melanomas, "specificity": others, "precision": above, "npv": below, "flagged": every}
+    return units | {
+        "missed": melanomas,
+        "sensitivity": melanomas,
+        "specificity": others,
+        "precision": above,
+        "npv": below,
+        "flagged": every,
+    }

@@ -79,20 +79,29 @@ def draw_mistakes(
 
 
 @matplotlib.rc_context(STYLE)
-def draw_missed(path: Path, images: NDArray, table: pd.DataFrame, classes: Sequence[str], title: str) -> None:
-    """The melanomas for which another diagnosis is the most probable one: at most 24, the surest mistakes first.
+def draw_missed(
+    path: Path,
+    images: NDArray,
+    table: pd.DataFrame,
+    classes: Sequence[str],
+    title: str,
+    caught: NDArray[np.bool_] | None = None,
+) -> None:
+    """The melanomas that are neither called so, nor flagged, nor left to a human: at most 24, the surest first.
 
     Parameters
     ----------
     path, images, table, classes, title : as `draw_mistakes`; `mel` is one of the classes
+    caught : bool [N], see `melanoma.caught_melanomas`; None: those that are decided as melanoma
 
     Raises
     ------
     UserError : a diagnosis that is not a class
     """
     table = _with_probabilities(table, classes)
+    table["caught"] = table["predicted"] == MELANOMA if caught is None else caught
     melanomas = table[table["dx"] == MELANOMA]
-    missed = _surest_mistakes(melanomas)
+    missed = _surest_mistakes(melanomas[~melanomas["caught"]])
     shown = missed.head(MOST_MISSED)
     if melanomas.empty:
         subject = "Missed melanomas: there is none in this set to miss"

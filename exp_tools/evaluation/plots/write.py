@@ -8,6 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from exp_tools.evaluation.metrics.calibration import reliability_before_after
+from exp_tools.evaluation.metrics.melanoma import caught_melanomas
 from exp_tools.evaluation.metrics.selective import risk_coverage
 from exp_tools.evaluation.metrics.subgroups import subgroup_points
 from exp_tools.evaluation.plots import classification, points
@@ -81,4 +82,11 @@ def draw_figures(
     draw_subgroups(folder / "subgroups.png", report["subgroups"], title)
     draw_mistakes(folder / "mistakes.png", images, table, classes, title)
     if MELANOMA in classes:
-        draw_missed(folder / "missed_melanomas.png", images, table, classes, title)
+        caught = caught_melanomas(
+            probabilities,
+            predicted,
+            list(classes).index(MELANOMA),
+            threshold=report["melanoma"]["threshold"],
+            abstain=at_threshold and at_threshold["threshold"],
+        )
+        draw_missed(folder / "missed_melanomas.png", images, table, classes, title, caught)

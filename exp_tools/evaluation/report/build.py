@@ -11,7 +11,7 @@ from exp_tools.evaluation.metrics.bootstrap import bootstrap_intervals, class_in
 from exp_tools.evaluation.metrics.calibration import calibration_report
 from exp_tools.evaluation.metrics.classification import class_metrics, headline_metrics, top_k_accuracy
 from exp_tools.evaluation.metrics.costs import cost_report
-from exp_tools.evaluation.metrics.melanoma import melanoma_report
+from exp_tools.evaluation.metrics.melanoma import caught_melanomas, melanoma_report
 from exp_tools.evaluation.metrics.selective import coverage_report
 from exp_tools.evaluation.metrics.subgroups import subgroup_gaps, subgroup_report
 from exp_tools.evaluation.predictions import as_arrays, decisions, lesion_view
@@ -59,8 +59,10 @@ def score_set(
     melanoma = None
     if MELANOMA in classes:
         place = list(classes).index(MELANOMA)
+        threshold, abstain = thresholds.get("melanoma"), thresholds.get("abstain")
+        caught = caught_melanomas(probabilities, predicted, place, threshold=threshold, abstain=abstain)
         melanoma = melanoma_report(
-            probabilities[:, place], labels == place, groups, threshold=thresholds.get("melanoma"), **draws
+            probabilities[:, place], labels == place, groups, threshold=threshold, caught=caught, **draws
         )
     return {
         "images": len(table),

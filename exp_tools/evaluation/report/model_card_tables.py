@@ -100,16 +100,28 @@ def melanoma(facts: ModelFacts, test: Mapping[str, Any]) -> list[str]:
             [f"at the model's threshold: {words}", number(scores[name]) + few, interval(scores["intervals"][name])]
             for name, words in AT_THRESHOLD.items()
         ]
+    missed = f"missed melanomas ({scores['missed_images']:,} of {scores['melanomas']:,} images)"
+    rows.append([missed, number(scores["missed"]) + few, interval(scores["intervals"]["missed"])])
     lines += [*table(("score", "value", "95 % interval"), rows), "", *_footnote(rows)]
     if threshold is None:
         return [*lines, "The model has no threshold for melanoma: validation had none.", ""]
     return [
         *lines,
-        f"The threshold flags a probability of melanoma of {threshold:g} or more. It was chosen to find "
-        f"{facts.thresholds['melanoma_sensitivity']:.0%} of the melanomas of validation; on the test split it finds "
-        "what the table says. Scores at 90 and 95 % were chosen on the test split itself and flatter a little.",
+        f"The threshold flags a probability of melanoma of {threshold:g} or more. {_promise(facts.thresholds)} "
+        "Missed: neither decided as melanoma, nor flagged, nor left to a human. Scores at 90 and 95 % were chosen on "
+        "the test split itself and flatter a little.",
         "",
     ]
+
+
+def _promise(thresholds: Mapping[str, float | None]) -> str:
+    wanted, promised = thresholds["melanoma_sensitivity"], thresholds.get("melanoma_promised")
+    if promised is None or promised >= wanted:
+        return f"It was chosen on validation to find {wanted:.0%} of new melanomas, on average."
+    return (
+        f"It should find {wanted:.0%} of new melanomas, but validation has too few to promise that: it finds all of "
+        f"those, which promises {promised:.0%}."
+    )
 
 
 def confidence(facts: ModelFacts, test: Mapping[str, Any]) -> list[str]:
@@ -123,7 +135,7 @@ def confidence(facts: ModelFacts, test: Mapping[str, Any]) -> list[str]:
     }
     rows = [[text, *(number(calibration[part][name]) for part in ("before", "after"))] for name, text in words.items()]
     kept = ", ".join(f"{number(score)} on {float(share):.0%}" for share, score in coverage["accuracy_at"].items())
-    lines = ["### Confidence", "", *table(("score", "before temperature", "after"), rows), ""]
+    lines = ["### Confidence", "", *table(("score", "before calibration", "after"), rows), ""]
     lines.append(
         f"Accuracy on the images it is surest of: {kept}; area under the risk-coverage curve {coverage['aurc']:.4f}."
     )
