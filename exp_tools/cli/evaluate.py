@@ -28,7 +28,9 @@ def add_commands(commands: Commands) -> None:
     )
     compare.add_argument("--baseline", metavar="EXP", help="what the others are compared with (default: the first)")
     compare.add_argument("--metric", nargs="+", action="extend", help="like balanced_accuracy or sensitivity:mel")
-    compare.add_argument("--split", default="test", help="test, val or external:NAME (default: test)")
+    compare.add_argument(
+        "--split", default="val", help="val (default: for choosing), test (for quoting) or external:NAME"
+    )
     compare.add_argument("--ensemble", action="store_true", help="score averaged probabilities too")
     compare.add_argument("--resamples", type=int, default=2000, help="bootstrap resamples (default: 2000)")
     compare.add_argument("--out", metavar="PREFIX", help="write PREFIX.md, PREFIX.csv and the forest plot PREFIX.png")

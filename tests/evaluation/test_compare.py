@@ -369,7 +369,8 @@ def experiments(tmp_path_factory, request) -> Project:
 
 def compare(project: Project, monkeypatch, capsys, *words: str) -> tuple[int, str, str]:
     monkeypatch.chdir(project.folder)
-    status = cli.main(["compare", *words, "--resamples", "100"])
+    split = [] if "--split" in words else ["--split", "test"]
+    status = cli.main(["compare", *words, *split, "--resamples", "100"])
     return status, *capsys.readouterr()
 
 
@@ -389,7 +390,9 @@ def test_the_command_compares_experiments(experiments, monkeypatch, capsys):
     )
     assert (status, err) == (0, "written: reports/result.md, .csv and .png\n")
     assert "good: train.skill 9 (not 1.0)" in out
-    row = next(line for line in out.splitlines() if line.startswith("good") and line.endswith("better"))
+    row = next(line for line in out.splitlines() if line.startswith("good") and "0." in line)
+    assert "better" not in out
+    assert "no verdict: there are too few seeds of training" in out
     expected = predictions(0, images=60, skill=9)
     assert f"{(expected['predicted'] == expected['dx']).mean():.3f}" in row
     assert (experiments.folder / "reports/result.md").read_text().startswith("## Comparison")

@@ -21,6 +21,11 @@ from exp_tools.evaluation.predictions import as_arrays, lesion_view, prediction_
 from exp_tools.evaluation.probabilities import Calibration
 from exp_tools.taxonomy import is_drawn
 
+OF_VALIDATION = (
+    "these are scores on validation, which chose epoch, calibration and thresholds: for choosing between runs, not for "
+    "quoting; quote `--split test`, once"
+)
+
 
 def compare_groups(
     groups: Sequence[Group],
@@ -51,7 +56,8 @@ def compare_groups(
             scores : metric -> {"mean" (over seeds), "sd" (between seeds, else between folds; NaN for one run), "low",
                 "high", "small"}, 95 %; {} entries are missing for a class that the group does not know
             unpaired : why it is not compared with the baseline; "" for the baseline itself and where it is
-            differences : metric -> {"difference", "low", "high", "clear" (0 lies outside)}, or None
+            differences : metric -> {"difference", "low", "high", "clear"}, or None; clear: 0 lies outside, and the
+                spread between seeds of training is known and in the interval
             mcnemar : {"images", "lesions"} -> {"gained", "lost", "p"}, p corrected for the number of comparisons; None
                 where a side has several seeds, or unpaired
             changed : parameter -> [value of the baseline, own value], of the first run of each; {} where unknown
@@ -99,7 +105,7 @@ def compare_groups(
         "level": level,
         "drawn": drawn,
         "groups": rows,
-        "notes": _notes(groups, rows, baseline, known),
+        "notes": [*([OF_VALIDATION] if split == "val" else []), *_notes(groups, rows, baseline, known)],
     }
 
 
@@ -160,7 +166,9 @@ def _differences(
         if low == low:
             widest = metric_of(name).high - metric_of(name).low
             low, high = max(low, -widest), min(high, widest)
-        table[name] = {"difference": row["difference"], "low": low, "high": high, "clear": low > 0 or high < 0}
+        judged = spreads[name].freedom >= FEWEST_DEGREES
+        clear = judged and (low > 0 or high < 0)
+        table[name] = {"difference": row["difference"], "low": low, "high": high, "clear": clear}
     return table
 
 
@@ -222,8 +230,8 @@ def _notes(
         )
     else:
         notes.append(
-            "intervals cover other lesions, not other seeds of training, of which there are too few: queue more with "
-            "`dvc exp run --queue -S 'train.seed=range(0,3)'`"
+            "no verdict: there are too few seeds of training, and differences between seeds are not in these intervals; "
+            "queue more with `dvc exp run --queue -S 'train.seed=range(0,3)'`"
         )
     if any(row["mcnemar"] for row in rows):
         notes.append(
