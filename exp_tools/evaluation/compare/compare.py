@@ -230,8 +230,8 @@ def _notes(
         )
     else:
         notes.append(
-            "no verdict: there are too few seeds of training, and differences between seeds are not in these intervals; "
-            "queue more with `dvc exp run --queue -S 'train.seed=range(0,3)'`"
+            "no verdict: there are too few seeds of training, whose differences are not in these intervals; queue more "
+            "with `dvc exp run --queue -S 'train.seed=range(0,3)'`"
         )
     if any(row["mcnemar"] for row in rows):
         notes.append(

@@ -17,6 +17,14 @@ from exp_tools.models.model_file import ModelFacts
 from exp_tools.taxonomy import is_drawn
 
 
+DECISIONS = {
+    "frequent": "the most probable class",
+    "balanced": "the class with the highest probability over a power of its share in train, for balanced accuracy; the "
+    "power was chosen on validation",
+    "costs": "the class of least expected cost",
+}
+
+
 def model_card(facts: ModelFacts, report: Mapping[str, Any], digests: Mapping[str, str]) -> str:
     """Write the card.
 
@@ -76,6 +84,7 @@ def _model(facts: ModelFacts) -> list[str]:
         ("starting weights", training.get("weights")),
         ("best epoch", f"{training['best_epoch']} of {training['epochs_run']}" if "best_epoch" in training else None),
         ("calibration", _calibration(facts)),
+        ("decision", DECISIONS[facts.calibration["decide"]]),
     ]
     return ["## Model", "", *table(("what", "value"), [row for row in rows if row[1] is not None]), ""]
 
