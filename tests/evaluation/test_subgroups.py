@@ -154,10 +154,12 @@ def test_gap_by_hand_without_a_mistake_on_either_side():
     table = perfect([1] * 40, [True] * 20 + [False] * 20, sex=["female"] * 20 + ["male"] * 20)
     gaps = subgroup_gaps(table, ["bkl", "nv"], **DRAWS)
     reach = 1 - 0.025 ** (1 / 20)
-    assert [(gap["attribute"], gap["metric"]) for gap in gaps] == [("sex", "accuracy"), ("sex", "balanced_accuracy")]
+    assert gaps == [gaps[0]]
+    assert 0.95 < gaps[0].pop("shrunken") <= 1
+    assert gaps[0].pop("p") < 1e-6
     assert gaps[0] == {
         "attribute": "sex",
-        "metric": "accuracy",
+        "metric": "standardised_accuracy",
         "best": "female",
         "worst": "male",
         "gap": 1.0,
@@ -173,23 +175,83 @@ def test_a_sure_gap_is_not_drowned_by_a_larger_one_of_few():
     right = [True] * 180 + [False] * 20 + [True] * 150 + [False] * 50 + [True] * 7 + [False] * 3
     right += [False] * 9 + [True] * 50
     gaps = subgroup_gaps(perfect([1] * 469, right, localization=sites), ["bkl", "nv"], resamples=500, seed=0)
-    gap = next(gap for gap in gaps if (gap["attribute"], gap["metric"]) == ("localization", "accuracy"))
+    gap = next(gap for gap in gaps if (gap["attribute"], gap["metric"]) == ("localization", "standardised_accuracy"))
     assert (gap["best"], gap["worst"], gap["compared"]) == ("back", "face", 3)  # neither nine ears nor the unknown
     assert gap["clear"]
     assert gap["gap"] == pytest.approx(0.15)
+    assert 0.05 < gap["shrunken"] < 0.15
     # Tukey's value for three groups is 3.314 / sqrt(2) standard errors, of 0.0373 here; a little for unequal tails.
     assert gap["interval"]["low"] == pytest.approx(0.15 - 2.344 * 0.0373, abs=0.01)
     assert gap["interval"]["high"] == pytest.approx(0.15 + 2.344 * 0.0373, abs=0.01)
 
 
+def card_of(seed, lesions, right=0.8, **columns):
+    """A set of two diagnoses in which sex, age, site and source say nothing of who is predicted right."""
+    rng = np.random.default_rng(seed)
+    values = {
+        "sex": rng.choice(["male", "female"], lesions),
+        "age": rng.choice([10.0, 30, 50, 70, 85], lesions),
+        "localization": rng.choice(list("abcdefgh"), lesions),
+        "source": rng.choice(["one", "two"], lesions),
+    }
+    return perfect(rng.integers(2, size=lesions), rng.random(lesions) < right, **values | columns)
+
+
 def test_chance_is_seldom_called_a_clear_gap():
-    """Five sites that are alike: at most one time in twenty (give or take) may any pair of them look different."""
-    found = 0
-    for seed in range(60):
+    """Of a whole card without any gap: at most one in twenty (give or take) may have one."""
+    found = [
+        any(gap["clear"] for gap in subgroup_gaps(card_of(seed, 400), ["bkl", "nv"], resamples=200, seed=seed))
+        for seed in range(40)
+    ]
+    assert np.mean(found) <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 40)
+
+
+def test_a_true_gap_is_found():
+    """15 points with 150 lesions on each side, among eight sites, five ages, and two sources without any."""
+    found = []
+    for seed in range(40):
         rng = np.random.default_rng(seed)
-        table = perfect(rng.integers(2, size=200), rng.random(200) < 0.8, localization=rng.choice(list("abcde"), 200))
-        found += any(gap["clear"] for gap in subgroup_gaps(table, ["bkl", "nv"], resamples=200, seed=seed))
-    assert found <= 7
+        sex = np.repeat(["male", "female"], 150)
+        right = rng.random(300) < np.where(sex == "male", 0.75, 0.9)
+        table = card_of(seed, 300, sex=sex)
+        table = perfect(
+            rng.integers(2, size=300),
+            right,
+            **{name: table[name].to_numpy() for name in ("age", "localization", "source")},
+            sex=sex,
+        )
+        gaps = subgroup_gaps(table, ["bkl", "nv"], resamples=200, seed=seed)
+        found.append(any(gap["clear"] and gap["attribute"] == "sex" for gap in gaps))
+    assert np.mean(found) > 0.6
+
+
+def test_other_diagnoses_are_no_gap_and_neither_is_how_they_were_confirmed():
+    """Nevi are easy and commoner among the young: accuracy differs by construction, standardised accuracy does not."""
+    rng = np.random.default_rng(0)
+    young = rng.random(3000) < 0.5
+    labels = (rng.random(3000) < np.where(young, 0.9, 0.3)).astype(int)
+    right = rng.random(3000) < np.where(labels == 1, 0.95, 0.6)
+    table = perfect(labels, right, age=np.where(young, 30.0, 70.0), dx_type=np.where(labels == 1, "follow_up", "histo"))
+    report = {row["value"]: row["accuracy"] for row in subgroup_report(table, ["bkl", "nv"], resamples=50)}
+    assert report["20-39"] > report["60-79"] + 0.15
+    gaps = subgroup_gaps(table, ["bkl", "nv"], resamples=200)
+    assert [gap["attribute"] for gap in gaps] == ["age"]
+    assert gaps[0]["gap"] < 0.05
+    assert not gaps[0]["clear"]
+
+
+def test_the_shrunken_gap_is_nearer_the_truth_than_the_largest():
+    raw, shrunken = [], []
+    for seed in range(30):
+        gap = next(
+            gap
+            for gap in subgroup_gaps(card_of(seed, 400), ["bkl", "nv"], resamples=100, seed=seed)
+            if gap["attribute"] == "localization"
+        )
+        raw.append(gap["gap"])
+        shrunken.append(gap["shrunken"])
+    assert np.mean(raw) > 0.1  # of a true 0
+    assert np.mean(shrunken) < np.mean(raw) / 3
 
 
 def test_same_seed_same_report():

@@ -17,7 +17,7 @@ much a lesion makes up is its covariance with the metric over the resamples (Efr
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -125,6 +125,26 @@ def class_intervals(
     return table
 
 
+class Spread(NamedTuple):
+    """What the bootstrap found of one statistic: enough for its interval at any level.
+
+    estimate, deviation, freedom : the value, the standard deviation of the resamples and its degrees of freedom
+    scale, units : on which the interval is computed, and how many lesion groups the statistic rests on
+    """
+
+    estimate: float
+    deviation: float
+    freedom: float
+    scale: Scale
+    units: int
+
+    def interval(self, level: float) -> tuple[float, float]:
+        """(low, high); (nan, nan) where there is nothing to tell the spread from."""
+        if math.isnan(self.deviation):
+            return float("nan"), float("nan")
+        return _interval(self.estimate, self.deviation, self.freedom, level, self.scale, self.units)
+
+
 def weighted_intervals(
     score: Scorer,
     groups: ArrayLike,
@@ -136,20 +156,9 @@ def weighted_intervals(
     scales: Mapping[Any, Scale] | None = None,
     units: Mapping[Any, int] | None = None,
 ) -> dict[Any, tuple[float, float]]:
-    """Intervals of any statistic that is a function of how often each image was drawn.
+    """Intervals of any statistic that is a function of how often each image was drawn: dict name -> (low, high).
 
-    Parameters
-    ----------
-    score : function from weights [N, R] to a dict name -> values [R], NaN where undefined
-    groups : [N], the lesion group of each image
-    num_images : N
-    resamples, seed, level : as in `bootstrap_intervals`
-    scales : of the names that are not SHARE (0..1)
-    units : on how many lesion groups a name rests, where not on all
-
-    Returns
-    -------
-    dict name -> (low, high). Resamples in which a value is undefined are left out; (nan, nan) where it is undefined on
+    Parameters as in `weighted_spreads`; `level` as in `bootstrap_intervals`. (nan, nan) where a value is undefined on
     the images themselves, or rests on fewer than two groups, which say nothing about spread. A share of exactly 1 (or
     0) leaves the bootstrap no spread either: its interval is that of n right out of n groups (Clopper and Pearson,
     Biometrika 26:404, 1934).
@@ -160,6 +169,31 @@ def weighted_intervals(
     """
     if not 0 < level < 1:
         raise UserError(f"The level of the intervals is {level}; expected a number between 0 and 1, such as 0.95.")
+    spreads = weighted_spreads(score, groups, num_images, resamples=resamples, seed=seed, scales=scales, units=units)
+    return {name: spread.interval(level) for name, spread in spreads.items()}
+
+
+def weighted_spreads(
+    score: Scorer,
+    groups: ArrayLike,
+    num_images: int,
+    *,
+    resamples: int,
+    seed: int,
+    scales: Mapping[Any, Scale] | None = None,
+    units: Mapping[Any, int] | None = None,
+) -> dict[Any, Spread]:
+    """How far any statistic could have come out otherwise, by a bootstrap of lesion groups.
+
+    Parameters
+    ----------
+    score : function from weights [N, R] to a dict name -> values [R], NaN where undefined; such resamples are left out
+    groups : [N], the lesion group of each image
+    num_images : N
+    resamples, seed : as in `bootstrap_intervals`
+    scales : of the names that are not SHARE (0..1)
+    units : on how many lesion groups a name rests, where not on all
+    """
     groups = _check_groups(groups, num_images)
     distinct, first = np.unique(groups, return_index=True)
     estimates = {name: float(value[0]) for name, value in score(np.ones((num_images, 1))).items()}
@@ -174,19 +208,20 @@ def weighted_intervals(
         products = products + np.einsum("kr,gr->kg", np.nan_to_num(shifts), drawn)
         counts = counts + np.einsum("kr,gr->kg", (~np.isnan(shifts)).astype(float), drawn)
     every = np.concatenate(parts, axis=1)
-    intervals = {}
+    spreads = {}
     for k, (name, estimate) in enumerate(estimates.items()):
         shifts = every[k][~np.isnan(every[k])]
         rests_on = distinct.size if units is None else units.get(name, distinct.size)
+        scale = SHARE if scales is None else scales.get(name, SHARE)
         if np.isnan(estimate) or min(rests_on, distinct.size) < 2 or not shifts.size:
-            intervals[name] = (float("nan"), float("nan"))
+            spreads[name] = Spread(estimate, float("nan"), float("nan"), scale, rests_on)
             continue
         influences = (products[k] - shifts.mean() * counts[k]) / shifts.size
-        spread = shifts.std()
-        freedom = _degrees_of_freedom(influences, spread, shifts.size)
-        scale = SHARE if scales is None else scales.get(name, SHARE)
-        intervals[name] = _interval(estimate, spread, freedom, level, scale, rests_on)
-    return intervals
+        deviation = float(shifts.std())
+        spreads[name] = Spread(
+            estimate, deviation, _degrees_of_freedom(influences, deviation, shifts.size), scale, rests_on
+        )
+    return spreads
 
 
 def _degrees_of_freedom(influences: NDArray, spread: float, resamples: int) -> float:

@@ -1,6 +1,7 @@
 """The images of each value of an attribute (sex, age band, ...) and their scores."""
 
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ from exp_tools.evaluation.metrics.bootstrap import weighted_intervals
 from exp_tools.evaluation.metrics.classification import confusion_metrics
 from exp_tools.evaluation.metrics.weighted import RankingSums, confusion_sums, matrices
 from exp_tools.evaluation.predictions import as_arrays, decisions
-from exp_tools.evaluation.validation import check_predictions, mean_defined
+from exp_tools.evaluation.validation import check_predictions, class_rates, mean_defined
 from exp_tools.taxonomy import MELANOMA
 
 ATTRIBUTES = ("sex", "age", "localization", "source", "dx_type")
@@ -41,6 +42,10 @@ class Subgroup(NamedTuple):
     places: NDArray[np.int64]
     groups: NDArray
     measures: dict[str, Measure]
+    sensitivities: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+    """Of each class, [R, C] of weights [N, R]; NaN where it does not occur."""
+    lesions: NDArray[np.int64]
+    """Lesion groups of each class, [C]."""
 
 
 def find_subgroups(table: pd.DataFrame, classes: Sequence[str], threshold: float | None) -> list[Subgroup]:
@@ -57,7 +62,9 @@ def find_subgroups(table: pd.DataFrame, classes: Sequence[str], threshold: float
             places = np.flatnonzero(column == value)
             own = groups[places]
             measures = _measures(probabilities[places], labels[places], predicted[places], own, melanoma, threshold)
-            found.append(Subgroup(attribute, value, places, own, measures))
+            cells = confusion_sums(predicted[places], labels[places], len(classes))
+            lesions = np.array([np.unique(own[labels[places] == c]).size for c in range(len(classes))])
+            found.append(Subgroup(attribute, value, places, own, measures, partial(_sensitivities, cells), lesions))
     return found
 
 
@@ -83,6 +90,10 @@ def score_intervals(
         level=level,
         units=units,
     )
+
+
+def _sensitivities(cells, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    return class_rates(matrices(cells, weights))["sensitivity"]
 
 
 def _measures(

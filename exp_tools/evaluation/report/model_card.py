@@ -16,7 +16,6 @@ from exp_tools.evaluation.report.model_card_tables import table
 from exp_tools.models.model_file import ModelFacts
 from exp_tools.taxonomy import is_drawn
 
-
 DECISIONS = {
     "frequent": "the most probable class",
     "balanced": "the class with the highest probability over a power of its share in train, for balanced accuracy; the "

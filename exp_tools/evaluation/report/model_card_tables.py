@@ -178,13 +178,14 @@ def _gaps(gaps: Sequence[Mapping[str, Any]] | None) -> list[str]:
         return []
     clear = [gap for gap in gaps if gap["clear"]]
     if not clear:
-        return ["No gap between groups of at least 10 lesions is surely more than chance.", ""]
-    lines = ["Gaps that are more than chance (95 %, over all pairs of an attribute):", ""]
+        return ["No gap between groups of at least 10 lesions is more than chance (5 % for the whole table).", ""]
+    lines = ["Gaps that are more than chance (5 % for the whole table; Tukey within an attribute, Holm over all):", ""]
     for gap in clear:
         metric = gap["metric"].replace(PREFIX, "melanoma ").replace("_", " ")
         lines.append(
             f"- {ATTRIBUTE_WORDS.get(gap['attribute'], gap['attribute'])}: {metric} is {gap['gap']:.3f} "
-            f"({interval(gap['interval'])}) lower for {gap['worst']} than for {gap['best']}"
+            f"({interval(gap['interval'])}) lower for {gap['worst']} than for {gap['best']}; {gap['shrunken']:.3f} "
+            "after shrinkage, since the largest of many gaps is too large"
         )
     return [*lines, ""]
 
