@@ -106,25 +106,41 @@ def read_predictions(path: Path) -> tuple[pd.DataFrame, list[str]]:
 def calibration_of(table: pd.DataFrame, classes: Sequence[str]) -> Calibration:
     """The temperature and bias that relate the logits and the probabilities of a table; none where undetermined.
 
-    log p_c = logit_c / T + b_c - a term of the image: weighted least squares over all images and classes. Rounding
-    spoils small probabilities most, so each counts with its square. Of a table that was rounded to six decimals the
-    answer is good to about four digits. The decision rule is unknown: the table's own decisions are scored.
+    log p_c = logit_c / T + b_c - a term of the image: least squares over all images and classes, once more without
+    images that do not follow. Rounding spoils small probabilities most: in a rounded table each counts with its
+    square, and the answer is good to about four digits of six. The decision rule is unknown: a table's own decisions
+    are scored.
     """
     logits = table[[f"logit_{name}" for name in classes]].to_numpy(dtype=float)
     probabilities = table[[f"p_{name}" for name in classes]].to_numpy(dtype=float)
-    weights = np.where(probabilities > 0, probabilities, 0.0) ** 2
-    targets = np.log(np.where(probabilities > 0, probabilities, 1.0))
-    totals = weights.sum(axis=1, keepdims=True)
-    columns = np.concatenate(
-        [logits[:, :, None], np.broadcast_to(np.eye(len(classes)), (*logits.shape, len(classes)))], 2
-    )
-    means = (weights[:, :, None] * columns).sum(axis=1, keepdims=True) / totals[:, :, None]
-    centred = (columns - means).reshape(-1, len(classes) + 1)
-    off = (targets - (weights * targets).sum(axis=1, keepdims=True) / totals).ravel()
-    roots = np.sqrt(weights).ravel()
-    slope, *bias = np.linalg.lstsq(centred * roots[:, None], off * roots, rcond=1e-10)[0]
+    known = probabilities > 0
+    rounded = np.array_equal(probabilities, probabilities.round(8))
+    weights = np.where(known, probabilities**2 if rounded else 1.0, 0.0)
+    targets = np.log(np.where(known, probabilities, 1.0))
+    slope, bias = _line(logits, targets, weights)
+    off = _centred(targets - slope * logits - bias, weights)
+    distance = (np.abs(off) * np.sqrt(weights)).max(axis=1, initial=0)
+    follows = distance <= 10 * np.median(distance) + 1e-9 if len(table) else np.ones(0, bool)
+    slope, bias = _line(logits[follows], targets[follows], weights[follows])
     plain = Calibration.none(len(classes))
-    return replace(plain, temperature=1 / slope, bias=(bias - np.mean(bias)).tolist()) if slope > 1e-6 else plain
+    return replace(plain, temperature=1 / slope, bias=(bias - bias.mean()).tolist()) if slope > 1e-6 else plain
+
+
+def _line(
+    logits: NDArray[np.float64], targets: NDArray[np.float64], weights: NDArray[np.float64]
+) -> tuple[float, NDArray[np.float64]]:
+    """Slope and intercepts [C] of targets over logits [N, C], each image with a level of its own; least squares."""
+    num_classes = logits.shape[1]
+    columns = [logits, *(np.broadcast_to(row, logits.shape) for row in np.eye(num_classes))]
+    roots = np.sqrt(weights).ravel()
+    matrix = np.stack([_centred(column, weights).ravel() * roots for column in columns], axis=1)
+    slope, *bias = np.linalg.lstsq(matrix, _centred(targets, weights).ravel() * roots, rcond=1e-10)[0]
+    return float(slope), np.array(bias)
+
+
+def _centred(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    totals = weights.sum(axis=1, keepdims=True)
+    return values - (weights * values).sum(axis=1, keepdims=True) / np.where(totals > 0, totals, 1.0)
 
 
 def _mean_by(index: NDArray[np.int64], values: NDArray[np.float64]) -> NDArray[np.float64]:

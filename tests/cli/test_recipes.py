@@ -241,12 +241,12 @@ def test_a_recipe_trains(name, data_project, monkeypatch):
     content["train"]["frozen_epochs"] = min(content["train"]["frozen_epochs"], 1)
     file.write_text(yaml.safe_dump(content), encoding="utf-8")
     shutil.rmtree(data_project.folder / "metrics" / "train", ignore_errors=True)
-    (data_project.folder / "models" / "model.safetensors").unlink(missing_ok=True)
+    (data_project.folder / "models" / "network.safetensors").unlink(missing_ok=True)
     monkeypatch.chdir(data_project.folder)
     stages.split.main()
     stages.train.main()
 
-    facts = read_facts(data_project.folder / "models" / "model.safetensors")
+    facts = read_facts(data_project.folder / "models" / "network.safetensors")
     assert facts.architecture == RECIPES[name].changes["model"]["name"]
     dx = set(pd.read_csv(data_project.folder / "data" / "prepared" / "labels.csv")["dx"])
     assert set(facts.classes) == ({"mel", "non_mel"} if name == "melanoma" else dx)

@@ -17,7 +17,7 @@ from exp_tools.errors import UserError
 from exp_tools.evaluation.metrics.catalogue import HEADLINE
 from exp_tools.evaluation.metrics.classification import headline_metrics
 from exp_tools.evaluation.predict import VIEWS, predict_logits, predict_views
-from exp_tools.evaluation.predictions import as_arrays, calibration_of, prediction_table, read_predictions
+from exp_tools.evaluation.predictions import as_arrays, calibration_of, decisions, prediction_table, read_predictions
 from exp_tools.evaluation.report.build import score_set, with_metadata
 from exp_tools.io import write_csv
 
@@ -65,7 +65,7 @@ def test_the_report_says_what_the_parts_say(inside):
     test = table[table["split"] == "test"]
     report = json.loads((inside.folder / "metrics/report.json").read_text())["test"]
     probabilities, labels, _ = as_arrays(test, classes)
-    expected = headline_metrics(probabilities, labels, classes)
+    expected = headline_metrics(probabilities, labels, classes, decisions(test, classes))
     summary = json.loads((inside.folder / "metrics/evaluate.json").read_text())
     for name, value in expected.items():
         assert report["metrics"][name] == pytest.approx(value, abs=2e-6)
