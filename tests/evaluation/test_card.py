@@ -110,7 +110,7 @@ def test_scores_are_those_of_the_report_with_their_intervals(classes, report):
     card, test = model_card(facts(classes), report, DIGESTS), report["test"]
     bounds, lesions = test["intervals"]["balanced_accuracy"], test["lesion_level"]
     assert cells(card, "balanced accuracy") == [
-        f"{test['metrics']['balanced_accuracy']:.3f}",
+        f"{test['metrics']['balanced_accuracy']:.3f} *",  # its rarest class has fewer than ten lesions
         f"{bounds['low']:.3f} to {bounds['high']:.3f}",
         f"{lesions['metrics']['balanced_accuracy']:.3f}",
         "{low:.3f} to {high:.3f}".format(**lesions["intervals"]["balanced_accuracy"]),
@@ -179,6 +179,24 @@ def test_baseline_and_test_time_augmentation_stand_beside_the_scores(classes, re
     card = model_card(facts(classes), report | {"test": test}, DIGESTS)
     assert cells(card, "accuracy")[-1] == f"{without['accuracy']:.3f}"
     assert f"8 times the work; without, the balanced accuracy is {without['balanced_accuracy']:.3f}." in card
+
+
+def test_the_card_says_the_obvious(classes, report):
+    worse = {"after": {"log_loss": 2.0}, "before": {"log_loss": 1.0}}
+    calibration = {part: report["test"]["calibration"][part] | worse[part] for part in worse}
+    above = {"balanced_accuracy": {"difference": -0.1, "low": -0.2, "high": 0.01}}
+    above["macro_auc"] = {"difference": 0.2, "low": 0.1, "high": 0.3}
+    test = report["test"] | {"baseline": report["test"]["metrics"], "above_baseline": above, "calibration": calibration}
+    card = model_card(facts(classes), report | {"test": test}, DIGESTS)
+    assert "balanced accuracy is -0.100 (-0.200 to 0.010): **not shown to be better than mean colours**." in card
+    assert "macro AUC is +0.200 (0.100 to 0.300)." in card
+    assert "**Calibration made the log-loss worse on the test split**" in card
+    assert "no patient ids" in card
+    assert "made the log-loss worse" not in model_card(
+        facts(classes),
+        report | {"test": test | {"calibration": {part: calibration["before"] for part in worse}}},
+        DIGESTS,
+    )
 
 
 def test_gaps_between_subgroups_are_told_only_where_clear(classes, report):

@@ -146,6 +146,10 @@ def _limits(facts: ModelFacts, report: Mapping[str, Any]) -> list[str]:
             f"- {confirmed['histo'] / test['images']:.0%} of the test labels were confirmed by histopathology; the "
             "others may be wrong more often."
         )
+    lines.append(
+        "- The split is by lesion. Most sources, HAM10000 among them, have no patient ids: lesions of one patient may "
+        "be in train and in test, which flatters."
+    )
     lines.append("- Skin type and ethnic origin are not recorded, so nothing is known of how it does on dark skin.")
     return [*lines, ""]
 

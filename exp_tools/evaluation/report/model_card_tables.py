@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from exp_tools.evaluation.metrics.bootstrap import SMALL_GROUPS
-from exp_tools.evaluation.metrics.catalogue import in_tables
+from exp_tools.evaluation.metrics.catalogue import HEADLINE, in_tables, label_of
 from exp_tools.evaluation.metrics.subgroup_scores import PREFIX
 from exp_tools.evaluation.report.numbers import interval, number
 from exp_tools.models.model_file import ModelFacts
@@ -41,17 +41,20 @@ def results(test: Mapping[str, Any]) -> list[str]:
     head = ["score", "by image", "95 % interval", "by lesion", "95 % interval"]
     head += ["mean colours alone"] if baseline else []
     rows = []
+    rare = min(row["lesions"] for row in test["per_class"].values() if row["lesions"]) < SMALL_GROUPS
     for name, words in in_tables().items():
-        row = [words, number(test["metrics"][name]), interval(test["intervals"][name])]
+        few = " *" if rare and not HEADLINE[name].over_all else ""
+        row = [words, number(test["metrics"][name]) + few, interval(test["intervals"][name])]
         row += [number(lesions["metrics"][name]), interval(lesions["intervals"][name])]
         rows.append(row + ([number(baseline[name])] if baseline else []))
-    lines = ["## Results on the test split", "", *table(head, rows), ""]
+    lines = ["## Results on the test split", "", *table(head, rows), "", *_footnote(rows)]
     lines.append(
         "Intervals are bootstrapped over lesions. By lesion: probabilities of a lesion's images are averaged. Balanced "
         "accuracy is the mean sensitivity over classes."
     )
     if baseline:
         lines.append("Mean colours alone: logistic regression on a 3 x 3 grid of colours, same split.")
+        lines += _above_baseline(test.get("above_baseline", {}))
     if test["metrics"].get("top_k"):
         shares = ", ".join(f"{number(share)} among the {k}" for k, share in sorted(test["metrics"]["top_k"].items()))
         lines.append(f"The right class is {shares} most probable.")
@@ -62,6 +65,14 @@ def results(test: Mapping[str, Any]) -> list[str]:
             f"the balanced accuracy is {without}."
         )
     return [*lines, ""]
+
+
+def _above_baseline(differences: Mapping[str, Mapping[str, float]]) -> list[str]:
+    lines = []
+    for name, row in differences.items():
+        better = "" if row["low"] > 0 else ": **not shown to be better than mean colours**"
+        lines.append(f"Against them {label_of(name)} is {row['difference']:+.3f} ({interval(row)}){better}.")
+    return lines
 
 
 def classes(test: Mapping[str, Any]) -> list[str]:
@@ -136,6 +147,8 @@ def confidence(facts: ModelFacts, test: Mapping[str, Any]) -> list[str]:
     rows = [[text, *(number(calibration[part][name]) for part in ("before", "after"))] for name, text in words.items()]
     kept = ", ".join(f"{number(score)} on {float(share):.0%}" for share, score in coverage["accuracy_at"].items())
     lines = ["### Confidence", "", *table(("score", "before calibration", "after"), rows), ""]
+    if calibration["after"]["log_loss"] > calibration["before"]["log_loss"]:
+        lines.append("**Calibration made the log-loss worse on the test split**: validation is small, or another mix.")
     lines.append(
         f"Accuracy on the images it is surest of: {kept}; area under the risk-coverage curve {coverage['aurc']:.4f}."
     )
