@@ -114,7 +114,7 @@ def warn(calibration: Calibration, promised: dict[str, float] | None, params: Ca
         print(
             f"warning: validation has {promised['lesions']} melanomas; {promised['needed']} are needed for a "
             f"sensitivity of {params.melanoma_sensitivity:.0%}. The threshold finds all of them, which promises "
-            f"{promised['sensitivity']:.0%} of new ones",
+            f"{promised['sensitivity']:.1%} of new ones",
             file=sys.stderr,
         )
 

@@ -131,7 +131,7 @@ def _promise(thresholds: Mapping[str, float | None]) -> str:
         return f"It was chosen on validation to find {wanted:.0%} of new melanomas, on average."
     return (
         f"It should find {wanted:.0%} of new melanomas, but validation has too few to promise that: it finds all of "
-        f"those, which promises {promised:.0%}."
+        f"those, which promises {promised:.1%}."
     )
 
 
