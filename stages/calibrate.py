@@ -113,7 +113,7 @@ def warn(calibration: Calibration, promised: dict[str, float] | None, params: Ca
     if promised and promised["lesions"] < promised["needed"]:
         print(
             f"warning: validation has {promised['lesions']} melanomas; {promised['needed']} are needed for a "
-            f"sensitivity of {params.melanoma_sensitivity:.0%}. The threshold finds all of them, which promises "
+            f"sensitivity of {params.melanoma_sensitivity:.4g}. The threshold finds all of them, which promises "
             f"{promised['sensitivity']:.1%} of new ones",
             file=sys.stderr,
         )
