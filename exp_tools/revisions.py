@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import yaml
+
 from exp_tools.errors import UserError, did_you_mean
 from exp_tools.io import atomic_write
+from exp_tools.project import MODEL, SPLITS
 
 EXPERIMENT = re.compile(r"refs/exps/(?P<head>[0-9a-f]{2})/(?P<tail>[0-9a-f]{38})/(?P<name>.+)")
 BRANCH = "refs/heads/"
@@ -98,6 +101,26 @@ def read_files(root: Path, wanted: Sequence[tuple[str, str | Path]]) -> list[str
             texts[place] = content[start : start + size].decode("utf-8")
             start += size + 1
     return texts
+
+
+def count_scored(root: Path) -> int:
+    """How many models were scored on the test split that the workspace has, in all commits and experiments here.
+
+    Two runs are of the same split where dvc.lock has the same hash of splits.csv. 0 outside Git, or where nothing was
+    evaluated.
+    """
+    listed = git_text(root, "log", "--all", "--format=%H", "--", "dvc.lock") or ""
+    locks = read_files(root, [("", "dvc.lock"), *((commit, "dvc.lock") for commit in listed.split())])
+    scored = [_scored(lock) for lock in locks if lock]
+    return len({model for split, model in scored if split and split == scored[0][0]}) if scored else 0
+
+
+def _scored(lock: str) -> tuple[str | None, str | None]:
+    """Hashes of splits.csv and of the model that a dvc.lock says were evaluated."""
+    content = yaml.load(lock, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
+    stage = content.get("stages", {}).get("evaluate", {})
+    known = {dep["path"]: dep.get("md5") for dep in stage.get("deps", [])}
+    return known.get(SPLITS.as_posix()), known.get(MODEL.as_posix())
 
 
 def fetch_bytes(root: Path, version: Version, path: str | Path) -> bytes:

@@ -183,15 +183,15 @@ def against_colours(
         headline_scorer(guesses, truth),
         groups,
         len(test),
-        level=0.95,
         resamples=params.resamples,
         seed=params.seed,
         units=dict.fromkeys(HEADLINE, max(rarest, 2)),
     )
-    return {
-        "baseline": headline_metrics(guesses, truth, classes),
-        "above_baseline": {name: found[name] for name in ("balanced_accuracy", "macro_auc")},
-    }
+    above = {}
+    for name in ("balanced_accuracy", "macro_auc"):
+        low, high = found[name].interval(0.95)
+        above[name] = {"difference": found[name].value, "low": low, "high": high}
+    return {"baseline": headline_metrics(guesses, truth, classes), "above_baseline": above}
 
 
 def summary_of(report: dict[str, Any]) -> dict[str, float]:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from exp_tools.cli.groups import Commands
+from exp_tools.errors import UserError
 from exp_tools.project import CARD, LABELS, MODEL, PREDICTIONS, RAW, find_project
 
 GROUP = "evaluate and compare"
@@ -27,7 +28,12 @@ def add_commands(commands: Commands) -> None:
         help="experiment, branch, tag, commit, `workspace`, predictions.csv, or GROUP=EXP,EXP (seeds, folds)",
     )
     compare.add_argument("--baseline", metavar="EXP", help="what the others are compared with (default: the first)")
-    compare.add_argument("--metric", nargs="+", action="extend", help="like balanced_accuracy or sensitivity:mel")
+    compare.add_argument(
+        "--primary", default="macro_auc", metavar="METRIC", help="the score judged first (default: macro_auc)"
+    )
+    compare.add_argument(
+        "--metric", nargs="+", action="extend", help="more, like balanced_accuracy, auc:mel, sensitivity@threshold:mel"
+    )
     compare.add_argument(
         "--split", default="val", help="val (default: for choosing), test (for quoting) or external:NAME"
     )
@@ -74,7 +80,10 @@ def _compare(options: argparse.Namespace) -> int:
     from exp_tools.evaluation.compare.render import as_markdown, as_table, as_text
     from exp_tools.evaluation.compare.request import gather
     from exp_tools.evaluation.compare.scores import check_metrics
+    from exp_tools.evaluation.metrics.catalogue import COST
     from exp_tools.io import atomic_write, write_csv
+    from exp_tools.params import PARAMS_FILE, load_params
+    from exp_tools.revisions import count_scored
 
     groups, baseline = gather(
         options.experiments,
@@ -84,8 +93,17 @@ def _compare(options: argparse.Namespace) -> int:
         split=options.split,
         averaged=options.ensemble,
     )
-    metrics = check_metrics(options.metric, groups)
-    found = compare_groups(groups, baseline, metrics, split=options.split, resamples=options.resamples)
+    metrics = check_metrics(options.metric, groups, options.primary, options.split)
+    costs = None
+    if COST.key in metrics:
+        costs = load_params(find_project(Path.cwd()) / PARAMS_FILE).evaluate.costs
+        if costs is None:
+            raise UserError("the metric `cost` needs the costs of mistakes: set evaluate.costs in params.yaml")
+    found = compare_groups(groups, baseline, metrics, split=options.split, costs=costs, resamples=options.resamples)
+    if options.split != "val" and (scored := count_scored(find_project(Path.cwd()))) > 1:
+        found["notes"].append(
+            f"{scored} models of this checkout were scored on this test split: the best of many flatters itself"
+        )
     if options.format == "csv":
         print(as_table(found).to_csv(index=False, lineterminator="\n"), end="")
     else:

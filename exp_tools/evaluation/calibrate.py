@@ -148,6 +148,25 @@ def choose_threshold(
     return rounded_down(scores[order][reached]), count, needed
 
 
+def threshold_at_specificity(scores: ArrayLike, positive: ArrayLike, specificity: float) -> float:
+    """The lowest threshold that flags at most 1 - specificity of the negatives (flagged: score >= threshold).
+
+    Parameters
+    ----------
+    scores, positive : float and bool [N], of the validation images
+    specificity : above 0 and below 1
+
+    Returns
+    -------
+    float; NaN without negatives
+    """
+    negatives = np.sort(np.asarray(scores, dtype=np.float64)[~np.asarray(positive)])[::-1]
+    if not negatives.size:
+        return float("nan")
+    allowed = int((1 - specificity) * negatives.size + 1e-9)
+    return float(np.nextafter(negatives[allowed], np.inf))
+
+
 def choose_abstention(probabilities: ArrayLike, share: float) -> float:
     """The confidence below which the least certain `share` of the validation images lies.
 

@@ -117,6 +117,18 @@ def ranking_scores(scores: NDArray, positive: NDArray[np.bool_]) -> tuple[float,
     return float((gained * beaten).sum() / (hits[-1] * false_alarms[-1])), average_precision
 
 
+def risk_coverage_area(confidence: NDArray[np.float64], wrong: NDArray[np.bool_]) -> float:
+    """The mean, over every number of most certain images, of the share of them that is wrong; 0 (perfect) to 1.
+
+    Images of equal confidence count in random order. Geifman and El-Yaniv, NeurIPS 2017.
+    """
+    steps, last = np.unique(-confidence, return_inverse=True)
+    images = np.bincount(last, minlength=steps.size).cumsum()
+    mistakes = np.bincount(last, weights=wrong, minlength=steps.size).cumsum()
+    sizes = np.arange(1, confidence.size + 1)
+    return float((np.interp(sizes, [0, *images], [0, *mistakes]) / sizes).mean())
+
+
 def threshold_counts(scores: NDArray, positive: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """True and false positives when all scores at or above a threshold count as positive.
 

@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from helpers.predictions import scaled
 from helpers.project import Project
 
@@ -249,6 +250,33 @@ def test_the_command_prints_the_card_and_adds_the_commit(repository, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[2] == f"Commit `{commit}` of 2024-03-05."
     assert [lines[0], *lines[3:]] == card.splitlines()
+
+
+def lock(model: str, splits: str = "s" * 32) -> str:
+    deps = [{"path": "models/model.safetensors", "md5": model}, {"path": "data/splits.csv", "md5": splits}]
+    return yaml.safe_dump({"stages": {"evaluate": {"cmd": "x", "deps": deps}}})
+
+
+def test_models_that_were_scored_on_this_test_split_are_counted(repository, capsys):
+    file = repository.folder / "dvc.lock"
+    for model, splits in (("a", "s"), ("b", "s"), ("c", "other"), ("b", "s")):
+        file.write_text(lock(model, splits))
+        repository.run("git", "add", "-A")
+        repository.run("git", "commit", "-qm", f"{model} {splits}", "--allow-empty")
+    base = repository.run("git", "rev-parse", "HEAD").stdout.strip()
+    file.write_text(lock("d", "s"))  # an experiment, which is on no branch
+    repository.run("git", "add", "-A")
+    tree = repository.run("git", "write-tree").stdout.strip()
+    commit = repository.run("git", "commit-tree", tree, "-p", base, "-m", "exp").stdout.strip()
+    repository.run("git", "update-ref", f"refs/exps/{base[:2]}/{base[2:]}/mine", commit)
+    repository.run("git", "reset", "-q", "--hard")
+    assert cli.main(["card", "--commit"]) == 0
+    assert (
+        capsys.readouterr().out.splitlines()[2].endswith(". 3 models of this checkout were scored on this test split.")
+    )
+    file.write_text(lock("e", "new"))
+    assert cli.main(["card", "--commit"]) == 0
+    assert ". One model of this checkout was scored on this test split." in capsys.readouterr().out
 
 
 def test_a_changed_card_belongs_to_no_commit(repository, capsys):

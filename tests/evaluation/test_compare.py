@@ -8,20 +8,22 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from helpers.predictions import CLASSES, predictions
+from helpers.predictions import CLASSES, predictions, scaled
 from helpers.project import ROOT, Project
-from scipy.stats import t
+from scipy.stats import norm, t
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, brier_score_loss, f1_score, roc_auc_score
 
 from exp_tools.cli import main as cli
 from exp_tools.errors import UserError
-from exp_tools.evaluation.compare.compare import compare_groups, ensemble
+from exp_tools.evaluation.compare.compare import compare_groups
+from exp_tools.evaluation.compare.ensemble import ensemble
 from exp_tools.evaluation.compare.forest import draw_forest
 from exp_tools.evaluation.compare.groups import group_runs, make_group
-from exp_tools.evaluation.compare.render import as_markdown, as_table, as_text, verdict
+from exp_tools.evaluation.compare.render import as_markdown, as_table, as_text
 from exp_tools.evaluation.compare.runs import Run, read_run
 from exp_tools.evaluation.compare.scores import check_metrics
-from exp_tools.evaluation.metrics.paired import mcnemar, paired_differences, pooled_spread
+from exp_tools.evaluation.metrics.paired import corrected, mcnemar, paired_differences, pooled_spread
+from exp_tools.evaluation.predictions import prediction_table
 
 PREDICTIONS = "data/predictions.csv"
 
@@ -75,10 +77,12 @@ def test_folds_are_pooled_with_each_image_once_and_their_spread_is_told():
     whole = single("whole", pd.concat([each.table for each in runs]))
     (pooled,) = group_runs([(None, [each]) for each in runs])
     assert (pooled.name, pooled.makeup, pooled.images, pooled.notes) == ("fold", "3 folds", 120, ())
-    found = compare_groups([pooled, whole], whole, ["macro_auc", "accuracy"], resamples=100)["groups"]
-    for name in ("macro_auc", "accuracy"):
-        for key in ("mean", "low", "high"):
-            assert found[0]["scores"][name][key] == pytest.approx(found[1]["scores"][name][key], abs=1e-12)
+    found = compare_groups([pooled, whole], whole, ["macro_auc", "accuracy", "auc:mel"], resamples=100)["groups"]
+    for key in ("mean", "low", "high"):
+        assert found[0]["scores"]["accuracy"][key] == pytest.approx(found[1]["scores"]["accuracy"][key], abs=1e-12)
+    folds = [sklearn_scores(each.table) for each in runs]  # ranks of one model are not those of another
+    for name in ("macro_auc", "auc:mel"):
+        assert found[0]["scores"][name]["mean"] == pytest.approx(np.mean([scores[name] for scores in folds]))
     accuracies = [(each.table["predicted"] == each.table["dx"]).mean() for each in runs]
     assert found[0]["scores"]["accuracy"]["sd"] == pytest.approx(np.std(accuracies, ddof=1))
     assert math.isnan(found[1]["scores"]["accuracy"]["sd"])
@@ -150,13 +154,16 @@ def test_a_difference_is_paired_by_lesion():
         return lambda weights: {"accuracy": values @ weights / weights.sum(axis=0)}
 
     found = paired_differences(
-        scorer(after), scorer(before), np.arange(400), 400, level=0.95, resamples=4000, seed=0, units={"accuracy": 400}
+        scorer(after), scorer(before), np.arange(400), 400, resamples=4000, seed=0, units={"accuracy": 400}
     )["accuracy"]
+    low, high = found.interval(0.95)
     half = 1.96 * (after - before).std() / 20
-    assert found["difference"] == pytest.approx(0.075)
-    assert found["low"] == pytest.approx(0.075 - half, abs=0.05 * half)
-    assert found["high"] == pytest.approx(0.075 + half, abs=0.05 * half)
-    assert found["high"] - found["low"] < 0.6 * 2 * 1.96 * math.sqrt(before.var() / 400 + after.var() / 400)
+    assert found.value == pytest.approx(0.075)
+    assert low == pytest.approx(0.075 - half, abs=0.05 * half)
+    assert high == pytest.approx(0.075 + half, abs=0.05 * half)
+    assert found.p() == pytest.approx(2 * norm.sf(0.075 * 20 / (after - before).std()), rel=0.5)
+    assert found.interval(1 - found.p())[0] == pytest.approx(0, abs=1e-6)
+    assert high - low < 0.6 * 2 * 1.96 * math.sqrt(before.var() / 400 + after.var() / 400)
 
 
 def test_no_difference_in_n_lesions_is_not_certainty_unless_the_predictions_are_the_same():
@@ -164,7 +171,8 @@ def test_no_difference_in_n_lesions_is_not_certainty_unless_the_predictions_are_
     other = one.assign(p_bkl=one["p_bkl"] * 0.9 + 0.03, p_mel=one["p_mel"] * 0.9 + 0.03, p_nv=one["p_nv"] * 0.9 + 0.04)
     groups = [single("a", one), single("b", other), single("same", one.copy())]
     rows = compare_groups(groups, groups[0], ["accuracy"], resamples=50)
-    reach = 1 - 0.0125 ** (1 / 120)  # two comparisons: 97.5 % each
+    assert rows["comparisons"] == 1  # the same predictions are no comparison
+    reach = 1 - 0.025 ** (1 / 120)
     assert rows["groups"][1]["differences"]["accuracy"]["high"] == pytest.approx(reach)
     assert rows["groups"][2]["differences"]["accuracy"]["high"] == 0
     assert "same predicts exactly what a does" in rows["notes"]
@@ -227,6 +235,130 @@ def test_the_spread_between_seeds_widens_intervals():
     assert rows["groups"][1]["mcnemar"] is None  # which of three seeds would it be?
 
 
+def with_validation(name: str, seed: int = 0, shift: float = 0.0, skill: float = 2.0, **params) -> Run:
+    """A run with rows of validation; `shift` is added to every melanoma logit."""
+    tables = [predictions(seed, images=count, first=first, skill=skill) for count, first in ((600, 0), (300, 600))]
+    whole = pd.concat(tables, ignore_index=True).assign(split=["test"] * 600 + ["val"] * 300)
+    logits = whole[[f"logit_{code}" for code in CLASSES]].to_numpy() + np.array([0, shift, 0])
+    whole = prediction_table(whole, whole["split"].to_numpy(), logits, CLASSES, scaled(3))
+    parts = {split: whole[whole["split"] == split].reset_index(drop=True) for split in ("test", "val")}
+    return Run(name, parts["test"], CLASSES, {"train.seed": seed} | params, parts["val"])
+
+
+def seeds_of(name: str, first: int = 0, count: int = 3, **kwargs):
+    return make_group(name, [with_validation(f"{name}{n}", first + n, **kwargs) for n in range(count)])
+
+
+def test_a_moved_threshold_is_a_trade_off_and_not_better():
+    plain, moved = seeds_of("plain"), seeds_of("moved", shift=1.2)
+    metrics = check_metrics(["sensitivity:mel", "sensitivity@specificity_90:mel"], [plain], "sensitivity:mel")
+    assert metrics == [f"{rate}{at}:mel" for at in ("", "@specificity_90") for rate in ("sensitivity", "specificity")]
+    found = compare_groups([plain, moved], plain, metrics, resamples=200)["groups"][1]["differences"]
+    assert found["sensitivity:mel"]["difference"] > 0.1
+    assert found["specificity:mel"]["difference"] < -0.05
+    assert [found[name]["verdict"] for name in metrics[:2]] == ["trade-off", "trade-off"]
+    assert [found[name]["difference"] for name in metrics[2:]] == [pytest.approx(0, abs=0.04)] * 2
+    both = compare_groups([plain, seeds_of("good", skill=4.0)], plain, metrics, resamples=200)["groups"][1]
+    assert [both["differences"][name]["verdict"] for name in metrics[:2]] == ["better", "better"]
+
+
+def test_operating_points_are_chosen_on_validation():
+    group = make_group("one", [with_validation("one")])
+    (run,) = group.runs
+    val, p = run.validation, run.validation["p_mel"]
+    for point, allowed in (("specificity_90", 0.1), ("specificity_95", 0.05)):
+        negatives = p[val["dx"] != "mel"]
+        at = run.threshold(point, "mel")
+        assert (negatives >= at).mean() <= allowed < (negatives >= at - 1e-9).mean() + 1 / 200
+        names = [f"{rate}@{point}:mel" for rate in ("sensitivity", "specificity")]
+        scores = compare_groups([group], group, names, resamples=50)["groups"][0]["scores"]
+        flagged, is_mel = run.table["p_mel"] >= at, run.table["dx"] == "mel"
+        assert scores[names[0]]["mean"] == pytest.approx(flagged[is_mel].mean())
+        assert scores[names[1]]["mean"] == pytest.approx((~flagged)[~is_mel].mean())
+    assert (p[val["dx"] == "mel"] >= run.threshold("threshold", "mel")).sum() == math.ceil(0.95 * 101)
+    low = with_validation("low", **{"calibration.melanoma_sensitivity": 0.5})
+    assert (p[val["dx"] == "mel"] >= low.threshold("threshold", "mel")).sum() == math.ceil(0.5 * 101)
+
+
+def test_one_seed_a_side_has_no_verdict_whatever_the_others_have():
+    groups = [seeds_of("plain"), seeds_of("a", 5, 1, skill=9.0), seeds_of("b", 6, 1)]
+    found = compare_groups(groups, groups[2], ["macro_auc"], resamples=100)
+    assert found["groups"][1]["differences"]["macro_auc"]["low"] > 0
+    assert found["groups"][1]["differences"]["macro_auc"]["verdict"] == ""
+    assert "no verdict on a: one seed a side: differences of seeds are not in this interval" in found["notes"]
+    found = compare_groups(groups[:2], groups[0], ["macro_auc"], resamples=100)
+    assert found["groups"][1]["differences"]["macro_auc"]["verdict"] == "better"
+
+
+def test_other_scores_are_judged_only_where_the_primary_is_clear():
+    plain, good = seeds_of("plain"), seeds_of("good", skill=4.0)
+    metrics = ["macro_auc", "accuracy", "log_loss"]
+    found = compare_groups([plain, good], plain, metrics, resamples=200)["groups"][1]["differences"]
+    assert [found[name]["verdict"] for name in metrics] == ["better"] * 3
+    # Temperature changes the log-loss and not the order: the primary is silent, so the others are.
+    metrics = ["accuracy", "log_loss"]
+    runs = []
+    for run in plain.runs:
+        logits = run.table[[f"logit_{code}" for code in CLASSES]].to_numpy() / 9
+        runs.append(Run(run.name, prediction_table(run.table, "test", logits, CLASSES, scaled(3)), CLASSES, {}))
+    soft = make_group("soft", runs)
+    found = compare_groups([plain, soft], plain, metrics, resamples=200)["groups"][1]["differences"]
+    assert found["log_loss"]["low"] > 0.3
+    assert found["log_loss"]["p"] >= found["accuracy"]["p"] > 0.05
+    assert found["log_loss"]["verdict"] == ""
+    found = compare_groups([plain, soft], plain, ["log_loss", "accuracy"], resamples=200)["groups"][1]["differences"]
+    assert (found["log_loss"]["verdict"], found["accuracy"]["verdict"]) == ("worse", "")
+
+
+def test_holm_by_hand():
+    assert corrected({"a": 0.01, "b": 0.04, "c": 0.02, "d": float("nan")}) == {
+        "a": pytest.approx(0.03),
+        "b": pytest.approx(0.04),
+        "c": pytest.approx(0.04),
+        "d": pytest.approx(float("nan"), nan_ok=True),
+    }
+
+
+def test_an_ensemble_is_no_comparison_and_weighs_recipes_alike():
+    groups = [seeds_of("three"), seeds_of("one", 5, 1)]
+    made = ensemble("all", groups)
+    mean = np.mean(
+        [
+            np.mean([table["p_mel"] for table in groups[0].repeats], axis=0),
+            groups[1].repeats[0]["p_mel"],
+        ],
+        axis=0,
+    )
+    assert made.repeats[0]["p_mel"].to_numpy() == pytest.approx(mean, abs=2e-6)
+    assert len(made.mean.validation) == 300
+    metrics = ["macro_auc", "sensitivity@threshold:mel", "specificity@threshold:mel"]
+    found = compare_groups([*groups, made], groups[0], metrics, resamples=100)
+    assert found["comparisons"] == 1
+    assert found["groups"][2]["unjudged"].startswith("an average of models is one more model")
+    assert {row["verdict"] for row in found["groups"][2]["differences"].values()} == {""}
+
+
+def test_an_ensemble_decides_as_most_of_its_models_do():
+    tables = [predictions(seed) for seed in range(3)]
+    for table, decision in zip(tables, ("nv", "nv", "mel"), strict=True):
+        table["predicted"] = decision
+    made = ensemble("all", [single(name, table) for name, table in zip("abc", tables, strict=True)])
+    assert set(made.repeats[0]["predicted"]) == {"nv"}
+    pair = ensemble("two", [single("b", tables[1]), single("c", tables[2])]).repeats[0]
+    expected = np.where(pair["p_mel"] > pair["p_nv"], "mel", "nv")
+    assert (pair["predicted"] == expected).all()
+
+
+def test_the_cost_of_decisions_is_compared():
+    group = single("a", predictions())
+    table = group.repeats[0]
+    missed = ((table["dx"] == "mel") & (table["predicted"] != "mel")).sum()
+    wrong = (table["dx"] != table["predicted"]).sum()
+    costs = {"mel": {"nv": 5, "bkl": 5}}
+    score = compare_groups([group], group, ["cost"], costs=costs, resamples=50)["groups"][0]["scores"]["cost"]
+    assert score["mean"] == pytest.approx((wrong + 4 * missed) / len(table))
+
+
 def test_other_test_images_are_not_paired_but_listed():
     groups = [single("a", predictions()), single("b", predictions(1, first=100))]
     found = compare_groups(groups, groups[0], ["accuracy", "sensitivity:mel"], resamples=50)
@@ -260,8 +392,7 @@ def test_an_ensemble_is_the_mean_of_the_probabilities():
     made = ensemble("all", groups)
     assert made.repeats[0][[f"p_{code}" for code in CLASSES]].to_numpy() == pytest.approx(mean, abs=2e-6)
     row = compare_groups([*groups, made], groups[0], ["accuracy"], resamples=50)["groups"][3]
-    truth = tables[0]["dx"].map(CLASSES.index)
-    assert row["scores"]["accuracy"]["mean"] == pytest.approx((mean.argmax(axis=1) == truth).mean())
+    assert row["scores"]["accuracy"]["mean"] == pytest.approx((made.repeats[0]["predicted"] == tables[0]["dx"]).mean())
     assert row["makeup"] == "mean of 3"
     with pytest.raises(UserError, match="d and a cannot be averaged: the test images differ"):
         ensemble("all", [groups[0], single("d", predictions(first=1))])
@@ -279,18 +410,21 @@ def test_few_lesions_are_marked():
 
 def test_metrics_are_checked():
     group = single("a", predictions())
-    assert check_metrics(None, [group]) == ["balanced_accuracy", "macro_f1", "macro_auc", "sensitivity:mel"]
-    assert check_metrics(["ece", "auc:nv", "ece"], [group]) == ["ece", "auc:nv"]
+    three = ["macro_auc", "balanced_accuracy", "macro_f1"]
+    assert check_metrics(None, [group], split="val") == [*three, "partial_auc:mel"]
+    own = [f"{rate}@threshold:mel" for rate in ("sensitivity", "specificity")]
+    assert check_metrics(None, [make_group("a", [with_validation("a")])]) == [*three, *own]
+    assert check_metrics(["ece", "auc:nv", "ece"], [group], "aurc") == ["aurc", "ece", "auc:nv"]
+    with pytest.raises(UserError, match="no prediction table has rows of validation"):
+        check_metrics(own, [group])
+    with pytest.raises(UserError, match="validation chose this operating point"):
+        check_metrics(own, [group], split="val")
+    with pytest.raises(UserError, match="a model has a threshold for mel only"):
+        check_metrics(["sensitivity@threshold:nv"], [make_group("a", [with_validation("a")])])
     with pytest.raises(UserError, match=r"no metric 'balanced_acuracy' \(did you mean 'balanced_accuracy'"):
         check_metrics(["balanced_acuracy"], [group])
     with pytest.raises(UserError, match="no metric 'auc:xyz'"):
         check_metrics(["auc:xyz"], [group])
-
-
-def test_lower_losses_are_better():
-    clear = {"difference": -0.1, "clear": True}
-    assert (verdict("brier", clear), verdict("accuracy", clear)) == ("better", "worse")
-    assert verdict("accuracy", clear | {"clear": False}) == ""
 
 
 @pytest.fixture
@@ -392,13 +526,14 @@ def test_the_command_compares_experiments(experiments, monkeypatch, capsys):
     assert "good: train.skill 9 (not 1.0)" in out
     row = next(line for line in out.splitlines() if line.startswith("good") and "0." in line)
     assert "better" not in out
-    assert "no verdict: there are too few seeds of training" in out
+    assert "no verdict on good: one seed a side" in out
     expected = predictions(0, images=60, skill=9)
     assert f"{(expected['predicted'] == expected['dx']).mean():.3f}" in row
     assert (experiments.folder / "reports/result.md").read_text().startswith("## Comparison")
     assert (experiments.folder / "reports/result.png").read_bytes().startswith(b"\x89PNG")
     table = pd.read_csv(experiments.folder / "reports/result.csv")
-    assert table["name"].tolist() == ["main", "good"]
+    assert table["name"].tolist() == ["main", "main", "good", "good"]
+    assert table["metric"].tolist() == ["macro_auc", "accuracy"] * 2
 
 
 def test_folds_and_seeds_of_one_recipe_find_together(experiments, monkeypatch, capsys):

@@ -9,16 +9,18 @@ pooled over everything compared on the same images: two or three seeds of one re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from exp_tools.errors import UserError
-from exp_tools.evaluation.compare.groups import Group, difference_of_sets
+from exp_tools.evaluation.compare.groups import Group, why_unpaired
+from exp_tools.evaluation.compare.judge import FEW_SEEDS, ONE_SEED, SAME, differences, judge, why_unjudged
 from exp_tools.evaluation.compare.runs import Run
-from exp_tools.evaluation.compare.scores import LEVEL, Scored, widened
-from exp_tools.evaluation.metrics.catalogue import metric_of
-from exp_tools.evaluation.metrics.paired import FEWEST_DEGREES, SeedSpread, mcnemar, paired_differences, pooled_spread
-from exp_tools.evaluation.predictions import as_arrays, lesion_view, prediction_table
-from exp_tools.evaluation.probabilities import Calibration
+from exp_tools.evaluation.compare.scores import LEVEL, Scored
+from exp_tools.evaluation.metrics.catalogue import label_of
+from exp_tools.evaluation.metrics.paired import (
+    FEWEST_DEGREES,
+    SeedSpread,
+    mcnemar,
+    pooled_spread,
+)
+from exp_tools.evaluation.predictions import lesion_view
 from exp_tools.taxonomy import is_drawn
 
 OF_VALIDATION = (
@@ -33,6 +35,7 @@ def compare_groups(
     metrics: Sequence[str],
     *,
     split: str = "test",
+    costs: Mapping[str, Mapping[str, float]] | None = None,
     resamples: int = 2000,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -42,22 +45,25 @@ def compare_groups(
     ----------
     groups : what to compare; the baseline is one of them
     baseline : what the others are compared with
-    metrics : as `check_metrics` gives them
+    metrics : as `check_metrics` gives them, the first is the primary score
     split : what the images are called
+    costs : of mistakes, for the metric `cost`
     resamples, seed : of the bootstrap
 
     Returns
     -------
     dict with
-        split, baseline, metrics, comparisons (groups paired with the baseline), drawn (groups with synthetic images)
+        split, baseline, metrics, comparisons (groups judged against the baseline), drawn (groups with synthetic images)
         level : of each interval of a difference: those of all comparisons in a metric hold at once with 95 %
         groups : a dict each, with
             name, makeup, runs (their names), images, lesions
             scores : metric -> {"mean" (over seeds), "sd" (between seeds, else between folds; NaN for one run), "low",
                 "high", "small"}, 95 %; {} entries are missing for a class that the group does not know
             unpaired : why it is not compared with the baseline; "" for the baseline itself and where it is
-            differences : metric -> {"difference", "low", "high", "clear"}, or None; clear: 0 lies outside, and the
-                spread between seeds of training is known and in the interval
+            unjudged : why there is no verdict although it is paired; "" where there is one
+            differences : metric -> {"difference", "low", "high", "p", "verdict"}, or None. verdict: better, worse,
+                trade-off (of a sensitivity and its specificity), or "". p is corrected, see `judge.judge`; NaN where
+                unjudged
             mcnemar : {"images", "lesions"} -> {"gained", "lost", "p"}, p corrected for the number of comparisons; None
                 where a side has several seeds, or unpaired
             changed : parameter -> [value of the baseline, own value], of the first run of each; {} where unknown
@@ -68,11 +74,14 @@ def compare_groups(
     UserError : what the scores themselves refuse
     """
     draws = {"resamples": resamples, "seed": seed}
-    reasons = {group.name: _why_unpaired(group, baseline) for group in groups}
-    comparisons = sum(not reason for reason in reasons.values()) - 1
+    reasons = {group.name: why_unpaired(group, baseline) for group in groups}
+    every = {group.name: Scored(group, metrics, costs) for group in groups}
+    alike = [scored for name, scored in every.items() if not reasons[name] and scored.group.averaged == 1]
+    known = all(spread.freedom >= FEWEST_DEGREES for spread in _spreads(alike, metrics).values())
+    unjudged = {group.name: reasons[group.name] or why_unjudged(group, baseline, known) for group in groups}
+    others = [group for group in groups if group is not baseline and not reasons[group.name]]
+    comparisons = sum(unjudged[group.name] in ("", ONE_SEED, FEW_SEEDS) for group in others)
     level = 1 - (1 - LEVEL) / max(comparisons, 1)
-    every = {group.name: Scored(group, metrics) for group in groups}
-    alike = [scored for name, scored in every.items() if not reasons[name]]
     rows = []
     for group in groups:
         scored = every[group.name]
@@ -85,6 +94,7 @@ def compare_groups(
             "lesions": group.lesions,
             "scores": scored.scores(spreads, **draws),
             "unpaired": reasons[group.name],
+            "unjudged": "",
             "differences": None,
             "mcnemar": None,
             "changed": {},
@@ -92,11 +102,12 @@ def compare_groups(
         if group is not baseline:
             row["changed"] = _changed(baseline.runs[0], group.runs[0])
             if not reasons[group.name]:
-                row["differences"] = _differences(scored, every[baseline.name], spreads, level, **draws)
+                row["unjudged"] = unjudged[group.name]
+                found = differences(scored, every[baseline.name], spreads, **draws)
+                row["differences"] = judge(found, level, comparisons if not row["unjudged"] else 0)
                 row["mcnemar"] = _mcnemar(group, baseline, comparisons)
         rows.append(row)
     drawn = [group.name for group in groups if group.repeats[0]["source"].map(is_drawn).any()]
-    known = all(spread.freedom >= FEWEST_DEGREES for spread in _spreads(alike, metrics).values())
     return {
         "split": split,
         "baseline": baseline.name,
@@ -105,79 +116,12 @@ def compare_groups(
         "level": level,
         "drawn": drawn,
         "groups": rows,
-        "notes": [*([OF_VALIDATION] if split == "val" else []), *_notes(groups, rows, baseline, known)],
+        "notes": [*([OF_VALIDATION] if split == "val" else []), *_notes(groups, rows, baseline)],
     }
-
-
-def ensemble(name: str, groups: Sequence[Group]) -> Group:
-    """A group of one repeat: the mean probabilities of every repeat of the groups.
-
-    Raises
-    ------
-    UserError : the groups know other classes or have other test images
-    """
-    tables = [(group, table) for group in groups for table in group.repeats]
-    first = groups[0]
-    for group in groups[1:]:
-        if reason := _why_unpaired(group, first):
-            raise UserError(f"--ensemble: {group.name} and {first.name} cannot be averaged: {reason}")
-    mean = np.mean([as_arrays(table, first.classes)[0] for _, table in tables], axis=0)
-    base = first.repeats[0]
-    plain = Calibration.none(len(first.classes))
-    # Logits whose softmax is the mean, so that the ensemble is a prediction table like any other.
-    table = prediction_table(
-        base, base["split"].to_numpy(), np.log(np.clip(mean, np.finfo(float).tiny, 1)), first.classes, plain
-    )
-    runs = tuple(run for group in groups for run in group.runs)
-    return Group(name, runs, (table,), 1, first.classes, averaged=len(tables))
 
 
 def _spreads(alike: Sequence[Scored], metrics: Sequence[str]) -> dict[str, SeedSpread]:
     return {name: pooled_spread(scored.of_seeds.get(name, []) for scored in alike) for name in metrics}
-
-
-def _why_unpaired(group: Group, baseline: Group) -> str:
-    if group.classes != baseline.classes:
-        return (
-            f"the classes differ: {', '.join(baseline.classes)} in {baseline.name}, "
-            f"{', '.join(group.classes)} in {group.name}"
-        )
-    return difference_of_sets(baseline.repeats[0], group.repeats[0], (baseline.name, group.name))
-
-
-def _differences(
-    own: Scored, baseline: Scored, spreads: Mapping[str, SeedSpread], level: float, **draws: int
-) -> dict[str, dict[str, Any]]:
-    units = {name: min(own.units[name], baseline.units[name]) for name in own.metrics}
-    found = paired_differences(
-        own.scorer,
-        baseline.scorer,
-        own.lesions,
-        len(own.lesions),
-        level=level,
-        units=units,
-        identical=_identical(own.group, baseline.group),
-        **draws,
-    )
-    table = {}
-    for name, row in found.items():
-        margin = spreads[name].margin([own.group.trainings, baseline.group.trainings], level)
-        low, high = widened(row["difference"], row["low"], row["high"], margin)
-        if low == low:
-            widest = metric_of(name).high - metric_of(name).low
-            low, high = max(low, -widest), min(high, widest)
-        judged = spreads[name].freedom >= FEWEST_DEGREES
-        clear = judged and (low > 0 or high < 0)
-        table[name] = {"difference": row["difference"], "low": low, "high": high, "clear": clear}
-    return table
-
-
-def _identical(group: Group, baseline: Group) -> bool:
-    columns = ["image_id", "dx", *(f"p_{code}" for code in group.classes)]
-    if len(group.repeats) != len(baseline.repeats):
-        return False
-    pairs = zip(group.repeats, baseline.repeats, strict=True)
-    return all(one[columns].equals(other[columns]) for one, other in pairs)
 
 
 def _mcnemar(group: Group, baseline: Group, comparisons: int) -> dict[str, Any] | None:
@@ -207,39 +151,41 @@ def _changed(baseline: Run, own: Run) -> dict[str, list[Any]]:
     }
 
 
-def _notes(
-    groups: Sequence[Group], rows: Sequence[Mapping[str, Any]], baseline: Group, spread_known: bool
-) -> list[str]:
+def _notes(groups: Sequence[Group], rows: Sequence[Mapping[str, Any]], baseline: Group) -> list[str]:
     notes = [note for group in groups for note in group.notes]
+    judged = [row for row in rows if row["differences"] is not None and not row["unjudged"]]
     for group, row in zip(groups, rows, strict=True):
         if len(group.runs) > 1:
             notes.append(f"{group.name} is {', '.join(row['runs'])}")
         if row["unpaired"]:
             notes.append(f"{group.name} is not compared with {baseline.name}: {row['unpaired']}")
-        elif group is not baseline and _identical(group, baseline):
+        elif row["unjudged"] == SAME:
             notes.append(f"{group.name} predicts exactly what {baseline.name} does")
         elif _same_recipe(group, baseline):
             notes.append(
                 f"{group.name} has the parameters of {baseline.name}: any difference is of seed, fold, code or data"
             )
-    comparisons = sum(row["differences"] is not None for row in rows)
-    if spread_known:
+        if row["unjudged"] and row["unjudged"] != SAME:
+            notes.append(f"no verdict on {group.name}: {row['unjudged']}")
+    if judged:
         notes.append(
             "intervals cover other lesions and other seeds of training; the spread between seeds is taken to be alike "
             "for all that have these test images"
         )
-    else:
+        first = label_of(next(iter(judged[0]["differences"])))
         notes.append(
-            "no verdict: there are too few seeds of training, whose differences are not in these intervals; queue more "
-            "with `dvc exp run --queue -S 'train.seed=range(0,3)'`"
+            f"verdicts: {first} is the primary score (`--primary`, to be chosen before looking); the others are judged "
+            "only where it is clear, corrected for their number (Holm). All verdicts together are false 5 % of the "
+            "time where nothing differs"
         )
     if any(row["mcnemar"] for row in rows):
         notes.append(
-            "images of one lesion are not independent: of the two McNemar tests that of lesions is the sound one"
+            "McNemar's p is of these two trained models on other lesions, not of their recipes; images of one lesion "
+            "are not independent, so the test of lesions is the sound one"
         )
-    if comparisons > 1:
+    if len(judged) > 1:
         notes.append(
-            f"{comparisons} comparisons with {baseline.name}: intervals of differences are widened so that all hold at "
+            f"{len(judged)} comparisons with {baseline.name}: intervals of differences are widened so that all hold at "
             "once with 95 %, and p is multiplied by their number (Bonferroni)"
         )
     if any(score["small"] for row in rows for score in row["scores"].values()):

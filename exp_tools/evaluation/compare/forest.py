@@ -13,7 +13,9 @@ from exp_tools.evaluation.compare.render import warning
 from exp_tools.evaluation.metrics.catalogue import label_of, metric_of
 from exp_tools.evaluation.plots.style import REFERENCE, STYLE, save_figure
 
-INK, PALE, BETTER, WORSE = "#0072B2", "0.62", "#009E73", "#D55E00"
+INK, PALE = "#0072B2", "0.62"
+LOOKS = {"": ("black", "o"), "better": ("#009E73", "^"), "worse": ("#D55E00", "v"), "trade-off": ("#CC79A7", "D")}
+"""Colour and marker of a difference, by its verdict."""
 LEFT_OUT = "not paired"
 LONGEST_NAME = 28
 
@@ -56,9 +58,7 @@ def _draw_differences(axes: Axes, metric: str, groups: Sequence[Mapping[str, Any
         difference = (group["differences"] or {}).get(metric)
         if difference is None:
             continue
-        good = (difference["difference"] > 0) != metric_of(metric).lower_is_better
-        colour = (BETTER if good else WORSE) if difference["clear"] else INK
-        marker = ("^" if good else "v") if difference["clear"] else "o"
+        colour, marker = LOOKS[difference["verdict"]]
         bounds = (difference["low"], difference["difference"], difference["high"])
         _draw(axes, place, bounds, colour, marker=marker, hollow=group["scores"][metric]["small"])
     _finish(axes, f"difference in {label_of(metric)}", groups)
@@ -109,14 +109,17 @@ def _draw_legend(figure: Figure, comparison: Mapping[str, Any], paired: bool) ->
     looks = [("o", INK, INK, f"score, 95 % interval{together}")]
     if any(score["small"] for group in comparison["groups"] for score in group["scores"].values()):
         looks.append(("o", PALE, "white", "from fewer than 10 lesions: a hint at most"))
-    clear = [
-        (difference["difference"] > 0) != metric_of(metric).lower_is_better
-        for group in comparison["groups"]
-        for metric, difference in (group["differences"] or {}).items()
-        if difference["clear"]
-    ]
-    looks += [("^", BETTER, BETTER, f"better than {comparison['baseline']}")] if True in clear else []
-    looks += [("v", WORSE, WORSE, f"worse than {comparison['baseline']}")] if False in clear else []
+    found = {
+        difference["verdict"] for group in comparison["groups"] for difference in (group["differences"] or {}).values()
+    }
+    baseline = comparison["baseline"]
+    words = {
+        "": f"difference from {baseline}, no verdict",
+        "better": f"better than {baseline}",
+        "worse": f"worse than {baseline}",
+        "trade-off": "one rate for the other",
+    }
+    looks += [(LOOKS[name][1], LOOKS[name][0], LOOKS[name][0], text) for name, text in words.items() if name in found]
     handles = [
         Line2D([], [], color=colour, marker=marker, markerfacecolor=face, linewidth=1.6, label=label)
         for marker, colour, face, label in looks

@@ -18,11 +18,12 @@ class Group:
 
     name : of the row
     runs : all that belong to it
-    repeats : a prediction table for each seed, all of the same images in the same order; the folds of a seed are pooled
+    repeats : a prediction table for each seed, all of the same images in the same order; the folds of a seed are
+        pooled, and the column `run` is the place in `predictors` of the run that predicted a row
     folds : number of test sets that were pooled, 1 for a plain split
     classes : in the order of the tables' columns
     notes : what the reader must know
-    averaged : number of models whose probabilities were averaged, for an ensemble
+    averaged : number of models whose probabilities were averaged, for an ensemble, whose only repeat is the run `mean`
     """
 
     name: str
@@ -32,6 +33,12 @@ class Group:
     classes: tuple[str, ...]
     notes: tuple[str, ...] = ()
     averaged: int = 1
+    mean: Run | None = None
+
+    @property
+    def predictors(self) -> tuple[Run, ...]:
+        """The runs that predicted the rows of `repeats`."""
+        return (self.mean,) if self.mean else self.runs
 
     @property
     def images(self) -> int:
@@ -117,7 +124,11 @@ def make_group(name: str, runs: Sequence[Run]) -> Group:
     folds = _folds_of(name, runs)
     _check_disjoint(name, folds)
     seeds = _by_seed(folds)
-    tables = [pd.concat([run.table for run in members]).sort_values("image_id", ignore_index=True) for members in seeds]
+    place = {id(run): number for number, run in enumerate(runs)}
+    tables = [
+        pd.concat([run.table.assign(run=place[id(run)]) for run in members]).sort_values("image_id", ignore_index=True)
+        for members in seeds
+    ]
     whole = max(len(members) for members in seeds)
     notes = []
     for members in seeds:
@@ -157,6 +168,16 @@ def difference_of_sets(
                 f"{one[column].iloc[row]} in {names[0]}, {other[column].iloc[row]} in {names[1]}"
             )
     return ""
+
+
+def why_unpaired(group: Group, baseline: Group) -> str:
+    """Why two groups cannot be compared image by image; empty: they can."""
+    if group.classes != baseline.classes:
+        return (
+            f"the classes differ: {', '.join(baseline.classes)} in {baseline.name}, "
+            f"{', '.join(group.classes)} in {group.name}"
+        )
+    return difference_of_sets(baseline.repeats[0], group.repeats[0], (baseline.name, group.name))
 
 
 def _fits(run: Run, members: Sequence[Run]) -> bool:

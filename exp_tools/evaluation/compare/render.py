@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from exp_tools.evaluation.metrics.catalogue import label_of, metric_of
+from exp_tools.evaluation.metrics.catalogue import label_of
 from exp_tools.evaluation.report.numbers import bracketed, number
 
 
@@ -51,7 +51,7 @@ def as_table(comparison: Mapping[str, Any]) -> pd.DataFrame:
     Returns
     -------
     DataFrame [name, made_from, runs (with spaces between), split, images, lesions, metric, mean, sd, low, high, small,
-    baseline, difference, difference_low, difference_high, level (of the interval of the difference), clear,
+    baseline, difference, difference_low, difference_high, level (of the interval of the difference), p, verdict,
     mcnemar_lesions_p, mcnemar_images_p (of right and wrong, the same for every metric)]; six decimals
     """
     rows = []
@@ -74,7 +74,8 @@ def as_table(comparison: Mapping[str, Any]) -> pd.DataFrame:
                     "difference_low": difference.get("low"),
                     "difference_high": difference.get("high"),
                     "level": comparison["level"] if difference else None,
-                    "clear": difference.get("clear"),
+                    "p": difference.get("p"),
+                    "verdict": difference.get("verdict"),
                     "mcnemar_lesions_p": tests.get("lesions", {}).get("p"),
                     "mcnemar_images_p": tests.get("images", {}).get("p"),
                 }
@@ -88,13 +89,6 @@ def warning(comparison: Mapping[str, Any]) -> str:
     return f"drawn images in {', '.join(names)}: their scores mean nothing for real skin" if names else ""
 
 
-def verdict(metric: str, difference: Mapping[str, Any]) -> str:
-    """`better` or `worse` than the baseline where that is more than chance, else nothing."""
-    if not difference["clear"]:
-        return ""
-    return "better" if (difference["difference"] > 0) != metric_of(metric).lower_is_better else "worse"
-
-
 def _head(comparison: Mapping[str, Any]) -> str:
     return f"Scores on {comparison['split']}, 95 % intervals by lesion; differences from {comparison['baseline']}"
 
@@ -103,9 +97,10 @@ def _tables(comparison: Mapping[str, Any]) -> list[Table]:
     groups = comparison["groups"]
     made = [[group["name"], group["makeup"], f"{group['images']:,}", f"{group['lesions']:,}"] for group in groups]
     tables = [Table("compared", ("made from", "images", "lesions"), made)]
-    for metric in comparison["metrics"]:
+    for place, metric in enumerate(comparison["metrics"]):
         rows = [_row(metric, group) for group in groups if metric in group["scores"]]
-        tables.append(Table(label_of(metric), ("score", "sd", "interval", "difference", "interval", ""), rows))
+        title = label_of(metric) + (", the primary score" if place == 0 and len(comparison["metrics"]) > 1 else "")
+        tables.append(Table(title, ("score", "sd", "interval", "difference", "interval", ""), rows))
     tested = [group for group in groups if group["mcnemar"]]
     if tested:
         head = ("lesions gained", "lost", "p", "images gained", "lost", "p")
@@ -126,9 +121,11 @@ def _row(metric: str, group: Mapping[str, Any]) -> list[str]:
     row += [number(score["sd"]), bracketed(score["low"], score["high"], "")]
     if differences is None:
         return [*row, "not paired" if group["unpaired"] else "baseline", "", ""]
+    if metric not in differences:
+        return [*row, "", "", ""]
     difference = differences[metric]
     signed = bracketed(difference["low"], difference["high"], "+")
-    return [*row, number(difference["difference"], "+"), signed, verdict(metric, difference)]
+    return [*row, number(difference["difference"], "+"), signed, difference["verdict"]]
 
 
 def _listed(comparison: Mapping[str, Any], mark: str) -> list[str]:

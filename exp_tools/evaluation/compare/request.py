@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from exp_tools.errors import UserError
-from exp_tools.evaluation.compare.compare import ensemble
+from exp_tools.evaluation.compare.ensemble import ensemble
 from exp_tools.evaluation.compare.groups import Group, group_runs
 from exp_tools.evaluation.compare.runs import Run, read_run
 

@@ -12,17 +12,19 @@ import pandas as pd
 import yaml
 
 from exp_tools.errors import UserError
+from exp_tools.evaluation.calibrate import choose_threshold, threshold_at_specificity
 from exp_tools.evaluation.predictions import read_predictions
 from exp_tools.params import PARAMS_FILE, parse_params
 from exp_tools.revisions import WORKSPACE, read_at_revision
 
 SEED, FOLD = "train.seed", "split.fold"
 FOLDS, SCHEME = "split.folds", "split.scheme"
+MELANOMA_SENSITIVITY = "calibration.melanoma_sensitivity"
 # What changes no prediction of the set.
 IRRELEVANT = (
     "machine.",
     "explain.",
-    "calibration.melanoma_sensitivity",
+    MELANOMA_SENSITIVITY,
     "calibration.abstain_share",
     "evaluate.resamples",
     "evaluate.seed",
@@ -39,12 +41,14 @@ class Run:
     table : the rows of a prediction table that belong to the set, by image_id
     classes : in the order of the model
     params : all that made it, flat (`train.lr`), where params.yaml was at hand; empty: unknown
+    validation : the rows of the validation split, on which operating points are chosen; None: none at hand
     """
 
     name: str
     table: pd.DataFrame
     classes: tuple[str, ...]
     params: Mapping[str, Any]
+    validation: pd.DataFrame | None = None
 
     @property
     def seed(self) -> Any:
@@ -59,7 +63,25 @@ class Run:
     @property
     def settings(self) -> dict[str, Any]:
         """What distinguishes one configuration from another: the parameters except seed and fold."""
-        return {key: value for key, value in self.params.items() if key not in (SEED, FOLD)}
+        return {
+            key: value
+            for key, value in self.params.items()
+            if key not in (SEED, FOLD) and not key.startswith(IRRELEVANT)
+        }
+
+    def threshold(self, point: str, code: str) -> float:
+        """The probability of a class from which on an image is flagged, at one of `catalogue.POINTS`.
+
+        NaN where validation does not say. The model's own is chosen again by what `calibrate` does.
+        """
+        if self.validation is None:
+            return float("nan")
+        scores, positive = self.validation[f"p_{code}"].to_numpy(), (self.validation["dx"] == code).to_numpy()
+        if point != "threshold":
+            return threshold_at_specificity(scores, positive, int(point.rpartition("_")[2]) / 100)
+        wanted = self.params.get(MELANOMA_SENSITIVITY, 0.95)
+        found, *_ = choose_threshold(scores, positive, self.validation["lesion_id"], wanted)
+        return float("nan") if found is None else found
 
 
 def read_run(word: str, root: Path, predictions: str, split: str) -> Run:
@@ -91,7 +113,14 @@ def read_run(word: str, root: Path, predictions: str, split: str) -> Run:
     if rows.empty:
         present = ", ".join(sorted(set(table["split"]))) or "no row at all"
         raise UserError(f"the predictions of {word} have no split {split!r}; they have {present}")
-    return Run(_short(word), rows.sort_values("image_id", ignore_index=True), tuple(classes), params)
+    validation = table[table["split"] == "val"].reset_index(drop=True)
+    return Run(
+        _short(word),
+        rows.sort_values("image_id", ignore_index=True),
+        tuple(classes),
+        params,
+        validation if len(validation) and split != "val" else None,
+    )
 
 
 def _short(word: str) -> str:
@@ -131,7 +160,7 @@ def _params_beside(predictions: Path) -> dict[str, Any]:
 
 
 def _flat_params(text: str | None) -> dict[str, Any]:
-    """The parameters that can change a prediction, flat; empty for no text.
+    """The parameters, flat; empty for no text.
 
     Checked parameters are compared by value (1e-3 or 0.001); those of other versions of the project as they stand.
     """
@@ -148,7 +177,7 @@ def _flat_params(text: str | None) -> dict[str, Any]:
         used = model.get("name")
         model = {key: value for key, value in model.items() if key == used or not isinstance(value, dict)}
         content = content | {"model": model}
-    return {key: value for key, value in _flat(content).items() if not key.startswith(IRRELEVANT)}
+    return _flat(content)
 
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

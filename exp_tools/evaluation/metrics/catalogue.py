@@ -68,6 +68,14 @@ HEADLINE = _by_key(
     Metric("brier", "Brier score", high=2, lower_is_better=True, scale=LOSS, over_all=True),
     Metric("ece", "calibration error", lower_is_better=True, over_all=True),
     Metric("log_loss", "log-loss", high=math.inf, lower_is_better=True, scale=LOSS, over_all=True),
+    Metric(
+        "aurc",
+        "area under the risk-coverage curve",
+        lower_is_better=True,
+        over_all=True,
+        in_summary=False,
+        in_tables=False,
+    ),
     Metric("weighted_f1", "weighted F1", confusion.weighted_f1, over_all=True, in_tables=False),
     Metric("macro_precision", "macro precision", confusion.macro_precision, in_tables=False),
     Metric("macro_specificity", "macro specificity", confusion.macro_specificity, in_tables=False),
@@ -94,17 +102,38 @@ OF_A_CLASS = _by_key(
 )
 """Metrics of one class against the rest."""
 
+PARTIAL_AREAS = _by_key(
+    Metric("partial_auc", "partial AUC (specificity from 80 %)"),
+    Metric("isic_2024_partial_auc", "partial AUC (sensitivity from 80 %)", high=0.2, scale=Scale("share", 0.0, 0.2)),
+)
+"""Parts of the area under the ROC curve of one class against the rest."""
+
+COST = Metric("cost", "mean cost", high=math.inf, lower_is_better=True, scale=LOSS, over_all=True)
+"""Mean cost of a decision under `evaluate.costs`."""
+
+POINTS = {
+    "threshold": "the model's threshold",
+    "specificity_90": "90 % specificity on validation",
+    "specificity_95": "95 % specificity on validation",
+}
+"""Operating points of one class against the rest, all chosen on validation: `sensitivity@threshold:mel`."""
+
 
 def metric_of(name: str) -> Metric:
-    """The metric that a name means: `balanced_accuracy`, or `sensitivity:mel` for one class. KeyError for no metric."""
+    """The metric that a name means: `balanced_accuracy`, `sensitivity:mel` of one class, or
+    `sensitivity@threshold:mel` at one of POINTS. KeyError for no metric."""
     key, _, code = name.partition(":")
-    return OF_A_CLASS[key] if code else HEADLINE[key]
+    if code:
+        return (OF_A_CLASS | PARTIAL_AREAS)[key.partition("@")[0]]
+    return COST if key == COST.key else HEADLINE[key]
 
 
 def label_of(name: str) -> str:
     """A metric's name for people: `balanced accuracy`, `sensitivity of mel`."""
-    _, _, code = name.partition(":")
-    return f"{metric_of(name).label} of {code}" if code else metric_of(name).label
+    key, _, code = name.partition(":")
+    point = POINTS.get(key.partition("@")[2])
+    words = f"{metric_of(name).label} of {code}" if code else metric_of(name).label
+    return f"{words} at {point}" if point else words
 
 
 def in_tables() -> dict[str, str]:

@@ -25,6 +25,7 @@ from exp_tools.evaluation.validation import (
     log_losses,
     mean_defined,
     ranking_scores,
+    risk_coverage_area,
 )
 
 TOP = (2, 3, 5)
@@ -48,6 +49,7 @@ def headline_metrics(
         brier : mean squared distance between the probabilities and the one-hot label, 0 (perfect) to 2
         ece : expected calibration error over 15 bins of equal width, 0 to 1
         log_loss : mean negative log-likelihood in nats; a probability of 0 counts as 708, float64's least
+        aurc : area under the risk-coverage curve, see `validation.risk_coverage_area`
 
     Raises
     ------
@@ -58,6 +60,7 @@ def headline_metrics(
     ranking = [ranking_scores(probabilities[:, c], labels == c) for c in range(len(classes))]
     areas, precisions = (np.array(column) for column in zip(*ranking, strict=True))
     errors, losses = squared_errors(probabilities, labels), log_losses(probabilities, labels)
+    wrong = decided(probabilities, predicted) != labels
     scores = {
         **confusion_metrics(matrix),
         "macro_auc": mean_defined(areas),
@@ -65,6 +68,7 @@ def headline_metrics(
         "brier": errors.mean(),
         "ece": expected_calibration_error(probabilities, labels),
         "log_loss": losses.mean(),
+        "aurc": risk_coverage_area(probabilities.max(axis=1), wrong),
     }
     return {name: float(value) for name, value in scores.items()}
 

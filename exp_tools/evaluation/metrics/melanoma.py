@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from exp_tools.errors import UserError
 from exp_tools.evaluation.metrics.bootstrap import SMALL_GROUPS, weighted_intervals
+from exp_tools.evaluation.metrics.catalogue import PARTIAL_AREAS
 from exp_tools.evaluation.metrics.weighted import RankingSums, RocSteps, confusion_sums, matrices
 from exp_tools.evaluation.validation import check_binary, class_rates, divide
 
@@ -22,6 +23,7 @@ POINTS = tuple(
     (f"sensitivity_at_{100 * r:.0f}_specificity", f"specificity_at_{100 * r:.0f}_sensitivity") for r in RATES
 )
 MAX_FALSE_POSITIVES = 0.2  # partial AUC: specificities from 80 % up
+MAX_MISSED = 0.2  # partial AUC of ISIC 2024: sensitivities from 80 % up
 AT_THRESHOLD = ("sensitivity", "specificity", "precision", "npv", "flagged")
 
 
@@ -76,6 +78,7 @@ def melanoma_report(
         images, melanomas : counts of images
         auc : area under the ROC curve
         partial_auc : the part of it at specificities from 80 %, rescaled so that chance is 0.5 and perfect is 1
+        isic_2024_partial_auc : the part of it above a sensitivity of 80 %, 0 to 0.2 (chance: 0.02)
         sensitivity_at_90_specificity, sensitivity_at_95_specificity : see the module
         specificity_at_90_sensitivity, specificity_at_95_sensitivity : the other way round
         threshold : as given
@@ -107,16 +110,18 @@ def melanoma_report(
 
     def score(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         steps = sums.steps(weights)
-        scores = {"auc": steps.ranking_scores()[0], "partial_auc": _partial_auc(steps)} | _operating_points(steps)
+        scores = {"auc": steps.ranking_scores()[0], "partial_auc": partial_auc(steps)} | _operating_points(steps)
+        scores["isic_2024_partial_auc"] = isic_2024_partial_auc(steps)
         scores["missed"] = divide(weights[lost].sum(axis=0), weights[is_mel].sum(axis=0))
         if threshold is None:
             return scores | dict.fromkeys(AT_THRESHOLD, np.full(weights.shape[1], np.nan))
         return scores | _at_threshold(matrices(cells, weights))
 
     estimates = {name: float(value[0]) for name, value in score(np.ones((p_mel.size, 1))).items()}
-    intervals = weighted_intervals(
-        score, groups, p_mel.size, resamples=resamples, seed=seed, units=_units(is_mel, flagged, groups)
-    )
+    scales = {"isic_2024_partial_auc": PARTIAL_AREAS["isic_2024_partial_auc"].scale}
+    units = _units(is_mel, flagged, groups)
+    draws = {"resamples": resamples, "seed": seed}
+    intervals = weighted_intervals(score, groups, p_mel.size, scales=scales, units=units, **draws)
     melanomas, others = (np.unique(groups[side]).size for side in (is_mel, ~is_mel))
     return {
         "images": p_mel.size,
@@ -129,7 +134,7 @@ def melanoma_report(
     }
 
 
-def _partial_auc(steps: RocSteps) -> NDArray[np.float64]:
+def partial_auc(steps: RocSteps) -> NDArray[np.float64]:
     """Area left of MAX_FALSE_POSITIVES under the ROC polygon, standardised (McClish 1989); [R].
 
     The polygon goes right by the negatives between two thresholds, then aslant by the images that share a threshold.
@@ -147,6 +152,20 @@ def _partial_auc(steps: RocSteps) -> NDArray[np.float64]:
         area = (level + slope + rest) / (steps.positives * steps.negatives)
     lowest, highest = MAX_FALSE_POSITIVES**2 / 2, MAX_FALSE_POSITIVES
     return (1 + (area - lowest) / (highest - lowest)) / 2
+
+
+def isic_2024_partial_auc(steps: RocSteps) -> NDArray[np.float64]:
+    """Area between the ROC polygon and the sensitivity of 80 %, 0 to 0.2: the score of the ISIC 2024 challenge; [R].
+
+    Chance has 0.02. Kurtansky et al., The SLICE-3D dataset, Scientific Data 11:884, 2024.
+    """
+    limit = (1 - MAX_MISSED) * steps.positives
+    hits_before, alarms_before = steps.hits - steps.gained, steps.false_alarms - steps.sharing
+    start = np.clip(limit, hits_before, steps.hits)
+    climbed = np.divide(start - hits_before, steps.gained, out=np.zeros_like(start), where=steps.gained > 0)
+    spared = steps.negatives - (alarms_before + steps.sharing * (1 + climbed) / 2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return ((steps.hits - start) * spared).sum(axis=0) / (steps.positives * steps.negatives)
 
 
 def _operating_points(steps: RocSteps) -> dict[str, NDArray[np.float64]]:
@@ -182,7 +201,9 @@ def _units(is_mel: NDArray[np.bool_], flagged: NDArray[np.bool_], groups: NDArra
         np.unique(groups[side]).size for side in (is_mel, ~is_mel, flagged, ~flagged, np.ones_like(flagged))
     )
     fewer = min(melanomas, others)
-    units = {"auc": fewer, "partial_auc": fewer} | dict.fromkeys(itertools.chain(*POINTS), fewer)
+    units = dict.fromkeys(("auc", "partial_auc", "isic_2024_partial_auc"), fewer) | dict.fromkeys(
+        itertools.chain(*POINTS), fewer
+    )
     return units | {
         "missed": melanomas,
         "sensitivity": melanomas,

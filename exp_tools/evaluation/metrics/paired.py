@@ -5,71 +5,17 @@ Paired: both are scored on the same resamples of lesions, so that what is hard f
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from exp_tools.evaluation.metrics.bootstrap import weighted_intervals
+from exp_tools.evaluation.metrics.bootstrap import Spread, weighted_spreads
 from exp_tools.evaluation.metrics.catalogue import DIFFERENCE
 from exp_tools.evaluation.metrics.weighted import Scorer
 
 FEWEST_DEGREES = 2  # with one (two seeds in all) an interval would reach 13 standard deviations
-
-
-def paired_differences(
-    scorer: Scorer,
-    baseline: Scorer,
-    groups: ArrayLike,
-    num_images: int,
-    *,
-    level: float,
-    resamples: int,
-    seed: int,
-    units: Mapping[str, int],
-    identical: bool = False,
-) -> dict[str, dict[str, float]]:
-    """The difference of every score from that of the baseline, by a paired bootstrap over lesions.
-
-    Parameters
-    ----------
-    scorer, baseline : weights [N, R] -> dict name -> [R], of predictions of the same images in the same order
-    groups : [N], the lesion group of each image
-    num_images : N
-    level : share of such intervals that hold the true difference
-    resamples, seed : of the bootstrap
-    units : on how many lesion groups each name rests
-    identical : the predictions are the same, so that there is no difference to be unsure of
-
-    Returns
-    -------
-    dict name -> {"difference", "low", "high"}, NaN where undefined. Where no resample shows a difference the interval
-    is as far as so many lesions of which none differs reach (Clopper and Pearson 1934), for scores from 0 to 1.
-    """
-
-    def score(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-        own, other = scorer(weights), baseline(weights)
-        return {name: own[name] - other[name] for name in own}
-
-    estimates = {name: float(value[0]) for name, value in score(np.ones((num_images, 1))).items()}
-    intervals = weighted_intervals(
-        score,
-        groups,
-        num_images,
-        resamples=resamples,
-        seed=seed,
-        level=level,
-        scales=dict.fromkeys(estimates, DIFFERENCE),
-        units=units,
-    )
-    table = {}
-    for name, difference in estimates.items():
-        low, high = intervals[name]
-        if low == high and not identical:
-            reach = 1 - ((1 - level) / 2) ** (1 / units[name])
-            low, high = difference - reach, difference + reach
-        table[name] = {"difference": difference, "low": low, "high": high}
-    return table
 
 
 class SeedSpread(NamedTuple):
@@ -96,6 +42,100 @@ class SeedSpread(NamedTuple):
             return 0.0
         quantile = float(stdtrit(self.freedom, (1 + level) / 2))
         return quantile * self.deviation * math.sqrt(sum(1 / count for count in trainings))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """By how much a score differs from that of the baseline, and how far chance could have made it so.
+
+    spread : of the difference over lesions
+    identical : the predictions are the same, so that there is no difference to be unsure of
+    seeds, trainings : the spread between seeds of training, and of how many seeds each side is the mean
+    """
+
+    spread: Spread
+    identical: bool = False
+    seeds: SeedSpread | None = None
+    trainings: tuple[int, ...] = ()
+
+    @property
+    def value(self) -> float:
+        return self.spread.estimate
+
+    def interval(self, level: float) -> tuple[float, float]:
+        """(low, high), (nan, nan) where undefined; `level` is the share of such intervals that hold the truth.
+
+        Where no resample shows a difference it is as far as so many lesions of which none differs reach (Clopper and
+        Pearson 1934), for scores from 0 to 1. Lesions and seeds are independent: their margins add up as squares.
+        """
+        low, high = self.spread.interval(level)
+        if low == high and not self.identical:
+            reach = 1 - ((1 - level) / 2) ** (1 / max(self.spread.units, 1))
+            low, high = self.value - reach, self.value + reach
+        if self.seeds is None:
+            return low, high
+        return widened(self.value, low, high, self.seeds.margin(self.trainings, level))
+
+    def p(self) -> float:
+        """One less the highest level at which 0 lies outside the interval, two-sided; NaN where undefined."""
+        if math.isnan(self.interval(0.5)[0]):
+            return float("nan")
+        outside, inside = 0.0, 30.0  # of -log(1 - level)
+        for _ in range(40):
+            middle = (outside + inside) / 2
+            low, high = self.interval(-math.expm1(-middle))
+            outside, inside = (middle, inside) if low > 0 or high < 0 else (outside, middle)
+        return math.exp(-outside)
+
+
+def widened(centre: float, low: float, high: float, margin: float) -> tuple[float, float]:
+    """An interval with one more source of uncertainty, independent of the first: margins add up as squares."""
+    return centre - math.hypot(centre - low, margin), centre + math.hypot(high - centre, margin)
+
+
+def paired_differences(
+    scorer: Scorer,
+    baseline: Scorer,
+    groups: ArrayLike,
+    num_images: int,
+    *,
+    resamples: int,
+    seed: int,
+    units: Mapping[str, int],
+    identical: bool = False,
+) -> dict[str, Difference]:
+    """The difference of every score from that of the baseline, by a paired bootstrap over lesions.
+
+    Parameters
+    ----------
+    scorer, baseline : weights [N, R] -> dict name -> [R], of predictions of the same images in the same order
+    groups : [N], the lesion group of each image
+    num_images : N
+    resamples, seed : of the bootstrap
+    units : on how many lesion groups each name rests
+    identical : the predictions are the same
+    """
+
+    def score(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        own, other = scorer(weights), baseline(weights)
+        return {name: own[name] - other[name] for name in own}
+
+    scales = dict.fromkeys(units, DIFFERENCE)
+    spreads = weighted_spreads(score, groups, num_images, resamples=resamples, seed=seed, scales=scales, units=units)
+    return {name: Difference(spread, identical) for name, spread in spreads.items()}
+
+
+def corrected(p: Mapping[Any, float]) -> dict[Any, float]:
+    """p of several hypotheses, so that any of them below 0.05 is false at most once in 20 times.
+
+    Holm, Scandinavian Journal of Statistics 6:65, 1979. NaN stays NaN and counts for nothing.
+    """
+    known = sorted((value, place, name) for place, (name, value) in enumerate(p.items()) if value == value)
+    table, highest = dict.fromkeys(p, float("nan")), 0.0
+    for rank, (value, _, name) in enumerate(known):
+        highest = max(highest, min(1.0, value * (len(known) - rank)))
+        table[name] = highest
+    return table
 
 
 def pooled_spread(scores: Iterable[Sequence[float]]) -> SeedSpread:

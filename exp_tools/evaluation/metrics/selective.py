@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from exp_tools.evaluation.metrics.classification import confusion_metrics
 from exp_tools.evaluation.metrics.confusion import decided
-from exp_tools.evaluation.validation import check_predictions, confusion
+from exp_tools.evaluation.validation import check_predictions, confusion, risk_coverage_area
 
 MAX_POINTS = 200
 REPORTED = (0.5, 0.8, 0.9)
@@ -67,8 +67,7 @@ def coverage_report(
     Returns
     -------
     dict with
-        aurc : area under the risk-coverage curve: the mean, over every number of most certain images, of the share of
-            them that is predicted wrong; 0 (perfect) to 1. Images of equal confidence count in random order.
+        aurc : area under the risk-coverage curve, see `validation.risk_coverage_area`
         accuracy_at : dict "0.5", "0.8", "0.9" -> accuracy of the most certain images, at least that share of all
         at_threshold : None without a threshold, else its value, `images` and `coverage` that stay with the model, their
             `accuracy` and `balanced_accuracy`, and the `accuracy_of_rest`, what the model would have reached on those
@@ -81,12 +80,9 @@ def coverage_report(
     probabilities, labels = _checked(probabilities, labels)
     predicted = decided(probabilities, predicted)
     table = _every_point(probabilities, labels, predicted)
-    wrong = (1 - table["accuracy"]) * table["images"]
-    sizes = np.arange(1, labels.size + 1)
-    risks = np.interp(sizes, [0, *table["images"]], [0, *wrong]) / sizes
     reached = np.searchsorted(table["coverage"], np.array(REPORTED) - 1e-12)
     return {
-        "aurc": float(risks.mean()),
+        "aurc": risk_coverage_area(probabilities.max(axis=1), predicted != labels),
         "accuracy_at": {
             str(share): float(table["accuracy"].iloc[place]) for share, place in zip(REPORTED, reached, strict=True)
         },

@@ -20,6 +20,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from exp_tools.evaluation.metrics.bootstrap import SMALL_GROUPS, Spread, weighted_spreads
+from exp_tools.evaluation.metrics.paired import corrected
 from exp_tools.evaluation.metrics.subgroup_scores import (
     LEVEL,
     PREFIX,
@@ -122,10 +123,8 @@ def subgroup_gaps(
     for attribute in COMPARED:
         members = [subgroup for subgroup in every if subgroup.attribute == attribute and subgroup.value != UNKNOWN]
         rows += [{"attribute": attribute} | row for row in _families(members, whole, resamples=resamples, seed=seed)]
-    worst = 0.0
-    for rank, row in enumerate(sorted(rows, key=lambda row: row["p"])):
-        worst = row["p"] = max(worst, min(1.0, row["p"] * (len(rows) - rank)))
-        row["clear"] = row["p"] < 1 - LEVEL
+    for place, p in corrected({place: row["p"] for place, row in enumerate(rows)}).items():
+        rows[place] |= {"p": p, "clear": p < 1 - LEVEL}
     return rows
 
 

@@ -40,6 +40,7 @@ def headline_scorer(probabilities: NDArray, labels: NDArray, predicted: NDArray 
     # Sparse although it is full: its products are the same whatever the number of threads.
     image_losses = csr_array(np.stack([squared_errors(probabilities, labels), log_losses(probabilities, labels)]))
     rankings = [RankingSums(probabilities[:, c], labels == c) for c in range(num_classes)]
+    certain = CertaintySums(probabilities.max(axis=1), decided(probabilities, predicted) != labels)
 
     def score(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         total = weights.sum(axis=0)
@@ -52,6 +53,7 @@ def headline_scorer(probabilities: NDArray, labels: NDArray, predicted: NDArray 
             "brier": brier,
             "ece": np.abs(bin_gaps @ weights).sum(axis=0) / total,
             "log_loss": log_loss,
+            "aurc": certain.area(weights),
         }
 
     return score
@@ -121,6 +123,27 @@ class RocSteps(NamedTuple):
             precision = np.divide(self.hits, flagged, out=np.zeros_like(self.hits), where=self.hits > 0)
             average_precision = (self.gained * precision).sum(axis=0) / self.positives
         return auc, average_precision
+
+
+class CertaintySums:
+    """`validation.risk_coverage_area` under each weighting, as if an image of weight w were there w times."""
+
+    def __init__(self, confidence: NDArray, wrong: NDArray[np.bool_]):
+        steps, place = np.unique(-confidence, return_inverse=True)
+        self.images = sums_by(place, steps.size)
+        self.mistakes = sums_by(place, steps.size, values=wrong)
+
+    def area(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """[R] of weights [N, R]."""
+        from scipy.special import digamma
+
+        images, mistakes = self.images @ weights, self.mistakes @ weights
+        after, wrong_after = images.cumsum(axis=0), mistakes.cumsum(axis=0)
+        before, wrong_before = after - images, wrong_after - mistakes
+        share = np.divide(mistakes, images, out=np.zeros_like(images), where=images > 0)
+        # Within images of equal confidence the n-th has (wrong_before + share (n - before)) / n wrong before it.
+        sums = mistakes + (wrong_before - share * before) * (digamma(after + 1) - digamma(before + 1))
+        return sums.sum(axis=0) / weights.sum(axis=0)
 
 
 class RankingSums:

@@ -3,14 +3,15 @@
 from pathlib import Path
 
 from exp_tools.errors import UserError, require_file
-from exp_tools.revisions import git_text
+from exp_tools.revisions import count_scored, git_text
 
 
 def signed_card(root: Path, path: str, *, commit: bool) -> str:
     """The model card of the project in `root`, on request with its commit below the title.
 
     A card that differs from the last commit's, or that was made from other inputs than the commit has (dvc.lock), is
-    said to belong to no commit yet.
+    said to belong to no commit yet. With the commit comes how many models were scored on this test split here: the
+    best of many flatters itself.
 
     Raises
     ------
@@ -31,4 +32,8 @@ def signed_card(root: Path, path: str, *, commit: bool) -> str:
         line = f"Not committed yet: {names} changed after commit `{digest}` of {date}."
     else:
         line = f"Commit `{digest}` of {date}."
+    scored = count_scored(root)
+    if scored:
+        models = f"{scored} models of this checkout were" if scored > 1 else "One model of this checkout was"
+        line += f" {models} scored on this test split."
     return f"{title}\n\n{line}\n{rest}"
