@@ -257,6 +257,7 @@ class EvaluateParams(Section):
     precision: Literal["fp32", "bf16"]
     tta: Literal["none", "flips", "dihedral"]
     costs: Costs | None
+    prevalence: dict[str, Annotated[float, Field(gt=0, lt=1)]] | None
     resamples: Annotated[int, Field(ge=100, le=100_000)]
     seed: Seed
 

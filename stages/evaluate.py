@@ -1,10 +1,11 @@
 """Predict validation, test and external sets with the trained model, and score test and external sets.
 
-Reads   models/model.safetensors, data/prepared/{labels.csv, images.npy}, data/splits.csv,
+Reads   models/model.safetensors, data/prepared/{labels.csv, images.npy}, data/splits.csv, metrics/data.json,
         data/external/{labels.csv, images.npy}
 Writes  data/predictions.csv, metrics/{evaluate, report}.json, MODEL_CARD.md, plots/{curves, figures}/
 """
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +30,7 @@ from exp_tools.evaluation.predictions import as_arrays, decisions, prediction_ta
 from exp_tools.evaluation.probabilities import Calibration
 from exp_tools.evaluation.report.build import score_set, with_metadata
 from exp_tools.evaluation.report.model_card import model_card
+from exp_tools.evaluation.report.participants import participants
 from exp_tools.io import atomic_write, file_digest, write_csv, write_json
 from exp_tools.models.model_file import ModelFacts
 from exp_tools.models.registry import load_model
@@ -36,6 +38,7 @@ from exp_tools.params import EvaluateParams, load_params
 from exp_tools.project import (
     CARD,
     CURVES,
+    DATA_METRICS,
     EVALUATE_METRICS,
     EXTERNAL_IMAGES,
     EXTERNAL_LABELS,
@@ -86,6 +89,9 @@ def main() -> None:
                 *as_arrays(without, facts.classes)[:2], facts.classes, decisions(without, facts.classes)
             ),
         }
+    prepared = json.loads(DATA_METRICS.read_text(encoding="utf-8"))
+    split = read_splits(SPLITS)["split"]
+    report["test"]["participants"] = participants(own.labels, split, facts.classes, prepared)
     report["test"] |= against_colours(own, test, facts.classes, params.evaluate)
     tables = [table]
     for name, external, left_out in external_sets(facts):
@@ -156,6 +162,7 @@ def score(table: pd.DataFrame, labels: pd.DataFrame, facts: ModelFacts, params: 
         calibration=Calibration.from_dict(facts.calibration),
         thresholds=facts.thresholds,
         costs=params.costs,
+        prevalence=params.prevalence,
         resamples=params.resamples,
         seed=params.seed,
     )

@@ -12,6 +12,8 @@ from exp_tools.evaluation.probabilities import balanced_costs, least_cost_decisi
 from exp_tools.evaluation.validation import check_binary, check_logits, class_rates, confusion, mean_defined
 
 TEMPERATURES = (0.05, 20.0)
+USUAL_SENSITIVITY = 0.95
+"""Of the melanoma threshold, where nothing says otherwise."""
 POWERS = np.arange(0, 31) / 20
 """Powers of the class shares that the balanced decision is chosen from, 0 (the most probable class) to 1.5."""
 

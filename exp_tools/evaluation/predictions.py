@@ -57,7 +57,9 @@ def read_predictions(path: Path) -> tuple[pd.DataFrame, list[str]]:
     """Read predictions.csv; returns the table and its classes in order.
 
     Probabilities are computed again from the logits and the calibration that relates the two, so that a table that was
-    written with few digits has no probability of 0 and no ties that rounding made.
+    written with few digits has no probability of 0 and no ties that rounding made. A table with probabilities alone is
+    taken as it is, its logits are their logarithms, and `attrs["remark"]` says so: a probability of 0 counts as half a
+    unit of the last digit.
 
     Raises UserError when it is no such table, names an image twice in a split, or holds an unknown diagnosis or
     probabilities that are not softmax(logit / T + b) with one T and b.
@@ -67,11 +69,18 @@ def read_predictions(path: Path) -> tuple[pd.DataFrame, list[str]]:
     table = pd.read_csv(path, dtype=dict.fromkeys(ID_COLUMNS, str), keep_default_na=False)
     missing = [column for column in ID_COLUMNS if column not in table]
     classes = [column.removeprefix("logit_") for column in table if column.startswith("logit_")]
+    alone = not classes
+    if alone:
+        classes = [column.removeprefix("p_") for column in table if column.startswith("p_")]
     if missing or not classes:
-        raise UserError(f"{path} is not a prediction table: it lacks {', '.join(missing) or 'logit_<class> columns'}")
+        raise UserError(
+            f"{path} is not a prediction table: it lacks {', '.join(missing) or 'p_<class> and logit_<class> columns'}"
+        )
     without = [name for name in classes if f"p_{name}" not in table]
     if without:
         raise UserError(f"{path} has logits but no probabilities (p_<class>) of: {', '.join(without)}")
+    if alone:
+        table = table.assign(**{f"logit_{name}": 0.0 for name in classes})
     numbers = [f"{kind}_{name}" for kind in ("p", "logit") for name in classes]
     table[numbers] = table[numbers].apply(pd.to_numeric, errors="coerce")
     holes = table[table[numbers].isna().any(axis=1)]
@@ -90,6 +99,8 @@ def read_predictions(path: Path) -> tuple[pd.DataFrame, list[str]]:
             f"{path}, row {unknown.index[0] + 2}: the diagnosis {unknown['dx'].iloc[0]!r} is not a class of the "
             f"file ({', '.join(classes)}); {len(unknown)} such rows"
         )
+    if alone and len(table):
+        return _with_logits(table, classes, path), classes
     if len(table):
         exact = calibration_of(table, classes).probabilities(table[[f"logit_{name}" for name in classes]].to_numpy())
         columns = [f"p_{name}" for name in classes]
@@ -101,6 +112,31 @@ def read_predictions(path: Path) -> tuple[pd.DataFrame, list[str]]:
             )
         table[columns] = exact
     return table, classes
+
+
+def _with_logits(table: pd.DataFrame, classes: Sequence[str], path: Path) -> pd.DataFrame:
+    """A table of probabilities alone, with their logarithms as logits."""
+    columns = [f"p_{name}" for name in classes]
+    probabilities = table[columns].to_numpy(dtype=float)
+    off = np.flatnonzero(
+        (np.abs(probabilities.sum(axis=1) - 1) > CLOSE * len(classes)) | (probabilities < 0).any(axis=1)
+    )
+    if off.size:
+        raise UserError(
+            f"{path}, row {off[0] + 2}: p_<class> are no probabilities: each must be 0 or more and a row must sum to "
+            f"1; {off.size} such rows"
+        )
+    digits = next((n for n in range(1, 16) if np.array_equal(probabilities, probabilities.round(n))), 16)
+    least = 0.5 * 10.0**-digits
+    probabilities = np.maximum(probabilities, least)
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    table[columns] = probabilities
+    table[[f"logit_{name}" for name in classes]] = np.log(probabilities)
+    table.attrs["remark"] = (
+        f"{path} has probabilities and no logits: scores rest on their {digits} decimals, equal ones are ties, and 0 "
+        f"counts as {least:g}"
+    )
+    return table
 
 
 def calibration_of(table: pd.DataFrame, classes: Sequence[str]) -> Calibration:

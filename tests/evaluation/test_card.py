@@ -15,6 +15,7 @@ from exp_tools.evaluation.metrics.classification import headline_metrics
 from exp_tools.evaluation.predictions import as_arrays, prediction_table
 from exp_tools.evaluation.report.build import score_set
 from exp_tools.evaluation.report.model_card import model_card
+from exp_tools.evaluation.report.participants import participants
 from exp_tools.io import plain
 from exp_tools.models.model_file import ModelFacts
 
@@ -133,7 +134,11 @@ def test_scores_are_those_of_the_report_with_their_intervals(classes, report):
     )
     male = next(row for row in test["subgroups"] if row["value"] == "male")
     assert f"| sex | male | {male['images']} | {male['lesions']} |" in card
-    assert cells(card, "ph2")[-1] == "5"
+    sets, melanomas = (line for line in card.splitlines() if line.startswith("| ph2 |"))
+    assert sets.endswith("| 5 |")
+    scores = report["external"]["ph2"]["melanoma"]
+    assert f"| {scores['sensitivity']:.3f}" in melanomas
+    assert f"| {scores['specificity']:.3f}" in melanomas
     assert "0.31 or more" in card
     assert "find 95% of new melanomas" in card
 
@@ -184,7 +189,8 @@ def test_baseline_and_test_time_augmentation_stand_beside_the_scores(classes, re
 
 def test_the_card_says_the_obvious(classes, report):
     worse = {"after": {"log_loss": 2.0}, "before": {"log_loss": 1.0}}
-    calibration = {part: report["test"]["calibration"][part] | worse[part] for part in worse}
+    calibration = dict(report["test"]["calibration"])
+    calibration |= {part: calibration[part] | worse[part] for part in worse}
     above = {"balanced_accuracy": {"difference": -0.1, "low": -0.2, "high": 0.01}}
     above["macro_auc"] = {"difference": 0.2, "low": 0.1, "high": 0.3}
     test = report["test"] | {"baseline": report["test"]["metrics"], "above_baseline": above, "calibration": calibration}
@@ -195,9 +201,46 @@ def test_the_card_says_the_obvious(classes, report):
     assert "no patient ids" in card
     assert "made the log-loss worse" not in model_card(
         facts(classes),
-        report | {"test": test | {"calibration": dict.fromkeys(worse, calibration["before"])}},
+        report | {"test": test | {"calibration": calibration | dict.fromkeys(worse, calibration["before"])}},
         DIGESTS,
     )
+
+
+def test_whose_images_they_are_is_told_by_split(classes, report):
+    labels = pd.DataFrame(
+        {
+            "lesion_id": ["a", "a", "b", "c", "d"],
+            "dx": ["mel", "mel", "nv", "nv", "bkl"],
+            "sex": ["male", "male", "female", "", "female"],
+            "localization": ["back", "back", "upper extremity", "", "back"],
+            "age": [50.0, 50.0, 30.0, np.nan, 70.0],
+        }
+    )
+    prepared = {"rows_read": 7, "rows_left_out": 1, "problems": {"unreadable_image": 1}}
+    split = ["train", "train", "val", "test", "test", "unused"]
+    found = participants(labels.loc[[*range(5), 4]], split, classes, prepared)
+    assert found["splits"]["train"] == {
+        "images": 2,
+        "lesions": 1,
+        "classes": {"bkl": 0, "mel": 2, "nv": 0},
+        "sex": {"male": 2},
+        "localization": {"back": 2},
+        "age": {"median": 50.0, "low": 50.0, "high": 50.0, "unknown": 0},
+    }
+    assert found["splits"]["test"]["age"] == {"median": 70.0, "low": 70.0, "high": 70.0, "unknown": 1}
+    card = model_card(facts(classes), report | {"test": report["test"] | {"participants": found}}, DIGESTS)
+    assert (
+        "The source has 7 rows; 1 were left out (problems found, mended or left out: unreadable image 1), which leaves "
+        "6 images, 1 in no split."
+    ) in card
+    assert "| lesions | 1 | 1 | 2 |" in card
+    assert cells(card, "sex: female") == ["0 (0.0%)", "1 (100.0%)", "1 (50.0%)"]
+    assert cells(card, "site: unknown") == ["0 (0.0%)", "0 (0.0%)", "1 (50.0%)"]
+    assert cells(card, "age in years: median (quartiles)")[0] == "50 (50 to 50)"
+    counted = report["test"]["confusion"]
+    assert "| `mel` | 2 (100.0%) | 0 (0.0%) | 0 (0.0%) |" in card
+    assert f"| `mel` | {' | '.join(str(count) for count in counted['mel'].values())} |" in card
+    assert "takes 139 lesions of a class; no class has as many" in card
 
 
 def test_gaps_between_subgroups_are_told_only_where_clear(classes, report):

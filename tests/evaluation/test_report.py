@@ -20,6 +20,7 @@ from exp_tools.evaluation.predict import VIEWS, predict_logits, predict_views
 from exp_tools.evaluation.predictions import as_arrays, calibration_of, decisions, prediction_table, read_predictions
 from exp_tools.evaluation.report.build import score_set, with_metadata
 from exp_tools.io import write_csv
+from exp_tools.models.model_file import read_facts
 
 CPU = torch.device("cpu")
 
@@ -154,6 +155,44 @@ def test_a_spoilt_table_is_refused(inside, capsys, tmp_path, spoil, said):
     spoil(table).to_csv(tmp_path / "p.csv", index=False)
     assert main(["score", str(tmp_path / "p.csv"), "--resamples", "100"]) == 1
     assert said in capsys.readouterr().err
+
+
+def test_a_table_of_probabilities_alone_is_scored_and_said(inside, capsys, tmp_path):
+    table, classes = read_predictions(inside.folder / "data/predictions.csv")
+    alone = table[[column for column in table if not column.startswith("logit_")]]
+    alone.to_csv(tmp_path / "exact.csv", index=False)
+    shown = {}
+    for path in ("data/predictions.csv", str(tmp_path / "exact.csv")):
+        assert main(["score", path, "--resamples", "100"]) == 0
+        shown[path], err = capsys.readouterr()
+    assert "has probabilities and no logits: scores rest on their 16 decimals, equal ones are ties" in err
+    assert len(set(shown.values())) == 1
+    columns = [f"p_{code}" for code in classes]
+    rounded = alone.assign(**{column: alone[column].round(3) for column in columns})
+    rounded.to_csv(tmp_path / "rounded.csv", index=False)
+    read, found = read_predictions(tmp_path / "rounded.csv")
+    assert found == classes
+    assert "3 decimals, equal ones are ties, and 0 counts as 0.0005" in read.attrs["remark"]
+    assert read[columns].to_numpy().min() > 0
+    assert read[columns].to_numpy().sum(axis=1) == pytest.approx(1)
+    assert calibration_of(read, classes).temperature == pytest.approx(1)
+    assert main(["compare", str(tmp_path / "rounded.csv"), "--split", "test", "--resamples", "100"]) == 0
+    assert "rounded.csv has probabilities and no logits" in capsys.readouterr().out
+    alone.assign(p_mel=0.9).to_csv(tmp_path / "wrong.csv", index=False)
+    with pytest.raises(UserError, match=r"row 2: p_<class> are no probabilities"):
+        read_predictions(tmp_path / "wrong.csv")
+
+
+def test_score_chooses_the_threshold_on_the_validation_rows_of_the_table(inside, capsys):
+    facts = read_facts(inside.folder / "models/model.safetensors")
+    assert main(["score", "data/predictions.csv", "--resamples", "100", "--json"]) == 0
+    out, err = capsys.readouterr()
+    report = json.loads((inside.folder / "metrics/report.json").read_text())["test"]["melanoma"]
+    assert json.loads(out)["melanoma"]["sensitivity"] == report["sensitivity"]
+    assert json.loads(out)["melanoma"]["threshold"] == pytest.approx(facts.thresholds["melanoma"], abs=1e-4)
+    assert "was chosen on the table's validation rows, for a sensitivity of 95%" in err
+    assert main(["score", "data/predictions.csv", "--resamples", "100"]) == 0
+    assert "at the threshold of" in capsys.readouterr().out
 
 
 def test_score_without_labels_says_so(inside, capsys, tmp_path, monkeypatch):

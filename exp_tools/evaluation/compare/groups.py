@@ -130,7 +130,7 @@ def make_group(name: str, runs: Sequence[Run]) -> Group:
         for members in seeds
     ]
     whole = max(len(members) for members in seeds)
-    notes = []
+    notes = [run.remark for run in runs if run.remark]
     for members in seeds:
         if len(members) < whole:
             notes.append(

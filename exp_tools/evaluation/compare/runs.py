@@ -12,7 +12,7 @@ import pandas as pd
 import yaml
 
 from exp_tools.errors import UserError
-from exp_tools.evaluation.calibrate import choose_threshold, threshold_at_specificity
+from exp_tools.evaluation.calibrate import USUAL_SENSITIVITY, choose_threshold, threshold_at_specificity
 from exp_tools.evaluation.predictions import read_predictions
 from exp_tools.params import PARAMS_FILE, parse_params
 from exp_tools.revisions import WORKSPACE, read_at_revision
@@ -29,6 +29,8 @@ IRRELEVANT = (
     "evaluate.resamples",
     "evaluate.seed",
     "evaluate.costs",
+    "evaluate.prevalence",
+    "evaluate.figures",
     "data.external",
 )
 
@@ -42,6 +44,7 @@ class Run:
     classes : in the order of the model
     params : all that made it, flat (`train.lr`), where params.yaml was at hand; empty: unknown
     validation : the rows of the validation split, on which operating points are chosen; None: none at hand
+    remark : what the reader must know of the table
     """
 
     name: str
@@ -49,6 +52,7 @@ class Run:
     classes: tuple[str, ...]
     params: Mapping[str, Any]
     validation: pd.DataFrame | None = None
+    remark: str = ""
 
     @property
     def seed(self) -> Any:
@@ -79,7 +83,7 @@ class Run:
         scores, positive = self.validation[f"p_{code}"].to_numpy(), (self.validation["dx"] == code).to_numpy()
         if point != "threshold":
             return threshold_at_specificity(scores, positive, int(point.rpartition("_")[2]) / 100)
-        wanted = self.params.get(MELANOMA_SENSITIVITY, 0.95)
+        wanted = self.params.get(MELANOMA_SENSITIVITY, USUAL_SENSITIVITY)
         found, *_ = choose_threshold(scores, positive, self.validation["lesion_id"], wanted)
         return float("nan") if found is None else found
 
@@ -120,6 +124,7 @@ def read_run(word: str, root: Path, predictions: str, split: str) -> Run:
         tuple(classes),
         params,
         validation if len(validation) and split != "val" else None,
+        table.attrs.get("remark", ""),
     )
 
 

@@ -30,6 +30,7 @@ def calibration_report(logits: ArrayLike, labels: ArrayLike, calibration: Calibr
     -------
     dict with `temperature`, `bias` (class order), and `before` and `after`, each a dict of
         ece_width, ece_mass : expected calibration error over 15 bins of equal width, or of about equally many images
+        ece_classwise : mean over the classes of the error of each class's probability, over bins of equally many images
         log_loss : mean negative log-likelihood in nats, exact where a probability would round to 0
         brier : mean squared distance between the probabilities and the one-hot label, 0 to 2
     All NaN for N = 0.
@@ -42,12 +43,13 @@ def calibration_report(logits: ArrayLike, labels: ArrayLike, calibration: Calibr
     report: dict[str, Any] = {"temperature": calibration.temperature, "bias": calibration.bias}
     for when, scaled in (("before", logits), ("after", calibration.scaled(logits))):
         if not labels.size:
-            report[when] = dict.fromkeys(("ece_width", "ece_mass", "log_loss", "brier"), float("nan"))
+            report[when] = dict.fromkeys(("ece_width", "ece_mass", "ece_classwise", "log_loss", "brier"), float("nan"))
             continue
         probabilities = softmax(scaled)
         report[when] = {
             f"ece_{scheme}": expected_calibration_error(probabilities, labels, scheme=scheme) for scheme in SCHEMES
         }
+        report[when]["ece_classwise"] = classwise_error(probabilities, labels)
         report[when]["log_loss"] = log_loss_at(distances_below_top(scaled, labels), 1.0)
         distances = ((probabilities - np.eye(logits.shape[1])[labels]) ** 2).sum(axis=1)
         report[when]["brier"] = float(distances.mean())
@@ -96,6 +98,21 @@ def expected_calibration_error(
         return float("nan")
     gaps = (table["accuracy"] - table["confidence"]).abs()
     return float((gaps * table["count"]).sum() / table["count"].sum())
+
+
+def classwise_error(probabilities: NDArray[np.float64], labels: NDArray[np.int64], *, bins: int = 15) -> float:
+    """Mean over classes of the gap between a class's probability and its frequency, over bins of equally many images.
+
+    float in 0..1; 0 is perfect. Kull et al., Beyond temperature scaling, NeurIPS 2019.
+    """
+    errors = []
+    for place in range(probabilities.shape[1]):
+        scores = probabilities[:, place]
+        edges = np.quantile(scores, np.linspace(0, 1, bins + 1)[1:-1])
+        index = np.searchsorted(edges, scores, side="left")
+        gaps = np.bincount(index, weights=(labels == place) - scores, minlength=bins)
+        errors.append(np.abs(gaps).sum() / scores.size)
+    return float(np.mean(errors))
 
 
 def reliability_bins(

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from exp_tools.errors import UserError
 from exp_tools.evaluation.metrics.bootstrap import SMALL_GROUPS, weighted_intervals
 from exp_tools.evaluation.metrics.catalogue import PARTIAL_AREAS
+from exp_tools.evaluation.metrics.prevalence import likelihood_ratios
 from exp_tools.evaluation.metrics.weighted import RankingSums, RocSteps, confusion_sums, matrices
 from exp_tools.evaluation.validation import check_binary, class_rates, divide
 
@@ -82,14 +83,16 @@ def melanoma_report(
         sensitivity_at_90_specificity, sensitivity_at_95_specificity : see the module
         specificity_at_90_sensitivity, specificity_at_95_sensitivity : the other way round
         threshold : as given
-        sensitivity, specificity, precision, npv, flagged : at the threshold; npv is the share of unflagged images that
-            are not melanoma, flagged the share of images that are flagged. A precision without any flagged image is 0
-            where there are melanomas, as in scikit-learn, and NaN where there are none; the npv likewise.
+        sensitivity, specificity, precision, npv, lr_positive, lr_negative, flagged : at the threshold; npv is the share
+            of unflagged images that are not melanoma, lr_positive the likelihood ratio sensitivity / (1 - specificity),
+            lr_negative (1 - sensitivity) / specificity, flagged the share of images that are flagged. A precision
+            without any flagged image is 0 where there are melanomas, as in scikit-learn, and NaN where there are none;
+            the npv likewise.
         missed : share of melanomas that are not caught, the safety endpoint; `missed_images` is their number
         intervals : metric -> {"low", "high"}, 95 %
         small : there are fewer than SMALL_GROUPS lesion groups of melanomas, or of others
     What is undefined is NaN: everything but flagged, specificity and npv without melanomas, and without a threshold
-    the five at it.
+    the seven at it.
 
     Raises
     ------
@@ -122,6 +125,9 @@ def melanoma_report(
     units = _units(is_mel, flagged, groups)
     draws = {"resamples": resamples, "seed": seed}
     intervals = weighted_intervals(score, groups, p_mel.size, scales=scales, units=units, **draws)
+    rates = [(estimates[name], *intervals[name]) for name in ("sensitivity", "specificity")]
+    for name, (value, low, high) in likelihood_ratios(*rates).items():
+        estimates[name], intervals[name] = value, (low, high)
     melanomas, others = (np.unique(groups[side]).size for side in (is_mel, ~is_mel))
     return {
         "images": p_mel.size,

@@ -6,16 +6,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from exp_tools.errors import UserError
+from exp_tools.errors import UserError, did_you_mean
 from exp_tools.evaluation.metrics.bootstrap import bootstrap_intervals, class_intervals
 from exp_tools.evaluation.metrics.calibration import calibration_report
+from exp_tools.evaluation.metrics.class_calibration import class_calibration
 from exp_tools.evaluation.metrics.classification import class_metrics, headline_metrics, top_k_accuracy
 from exp_tools.evaluation.metrics.costs import cost_report
 from exp_tools.evaluation.metrics.melanoma import caught_melanomas, melanoma_report
+from exp_tools.evaluation.metrics.prevalence import prevalence_report
 from exp_tools.evaluation.metrics.selective import coverage_report
 from exp_tools.evaluation.metrics.subgroups import subgroup_gaps, subgroup_report
 from exp_tools.evaluation.predictions import as_arrays, decisions, lesion_view
 from exp_tools.evaluation.probabilities import Calibration
+from exp_tools.evaluation.validation import confusion
 from exp_tools.taxonomy import MELANOMA
 
 METADATA = ["dx_type", "age", "sex", "localization"]
@@ -28,6 +31,7 @@ def score_set(
     calibration: Calibration,
     thresholds: Mapping[str, float | None],
     costs: Mapping[str, Mapping[str, float]] | None,
+    prevalence: Mapping[str, float] | None = None,
     resamples: int,
     seed: int,
 ) -> dict[str, Any]:
@@ -40,12 +44,14 @@ def score_set(
     calibration : of the model
     thresholds : as in the model file; `melanoma` and `abstain` may be missing or None
     costs : of mistakes, see `evaluate.costs`; None: not asked for
+    prevalence : class -> its share where the model would be used, see `evaluate.prevalence`
     resamples, seed : of the bootstrap
 
     Returns
     -------
-    dict with images, lesions, counts, metrics, intervals, lesion_level, per_class, melanoma (None without the class),
-    calibration, coverage, subgroups, gaps and costs (None where not asked for); see docs/evaluation.md
+    dict with images, lesions, counts, metrics, intervals, confusion (true class -> decided class -> images),
+    lesion_level, per_class, melanoma (None without the class), prevalence, calibration (with `by_class`), coverage,
+    subgroups, gaps and costs (None where not asked for); see docs/evaluation.md
 
     Raises
     ------
@@ -64,6 +70,8 @@ def score_set(
         melanoma = melanoma_report(
             probabilities[:, place], labels == place, groups, threshold=threshold, caught=caught, **draws
         )
+    matrix = confusion(labels, predicted, len(classes))
+    by_class = class_calibration(probabilities, labels, groups, classes, **draws)
     return {
         "images": len(table),
         "lesions": table["lesion_id"].nunique(),
@@ -71,10 +79,12 @@ def score_set(
         "metrics": headline_metrics(probabilities, labels, classes, predicted)
         | {"top_k": top_k_accuracy(probabilities, labels, classes)},
         "intervals": _bounds(bootstrap_intervals(probabilities, labels, groups, classes, predicted, **draws)),
+        "confusion": {code: dict(zip(classes, matrix[t].tolist(), strict=True)) for t, code in enumerate(classes)},
         "lesion_level": _lesion_level(table, classes, **draws),
         "per_class": _per_class(table, probabilities, labels, classes, predicted, **draws),
         "melanoma": melanoma,
-        "calibration": calibration_report(logits, labels, calibration),
+        "prevalence": _prevalence(probabilities, labels, predicted, groups, classes, thresholds, prevalence, **draws),
+        "calibration": calibration_report(logits, labels, calibration) | {"by_class": by_class},
         "coverage": coverage_report(probabilities, labels, predicted, threshold=thresholds.get("abstain")),
         "subgroups": subgroup_report(table, classes, melanoma_threshold=thresholds.get("melanoma"), **draws),
         "gaps": subgroup_gaps(table, classes, melanoma_threshold=thresholds.get("melanoma"), **draws),
@@ -82,6 +92,34 @@ def score_set(
         if costs is None
         else cost_report(probabilities, labels, groups, classes, costs, predicted, **draws),
     }
+
+
+def _prevalence(
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    predicted: np.ndarray,
+    groups: np.ndarray,
+    classes: Sequence[str],
+    thresholds: Mapping[str, float | None],
+    stated: Mapping[str, float] | None,
+    **draws: int,
+) -> dict[str, dict[str, Any]]:
+    """Predictive values and net benefit of melanoma, and of the classes whose prevalence is stated."""
+    stated = stated or {}
+    for code in stated:
+        if code not in classes:
+            hint = did_you_mean(code, classes)
+            raise UserError(f"evaluate.prevalence names {code!r}; the classes are {', '.join(classes)}{hint}")
+    table = {}
+    for place, code in enumerate(classes):
+        if code not in stated and code != MELANOMA:
+            continue
+        threshold = thresholds.get("melanoma") if code == MELANOMA else None
+        flagged = predicted == place if threshold is None else probabilities[:, place] >= threshold
+        table[code] = prevalence_report(
+            probabilities[:, place], labels == place, flagged, groups, stated=stated.get(code), **draws
+        )
+    return table
 
 
 def with_metadata(table: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:

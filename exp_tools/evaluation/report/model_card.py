@@ -11,7 +11,7 @@ import yaml
 
 from exp_tools.evaluation.metrics.bootstrap import SMALL_GROUPS
 from exp_tools.evaluation.metrics.subgroup_scores import UNKNOWN
-from exp_tools.evaluation.report import model_card_tables
+from exp_tools.evaluation.report import model_card_tables, model_card_use
 from exp_tools.evaluation.report.model_card_tables import table
 from exp_tools.models.model_file import ModelFacts
 from exp_tools.taxonomy import is_drawn
@@ -46,7 +46,9 @@ def model_card(facts: ModelFacts, report: Mapping[str, Any], digests: Mapping[st
         *_data(facts, test),
         *model_card_tables.results(test),
         *model_card_tables.classes(test),
+        *model_card_tables.confusion(test),
         *model_card_tables.melanoma(facts, test),
+        *model_card_use.prevalence(test),
         *model_card_tables.confidence(facts, test),
         *model_card_tables.subgroups(test),
         *model_card_tables.costs(test),
@@ -118,7 +120,7 @@ def _data(facts: ModelFacts, test: Mapping[str, Any]) -> list[str]:
         f"{trained}{test['images']:,} images of {test['lesions']:,} lesions to test. The split is by lesion: none is "
         "in both."
     )
-    return [*lines, ""]
+    return [*lines, "", *model_card_use.participants(test)]
 
 
 def _limits(facts: ModelFacts, report: Mapping[str, Any]) -> list[str]:
@@ -132,6 +134,7 @@ def _limits(facts: ModelFacts, report: Mapping[str, Any]) -> list[str]:
             f"- Fewer than {SMALL_GROUPS} lesions to test of: {', '.join(rare)}. Little is known of these, "
             "and balanced accuracy and the other means over classes are as unsure as they are."
         )
+    lines.append(model_card_use.sample_size(test))
     if not report["external"]:
         lines.append(
             "- Tested on the set it was trained on only (other lesions of it). With other cameras, clinics, skin types "

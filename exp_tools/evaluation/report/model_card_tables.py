@@ -20,6 +20,7 @@ ATTRIBUTE_WORDS = {
 AT_RATES = {
     "auc": "AUC",
     "partial_auc": "partial AUC, specificity from 80 % (0.5: chance)",
+    "isic_2024_partial_auc": "partial AUC, sensitivity from 80 % (0.02: chance, 0.2: perfect; ISIC 2024)",
     "sensitivity_at_90_specificity": "sensitivity at 90 % specificity",
     "sensitivity_at_95_specificity": "sensitivity at 95 % specificity",
     "specificity_at_90_sensitivity": "specificity at 90 % sensitivity",
@@ -28,8 +29,10 @@ AT_RATES = {
 AT_THRESHOLD = {
     "sensitivity": "sensitivity",
     "specificity": "specificity",
-    "precision": "share of melanomas among the flagged",
-    "npv": "share of others among the unflagged",
+    "precision": "share of melanomas among the flagged (PPV)",
+    "npv": "share of others among the unflagged (NPV)",
+    "lr_positive": "likelihood ratio of a flag",
+    "lr_negative": "likelihood ratio of no flag",
     "flagged": "share of images flagged",
 }
 
@@ -95,6 +98,13 @@ def classes(test: Mapping[str, Any]) -> list[str]:
     return ["### By class", "", *table(head, rows), "", *_footnote(rows)]
 
 
+def confusion(test: Mapping[str, Any]) -> list[str]:
+    """Images of each true class by the class that was decided for."""
+    rows = [[f"`{true}`", *(f"{count:,}" for count in row.values())] for true, row in test["confusion"].items()]
+    head = ["true, then decided", *(f"`{code}`" for code in test["confusion"])]
+    return ["### Confusion matrix", "", *table(head, rows), ""]
+
+
 def melanoma(facts: ModelFacts, test: Mapping[str, Any]) -> list[str]:
     """Melanoma against the rest, also at the model's threshold; empty without the class."""
     scores = test["melanoma"]
@@ -141,6 +151,7 @@ def confidence(facts: ModelFacts, test: Mapping[str, Any]) -> list[str]:
     words = {
         "ece_width": "calibration error, bins of equal width",
         "ece_mass": "calibration error, bins of equally many images",
+        "ece_classwise": "calibration error of each class's probability, mean over classes",
         "log_loss": "log-loss",
         "brier": "Brier score",
     }
@@ -160,7 +171,29 @@ def confidence(facts: ModelFacts, test: Mapping[str, Any]) -> list[str]:
             f"images stay, with an accuracy of {number(there['accuracy'])}; on the rest it would reach "
             f"{number(there['accuracy_of_rest'])}."
         )
-    return [*lines, ""]
+    return [*lines, "", *_class_calibration(calibration["by_class"])]
+
+
+def _class_calibration(by_class: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Whether the probability of each class is its frequency."""
+    rows = []
+    for code, row in by_class.items():
+        few = " *" if row["small"] else ""
+        cells = [f"`{code}`", number(row["predicted"]), number(row["observed"]) + few]
+        for name in ("ratio", "intercept", "slope"):
+            reach = interval(row["intervals"][name])
+            cells.append(number(row[name]) + (f" ({reach})" if reach != "–" else ""))
+        rows.append(cells)
+    head = ("class", "mean probability", "share", "observed / expected", "intercept (0)", "slope (1)")
+    return [
+        "### Calibration by class",
+        "",
+        *table(head, rows),
+        "",
+        *_footnote(rows),
+        "Intercept above 0: probabilities are too low. Slope below 1: they are too extreme.",
+        "",
+    ]
 
 
 def subgroups(test: Mapping[str, Any]) -> list[str]:
@@ -233,7 +266,25 @@ def external(sets: Mapping[str, Mapping[str, Any]]) -> list[str]:
         left = sum((report.get("left_out") or {}).values())
         rows.append([*row, f"{left:,}"])
     head = ("set", "images", "lesions", "balanced accuracy", "accuracy", "macro AUC", "left out: unknown diagnosis")
-    return ["## Results on other sets", "", *table(head, rows), ""]
+    lines = ["## Results on other sets", "", *table(head, rows), ""]
+    found = {name: report["melanoma"] for name, report in sets.items() if report.get("melanoma")}
+    if not found:
+        return lines
+    rows = [
+        [name, f"{row['melanomas']:,}"]
+        + [
+            number(row[score]) + (" *" if row["small"] else "") + _reach(row["intervals"][score])
+            for score in ("auc", "sensitivity", "specificity")
+        ]
+        + [f"{row['missed_images']:,}"]
+        for name, row in found.items()
+    ]
+    head = ("set", "melanomas", "AUC", "sensitivity at the threshold", "specificity", "missed")
+    return [*lines, "### Melanoma on other sets", "", *table(head, rows), "", *_footnote(rows)]
+
+
+def _reach(bounds: Mapping[str, Any]) -> str:
+    return f" ({interval(bounds)})" if interval(bounds) != "–" else ""
 
 
 def _name(code: str) -> str:

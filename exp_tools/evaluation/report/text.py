@@ -33,16 +33,28 @@ def summary_text(report: Mapping[str, Any]) -> str:
         )
     if report["melanoma"]:
         lines += ["", _melanoma(report["melanoma"])]
+    if report["costs"]:
+        cost = report["costs"]
+        lines.append(
+            f"mean cost of a decision {number(cost['mean_cost']['decided'])} {_bracketed(cost['intervals']['decided'])}"
+        )
     lines.append("Research and teaching only: not a medical device.")
     return "\n".join(lines)
 
 
 def _melanoma(scores: Mapping[str, Any]) -> str:
-    return (
-        f"melanoma against the rest: AUC {number(scores['auc'])}, sensitivity "
+    text = (
+        f"melanoma against the rest ({scores['melanomas']:,} melanomas): AUC {number(scores['auc'])}, sensitivity "
         f"{number(scores['sensitivity_at_90_specificity'])} at 90 % specificity, specificity "
-        f"{number(scores['specificity_at_90_sensitivity'])} at 90 % sensitivity ({scores['melanomas']:,} melanomas)"
+        f"{number(scores['specificity_at_90_sensitivity'])} at 90 % sensitivity"
     )
+    if scores["threshold"] is None:
+        return text
+    rates = ", ".join(
+        f"{name} {number(scores[name])} {_bracketed(scores['intervals'][name])}"
+        for name in ("sensitivity", "specificity")
+    )
+    return f"{text}\nat the threshold of {scores['threshold']:g}: {rates}; {scores['missed_images']:,} melanomas missed"
 
 
 def _bracketed(bounds: Mapping[str, Any]) -> str:

@@ -105,6 +105,7 @@ def evaluate_standalone(
         calibration=calibration,
         thresholds=facts.thresholds,
         costs=params.evaluate.costs,
+        prevalence=params.evaluate.prevalence,
         resamples=params.evaluate.resamples,
         seed=params.evaluate.seed,
     )

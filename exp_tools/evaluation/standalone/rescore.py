@@ -9,8 +9,10 @@ import pandas as pd
 
 from exp_tools.data.labels.table import read_labels
 from exp_tools.errors import UserError
+from exp_tools.evaluation.calibrate import USUAL_SENSITIVITY, choose_threshold
 from exp_tools.evaluation.predictions import calibration_of, read_predictions
 from exp_tools.evaluation.report.build import METADATA, score_set, with_metadata
+from exp_tools.taxonomy import MELANOMA
 
 
 def rescore(
@@ -30,7 +32,8 @@ def rescore(
     predictions, labels : the files; metadata (age, sex and so on) are joined from the label table by image
     needed : whether labels that do not fit are an error; otherwise subgroups are `unknown` and a note says so
     split : which rows; None: `test`, or the only split there is
-    thresholds : `melanoma` and `abstain`, see the model file; None: nothing is said of decisions
+    thresholds : `melanoma` and `abstain`, see the model file. Without that of melanoma it is chosen on the table's own
+        validation rows, as `calibrate` does
     resamples, seed : of the bootstrap
 
     Returns
@@ -41,9 +44,23 @@ def rescore(
     ------
     UserError : the table is none, lacks the split, or (needed) the labels lack an image
     """
-    table, classes = read_predictions(predictions)
-    table = _one_split(table, split, predictions)
-    notes = []
+    every, classes = read_predictions(predictions)
+    table = _one_split(every, split, predictions)
+    notes = [f"note: {every.attrs['remark']}"] if "remark" in every.attrs else []
+    thresholds = dict(thresholds)
+    validation = every[every["split"] == "val"]
+    if (
+        thresholds.get("melanoma") is None
+        and MELANOMA in classes
+        and len(validation)
+        and set(table["split"]) != {"val"}
+    ):
+        scores, positive = validation[f"p_{MELANOMA}"], (validation["dx"] == MELANOMA).to_numpy()
+        thresholds["melanoma"], *_ = choose_threshold(scores, positive, validation["lesion_id"], USUAL_SENSITIVITY)
+        notes.append(
+            f"note: the melanoma threshold {thresholds['melanoma']} was chosen on the table's validation rows, for a "
+            f"sensitivity of {USUAL_SENSITIVITY:.0%}"
+        )
     try:
         joined = with_metadata(table, read_labels(labels))
     except UserError as error:
