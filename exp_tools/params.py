@@ -258,6 +258,7 @@ class EvaluateParams(Section):
     tta: Literal["none", "flips", "dihedral"]
     costs: Costs | None
     prevalence: dict[str, Annotated[float, Field(gt=0, lt=1)]] | None
+    figures: Literal["png", "svg", "pdf"]
     resamples: Annotated[int, Field(ge=100, le=100_000)]
     seed: Seed
 

@@ -20,9 +20,9 @@ from exp_tools.data.labels.table import SET, read_labels, read_splits
 from exp_tools.devices import prepare_machine
 from exp_tools.errors import UserError, run_main
 from exp_tools.evaluation.baseline import colour_baseline
+from exp_tools.evaluation.compare.paired import paired_differences
 from exp_tools.evaluation.metrics.catalogue import HEADLINE
 from exp_tools.evaluation.metrics.classification import headline_metrics
-from exp_tools.evaluation.metrics.paired import paired_differences
 from exp_tools.evaluation.metrics.weighted import headline_scorer
 from exp_tools.evaluation.plots.write import draw_figures, write_curves
 from exp_tools.evaluation.predict import VIEWS, predict_views
@@ -110,7 +110,16 @@ def main() -> None:
     calibration = Calibration.from_dict(facts.calibration)
     write_curves(CURVES, test, facts.classes, calibration, report["test"])
     images = np.load(IMAGES, mmap_mode="r")
-    draw_figures(FIGURES, with_rows(test, own), images, facts.classes, calibration, report["test"], title)
+    draw_figures(
+        FIGURES,
+        with_rows(test, own),
+        images,
+        facts.classes,
+        calibration,
+        report["test"],
+        title,
+        params.evaluate.figures,
+    )
     write_card(facts, report)
     print(
         f"{EVALUATE_METRICS}: balanced accuracy {summary['balanced_accuracy']:.3f} on {len(test):,} {facts.source} "

@@ -40,7 +40,7 @@ def add_commands(commands: Commands) -> None:
     compare.add_argument("--ensemble", action="store_true", help="score averaged probabilities too")
     compare.add_argument("--resamples", type=int, default=2000, help="bootstrap resamples (default: 2000)")
     compare.add_argument("--out", metavar="PREFIX", help="write PREFIX.md, PREFIX.csv and the forest plot PREFIX.png")
-    compare.add_argument("--format", choices=("text", "markdown", "csv"), default="text", help="format of the output")
+    compare.add_argument("--format", choices=("text", "markdown", "latex", "csv"), default="text", help="of the output")
 
     evaluate = commands.add(
         GROUP,
@@ -72,12 +72,18 @@ def add_commands(commands: Commands) -> None:
 
     card = commands.add(GROUP, "card", _card, "print the model card", "exp-tools card --commit > MODEL_CARD.pub.md")
     card.add_argument("--commit", action="store_true", help="with the commit that it belongs to, and its date")
+    card.add_argument(
+        "--sheet",
+        choices=("claim", "tripod", "clear"),
+        help="instead a reporting sheet (CLAIM 2024, TRIPOD+AI, CLEAR Derm) with what is known filled in",
+    )
+    card.add_argument("--format", choices=("markdown", "latex"), default="markdown", help="of the output")
 
 
 def _compare(options: argparse.Namespace) -> int:
     from exp_tools.evaluation.compare.compare import compare_groups
     from exp_tools.evaluation.compare.forest import draw_forest
-    from exp_tools.evaluation.compare.render import as_markdown, as_table, as_text
+    from exp_tools.evaluation.compare.render import as_latex, as_markdown, as_table, as_text
     from exp_tools.evaluation.compare.request import gather
     from exp_tools.evaluation.compare.scores import check_metrics
     from exp_tools.evaluation.metrics.catalogue import COST
@@ -107,7 +113,7 @@ def _compare(options: argparse.Namespace) -> int:
     if options.format == "csv":
         print(as_table(found).to_csv(index=False, lineterminator="\n"), end="")
     else:
-        print(as_text(found) if options.format == "text" else as_markdown(found).rstrip())
+        print({"text": as_text, "markdown": as_markdown, "latex": as_latex}[options.format](found).rstrip())
     if options.out:
         with atomic_write(Path(f"{options.out}.md")) as temporary:
             temporary.write_text(as_markdown(found), encoding="utf-8")
@@ -168,9 +174,13 @@ def _score(options: argparse.Namespace) -> int:
 
 
 def _card(options: argparse.Namespace) -> int:
-    from exp_tools.evaluation.standalone.card import signed_card
+    from exp_tools.evaluation.report.latex import markdown_to_latex
+    from exp_tools.evaluation.standalone.card import filled_sheet, signed_card
 
-    print(signed_card(find_project(Path.cwd()), str(CARD), commit=options.commit), end="")
+    root = find_project(Path.cwd())
+    sheet = filled_sheet(root, options.sheet) if options.sheet else ""
+    text = sheet or signed_card(root, str(CARD), commit=options.commit)
+    print(markdown_to_latex(text) if options.format == "latex" else text, end="")
     return 0
 
 

@@ -19,11 +19,12 @@ from exp_tools.evaluation.compare.compare import compare_groups
 from exp_tools.evaluation.compare.ensemble import ensemble
 from exp_tools.evaluation.compare.forest import draw_forest
 from exp_tools.evaluation.compare.groups import group_runs, make_group
+from exp_tools.evaluation.compare.paired import mcnemar, paired_differences, pooled_spread
 from exp_tools.evaluation.compare.render import as_markdown, as_table, as_text
 from exp_tools.evaluation.compare.runs import Run, read_run
 from exp_tools.evaluation.compare.scores import check_metrics
-from exp_tools.evaluation.metrics.paired import corrected, mcnemar, paired_differences, pooled_spread
 from exp_tools.evaluation.predictions import prediction_table
+from exp_tools.evaluation.validation import corrected
 
 PREDICTIONS = "data/predictions.csv"
 
@@ -557,11 +558,11 @@ def test_folds_and_seeds_of_one_recipe_find_together(experiments, monkeypatch, c
     table = pd.read_csv(io.StringIO(out)).drop_duplicates("name").set_index("name")
     assert table["made_from"].to_dict() == {
         "good": "1 run",
-        "main +1": "2 seeds",
-        "main +1, averaged": "mean of 2",
+        "main and 1 more": "2 seeds",
+        "main and 1 more, averaged": "mean of 2",
         "all averaged": "mean of 3",
     }
-    assert table.loc["good", "baseline"] == "main +1"
+    assert table.loc["good", "baseline"] == "main and 1 more"
 
 
 def test_a_baseline_that_is_not_listed_is_read_too(experiments, monkeypatch, capsys):

@@ -12,13 +12,25 @@ from helpers.predictions import scaled
 from helpers.project import ROOT
 from matplotlib.figure import Figure
 from PIL import Image
+from statsmodels.stats.proportion import proportion_confint
 
+from exp_tools.evaluation.metrics.bootstrap import class_intervals
 from exp_tools.evaluation.metrics.calibration import reliability_before_after
+from exp_tools.evaluation.metrics.class_calibration import class_calibration
 from exp_tools.evaluation.metrics.classification import class_metrics
+from exp_tools.evaluation.metrics.prevalence import decision_curve, prevalence_report
 from exp_tools.evaluation.plots import classification
-from exp_tools.evaluation.plots.calibration import draw_reliability
+from exp_tools.evaluation.plots.calibration import draw_class_calibration, draw_decision_curve, draw_reliability
 from exp_tools.evaluation.plots.class_counts import draw_class_distribution
-from exp_tools.evaluation.plots.points import class_bars, confusion_pairs, precision_recall_points, roc_points
+from exp_tools.evaluation.plots.points import (
+    AVERAGE,
+    averaged,
+    class_bars,
+    confusion_pairs,
+    precision_recall_points,
+    roc_points,
+)
+from exp_tools.evaluation.plots.style import wilson
 from exp_tools.evaluation.validation import confusion, softmax
 
 CLASSES = ["akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"]
@@ -130,11 +142,82 @@ def test_a_class_keeps_its_colour_and_no_two_lines_look_alike(tmp_path, drawn):
     classification.draw_roc(tmp_path / "some.png", some, per_class, "t")
 
     def looks(name):
-        lines = drawn[name].axes[0].get_lines()[1:]  # the first is the diagonal
+        lines = [line for line in drawn[name].axes[0].get_lines() if line.get_label().startswith("class")]
         return [(line.get_label()[:8], line.get_color(), str(line._dash_pattern)) for line in lines]
 
     assert len({look[1:] for look in looks("all")}) == 9
+    assert len({look[2] for look in looks("all")[:7]}) == 7  # told apart without colours
     assert looks("some") == looks("all")[1:]
+
+
+def test_intervals_small_groups_and_operating_points_are_drawn(tmp_path, drawn):
+    _, probabilities, labels = results()
+    per_class = class_metrics(probabilities, labels, CLASSES)
+    groups = np.arange(len(labels))
+    intervals = class_intervals(probabilities, labels, groups, CLASSES, resamples=50)
+    intervals["mel"]["sensitivity"]["small"] = True
+    rows = {code: row | {"lesions": 3, "intervals": intervals[code]} for code, row in per_class.items()}
+    classification.draw_class_bars(tmp_path / "bars.png", rows, "t")
+    axes = drawn["bars"].axes[0]
+    ends = {tuple(line.get_ydata()) for line in axes.get_lines() if len(line.get_ydata()) == 2}
+    for code in ("bcc", "mel", "nv"):
+        bounds = intervals[code]["sensitivity"]
+        assert (bounds["low"], bounds["high"]) in ends, code
+    faces = {line.get_markerfacecolor() for line in axes.get_lines() if line.get_label().startswith("_")}
+    assert "white" in faces
+    assert "mel\nn=" + f"{per_class['mel']['support']}\n3 lesions" in texts(drawn["bars"])
+    flagged = {"sensitivity": 0.9, "specificity": 0.7}
+    classification.draw_roc(tmp_path / "roc.png", roc_points(probabilities, labels, CLASSES), per_class, "t", flagged)
+    lines = drawn["roc"].axes[0].get_lines()
+    marks = {(line.get_marker(), *np.round([*line.get_xdata(), *line.get_ydata()], 6)) for line in lines}
+    assert ("*", 0.3, 0.9) in marks
+    assert ("o", round(1 - per_class["mel"]["specificity"], 6), round(per_class["mel"]["sensitivity"], 6)) in marks
+
+
+def test_class_calibration_and_the_decision_curve(tmp_path, drawn):
+    _, probabilities, labels = results()
+    groups = np.arange(len(labels))
+    by_class = class_calibration(probabilities, labels, groups, CLASSES, resamples=50)
+    draw_class_calibration(tmp_path / "cal.png", probabilities, labels, by_class, "t")
+    words = "mel (n={})\nO/E {ratio:.3f}, slope {slope:.3f}".format((labels == 4).sum(), **by_class["mel"])
+    assert words in texts(drawn["cal"])
+    scores, positive = probabilities[:, 4], labels == 4
+    report = prevalence_report(scores, positive, scores > 0.5, groups, stated=0.05, resamples=50)
+    curve = decision_curve(scores, positive, 0.05)
+    at = {round(row["threshold"], 2): row for row in curve.to_dict("records")}
+    for row in report["net_benefit"]:
+        assert at[row["threshold"]]["model"] == pytest.approx(row["model"])
+    draw_decision_curve(tmp_path / "curve.png", curve, report, "mel", "t")
+    assert "Net benefit of flagging mel at a prevalence of 5.0%\nt, n = 150 images" in texts(drawn["curve"])
+    for name in ("cal", "curve"):
+        assert_whole(tmp_path / f"{name}.png")
+
+
+@pytest.mark.parametrize("kind", ["svg", "pdf"])
+def test_vector_figures_are_the_same_bytes(tmp_path, kind):
+    _, probabilities, labels = results()
+    per_class, points = class_metrics(probabilities, labels, CLASSES), roc_points(probabilities, labels, CLASSES)
+    for name in ("a", "b"):
+        classification.draw_roc(tmp_path / f"{name}.{kind}", points, per_class, "t")
+    content = (tmp_path / f"a.{kind}").read_bytes()
+    assert content == (tmp_path / f"b.{kind}").read_bytes()
+    assert {"svg": b"<svg", "pdf": b"%PDF"}[kind] in content[:2000]
+    assert b"matplotlib.org" not in content or kind == "svg"
+
+
+def test_wilson_is_that_of_statsmodels():
+    low, high = wilson(np.array([0, 3, 10]), np.array([10, 10, 10]))
+    for right, bounds in zip((0, 3, 10), zip(low, high, strict=True), strict=True):
+        assert bounds == pytest.approx(proportion_confint(right, 10, method="wilson"), abs=1e-4)
+
+
+def test_the_average_of_curves():
+    points = pd.DataFrame({"class": ["a"] * 2 + ["mel"] * 3, "x": [0, 1, 0, 0, 1], "y": [0, 1, 0, 0.5, 1.0]})
+    mean = averaged(points, "mel")
+    assert mean["class"].unique().tolist() == [AVERAGE, "mel"]
+    half = mean[(mean["class"] == AVERAGE) & (mean["x"] == 0.5)]
+    assert half["y"].item() == pytest.approx((0.5 + 0.75) / 2)
+    assert averaged(points, None)["class"].unique().tolist() == [AVERAGE]
 
 
 def data_of_templates():

@@ -11,15 +11,15 @@ from typing import Any
 
 from exp_tools.evaluation.compare.groups import Group, why_unpaired
 from exp_tools.evaluation.compare.judge import FEW_SEEDS, ONE_SEED, SAME, differences, judge, why_unjudged
-from exp_tools.evaluation.compare.runs import Run
-from exp_tools.evaluation.compare.scores import LEVEL, Scored
-from exp_tools.evaluation.metrics.catalogue import label_of
-from exp_tools.evaluation.metrics.paired import (
+from exp_tools.evaluation.compare.paired import (
     FEWEST_DEGREES,
     SeedSpread,
     mcnemar,
     pooled_spread,
 )
+from exp_tools.evaluation.compare.runs import Run
+from exp_tools.evaluation.compare.scores import LEVEL, Scored
+from exp_tools.evaluation.metrics.catalogue import label_of
 from exp_tools.evaluation.predictions import lesion_view
 from exp_tools.taxonomy import is_drawn
 

@@ -241,4 +241,4 @@ def _common_name(runs: Sequence[Run]) -> str:
 
 
 def _first_and_more(runs: Sequence[Run]) -> str:
-    return runs[0].name if len(runs) == 1 else f"{runs[0].name} +{len(runs) - 1}"
+    return runs[0].name if len(runs) == 1 else f"{runs[0].name} and {len(runs) - 1} more"

@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exp_tools.evaluation.compare.groups import Group
+from exp_tools.evaluation.compare.paired import Difference, SeedSpread, paired_differences
 from exp_tools.evaluation.compare.scores import LEVEL, Scored, partner_of
 from exp_tools.evaluation.metrics.catalogue import metric_of
-from exp_tools.evaluation.metrics.paired import Difference, SeedSpread, corrected, paired_differences
 from exp_tools.evaluation.metrics.weighted import Scorer
+from exp_tools.evaluation.validation import corrected
 
 ONE_SEED = "one seed a side: differences of seeds are not in this interval"
 FEW_SEEDS = "too few seeds of training to say how much they differ"

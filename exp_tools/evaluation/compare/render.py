@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from exp_tools.evaluation.metrics.catalogue import label_of
+from exp_tools.evaluation.report.latex import latex_table
 from exp_tools.evaluation.report.numbers import bracketed, number
 
 
@@ -43,6 +44,15 @@ def as_markdown(comparison: Mapping[str, Any]) -> str:
     parts += [*listed[:1], "", *listed[1:]] if listed else []
     parts += [f"- {note.replace('* rests', chr(92) + '* rests')}" for note in comparison["notes"]]
     return "\n".join(parts).rstrip() + "\n"
+
+
+def as_latex(comparison: Mapping[str, Any]) -> str:
+    """The same as LaTeX, a `table` for each metric, the notes as comments."""
+    parts = [f"% {line}" for line in (warning(comparison), _head(comparison)) if line]
+    for table in _tables(comparison):
+        head = ["", *table.head]
+        parts += ["", latex_table(head, table.rows, caption=table.title)]
+    return "\n".join([*parts, "", *(f"% {note}" for note in comparison["notes"])]) + "\n"
 
 
 def as_table(comparison: Mapping[str, Any]) -> pd.DataFrame:

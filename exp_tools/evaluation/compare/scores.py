@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from exp_tools.errors import UserError, did_you_mean
 from exp_tools.evaluation.compare.groups import Group
+from exp_tools.evaluation.compare.paired import SeedSpread, mean_scorer, remembered, widened
 from exp_tools.evaluation.metrics.bootstrap import SMALL_GROUPS, weighted_intervals
 from exp_tools.evaluation.metrics.catalogue import COST, HEADLINE, OF_A_CLASS, PARTIAL_AREAS, POINTS, metric_of
 from exp_tools.evaluation.metrics.classification import confusion_metrics
 from exp_tools.evaluation.metrics.melanoma import isic_2024_partial_auc, partial_auc
-from exp_tools.evaluation.metrics.paired import SeedSpread, mean_scorer, remembered, widened
 from exp_tools.evaluation.metrics.weighted import (
     RankingSums,
     RocSteps,

@@ -10,12 +10,14 @@ import math
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from exp_tools.evaluation.metrics.bootstrap import weighted_intervals
-from exp_tools.evaluation.metrics.catalogue import DIFFERENCE, SHARE
 from exp_tools.evaluation.validation import check_binary, divide
 
+RATES = ("sensitivity", "specificity")
+OWN = "own"
 THRESHOLDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 """Probabilities at which the report gives the net benefit."""
 
@@ -63,22 +65,21 @@ def prevalence_report(
     prevalence = test if stated is None else stated
     adjusted = for_prevalence(scores, test, prevalence)
 
+    rules = {OWN: flagged} | {t: adjusted >= t for t in THRESHOLDS}
+
     def score(weights: NDArray[np.float64]) -> dict[Any, NDArray[np.float64]]:
-        sensitivity, alarms = _rates(flagged, positive, weights)
-        return {"sensitivity": sensitivity, "specificity": 1 - alarms} | {
-            t: net_benefit(*_rates(adjusted >= t, positive, weights), prevalence=prevalence, threshold=t)
-            for t in THRESHOLDS
+        found = {rule: _rates(flags, positive, weights) for rule, flags in rules.items()}
+        return {(rule, "sensitivity"): rates[0] for rule, rates in found.items()} | {
+            (rule, "specificity"): 1 - rates[1] for rule, rates in found.items()
         }
 
     groups = np.asarray(groups)
     cases, others = (np.unique(groups[side]).size for side in (positive, ~positive))
-    scales = dict.fromkeys(("sensitivity", "specificity"), SHARE) | dict.fromkeys(THRESHOLDS, DIFFERENCE)
-    units = {"sensitivity": cases, "specificity": others} | dict.fromkeys(THRESHOLDS, cases)
+    units = {(rule, name): count for rule in rules for name, count in zip(RATES, (cases, others), strict=True)}
     estimates = {name: float(value[0]) for name, value in score(np.ones((scores.size, 1))).items()}
-    draws = {"resamples": resamples, "seed": seed}
-    bounds = weighted_intervals(score, groups, scores.size, scales=scales, units=units, **draws)
-    rates = [(estimates[name], *bounds[name]) for name in ("sensitivity", "specificity")]
-    ratios = likelihood_ratios(*rates)
+    bounds = weighted_intervals(score, groups, scores.size, units=units, resamples=resamples, seed=seed)
+    rates = {rule: [(estimates[rule, name], *bounds[rule, name]) for name in RATES] for rule in rules}
+    ratios = likelihood_ratios(*rates[OWN])
     odds = prevalence / (1 - prevalence) if prevalence < 1 else math.inf
     ppv = [_share(odds * ratio) for ratio in ratios["lr_positive"]]
     npv = [_share(1 / (odds * ratio)) if odds * ratio else 1.0 for ratio in ratios["lr_negative"]]
@@ -89,16 +90,36 @@ def prevalence_report(
         "npv": npv[0],
         "intervals": {"ppv": {"low": ppv[1], "high": ppv[2]}, "npv": {"low": npv[2], "high": npv[1]}},
         "net_benefit": [
-            {
-                "threshold": t,
-                "model": estimates[t],
-                "low": bounds[t][0],
-                "high": bounds[t][1],
-                "all": float(net_benefit(1.0, 1.0, prevalence=prevalence, threshold=t)),
-            }
+            {"threshold": t}
+            | dict(zip(("model", "low", "high"), _benefit(*rates[t], prevalence, t), strict=True))
+            | {"all": float(net_benefit(1.0, 1.0, prevalence=prevalence, threshold=t))}
             for t in THRESHOLDS
         ],
     }
+
+
+def decision_curve(scores: NDArray[np.float64], positive: NDArray[np.bool_], prevalence: float) -> pd.DataFrame:
+    """Net benefit of the probabilities at each threshold, as in `prevalence_report`.
+
+    Returns
+    -------
+    DataFrame [threshold (1 to 50 %), model, all], `attrs["images"]`
+    """
+    adjusted = for_prevalence(scores, float(positive.mean()), prevalence)
+    thresholds = np.arange(1, 51) / 100
+    once = np.ones((scores.size, 1))
+    rates = [_rates(adjusted >= t, positive, once) for t in thresholds]
+    rows = [
+        (
+            t,
+            float(net_benefit(found[0], alarms[0], prevalence=prevalence, threshold=t)),
+            float(net_benefit(1.0, 1.0, prevalence=prevalence, threshold=t)),
+        )
+        for t, (found, alarms) in zip(thresholds, rates, strict=True)
+    ]
+    table = pd.DataFrame(rows, columns=["threshold", "model", "all"])
+    table.attrs["images"] = scores.size
+    return table
 
 
 def likelihood_ratios(
@@ -163,6 +184,21 @@ def net_benefit(
 ) -> NDArray[np.float64] | float:
     """Found cases per image less weighted alarms; `alarms` is 1 - specificity."""
     return sensitivity * prevalence - alarms * (1 - prevalence) * threshold / (1 - threshold)
+
+
+def _benefit(
+    sensitivity: tuple[float, float, float],
+    specificity: tuple[float, float, float],
+    prevalence: float,
+    threshold: float,
+) -> tuple[float, float, float]:
+    """Net benefit, low and high, from the two rates and their intervals (Zou and Donner 2008)."""
+    (found, found_low, found_high), (spared, spared_low, spared_high) = sensitivity, specificity
+    weight = (1 - prevalence) * threshold / (1 - threshold)
+    value = float(net_benefit(found, 1 - spared, prevalence=prevalence, threshold=threshold))
+    down = math.hypot(prevalence * (found - found_low), weight * (spared - spared_low))
+    up = math.hypot(prevalence * (found_high - found), weight * (spared_high - spared))
+    return value, value - down, value + up
 
 
 def _rates(

@@ -20,7 +20,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from exp_tools.evaluation.metrics.bootstrap import SMALL_GROUPS, Spread, weighted_spreads
-from exp_tools.evaluation.metrics.paired import corrected
 from exp_tools.evaluation.metrics.subgroup_scores import (
     LEVEL,
     PREFIX,
@@ -31,7 +30,7 @@ from exp_tools.evaluation.metrics.subgroup_scores import (
     point_scores,
     score_intervals,
 )
-from exp_tools.evaluation.validation import divide
+from exp_tools.evaluation.validation import corrected, divide
 from exp_tools.taxonomy import MELANOMA
 
 COMPARED = ("sex", "age", "localization", "source")

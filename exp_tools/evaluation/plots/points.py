@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from exp_tools.evaluation.validation import check_predictions, confusion, threshold_counts
 
 MAX_POINTS = 200
+AVERAGE = "mean of classes"
 BAR_METRICS = ("sensitivity", "specificity", "precision", "f1")
 
 
@@ -62,6 +63,28 @@ def precision_recall_points(probabilities: ArrayLike, labels: ArrayLike, classes
         return np.column_stack([np.column_stack([before, recall]).ravel(), precision.repeat(2)])
 
     return _curves(probabilities, labels, classes, curve, ["recall", "precision"])
+
+
+def averaged(points: pd.DataFrame, single: str | None) -> pd.DataFrame:
+    """The mean of the curves of all classes, and that of one class: enough to compare runs by.
+
+    Parameters
+    ----------
+    points : `roc_points` or `precision_recall_points`
+    single : a class to keep; None, or one without a curve: none
+
+    Returns
+    -------
+    the same columns, with the class AVERAGE and `single`; the mean is that of the heights at 101 places
+    """
+    if points.empty:
+        return points
+    _, x, y = points.columns
+    places = np.linspace(0, 1, 101)
+    curves = [part for _, part in points.groupby("class", sort=False)]
+    heights = np.mean([np.interp(places, part[x], part[y]) for part in curves], axis=0)
+    mean = pd.DataFrame({"class": AVERAGE, x: places, y: heights}).round(6)
+    return pd.concat([mean, points[points["class"] == single]], ignore_index=True)
 
 
 def confusion_pairs(labels: ArrayLike, predicted: ArrayLike, classes: Sequence[str]) -> pd.DataFrame:

@@ -111,7 +111,7 @@ def _draw_panel(axes: Axes, metric: str, report: Sequence[Mapping[str, Any]], pl
         axes.plot(score, place, marker="o", markersize=5.5, color=look["color"], **face)
         if place == 0:
             axes.axvline(score, **REFERENCE, zorder=1)
-        lowest = min(lowest, score, score if small else interval["low"])
+        lowest = min(lowest, score, interval["low"] if interval["low"] == interval["low"] else score)
     axes.set_xlim(max(lowest - 0.04, -0.02), 1.02)
     axes.set_xlabel(PANELS[metric])
     axes.tick_params(axis="y", length=0)

@@ -9,10 +9,16 @@ from numpy.typing import NDArray
 
 from exp_tools.evaluation.metrics.calibration import reliability_before_after
 from exp_tools.evaluation.metrics.melanoma import caught_melanomas
+from exp_tools.evaluation.metrics.prevalence import decision_curve
 from exp_tools.evaluation.metrics.selective import risk_coverage
 from exp_tools.evaluation.metrics.subgroups import subgroup_points
 from exp_tools.evaluation.plots import classification, points
-from exp_tools.evaluation.plots.calibration import draw_reliability, draw_risk_coverage
+from exp_tools.evaluation.plots.calibration import (
+    draw_class_calibration,
+    draw_decision_curve,
+    draw_reliability,
+    draw_risk_coverage,
+)
 from exp_tools.evaluation.plots.contact_sheets import draw_missed, draw_mistakes
 from exp_tools.evaluation.plots.subgroups import draw_subgroups
 from exp_tools.evaluation.predictions import as_arrays, decisions
@@ -26,7 +32,7 @@ def write_curves(
     folder: Path, table: pd.DataFrame, classes: Sequence[str], calibration: Calibration, report: Mapping[str, Any]
 ) -> None:
     """Write the tables that `dvc plots` draws: roc, precision_recall, reliability, confusion, classes, risk_coverage,
-    subgroups.
+    subgroups. Curves are the mean over the classes and melanoma's, so that several runs fit into one chart.
 
     Parameters
     ----------
@@ -37,8 +43,8 @@ def write_curves(
     """
     probabilities, labels, logits = as_arrays(table, classes)
     predicted = decisions(table, classes)
-    write_csv(folder / "roc.csv", points.roc_points(probabilities, labels, classes))
-    write_csv(folder / "precision_recall.csv", points.precision_recall_points(probabilities, labels, classes))
+    for name, curves in (("roc", points.roc_points), ("precision_recall", points.precision_recall_points)):
+        write_csv(folder / f"{name}.csv", points.averaged(curves(probabilities, labels, classes), MELANOMA))
     write_csv(folder / "reliability.csv", reliability_before_after(logits, labels, calibration))
     write_csv(folder / "confusion.csv", points.confusion_pairs(labels, predicted, classes))
     write_csv(folder / "classes.csv", points.class_bars(report["per_class"]))
@@ -54,8 +60,9 @@ def draw_figures(
     calibration: Calibration,
     report: Mapping[str, Any],
     title: str,
+    kind: str = "png",
 ) -> None:
-    """Draw every picture of a set as PNG.
+    """Draw every picture of a set.
 
     Parameters
     ----------
@@ -65,28 +72,36 @@ def draw_figures(
     classes, calibration : of the model
     report : of the set, see scoring.score_set
     title : names the set
+    kind : png, svg or pdf; sheets of photographs are PNG always
     """
     probabilities, labels, logits = as_arrays(table, classes)
     predicted, per_class = decisions(table, classes), report["per_class"]
     counts = confusion(labels, predicted, len(classes))
     roc = points.roc_points(probabilities, labels, classes)
     precision_recall = points.precision_recall_points(probabilities, labels, classes)
-    classification.draw_confusion(folder / "confusion.png", counts, classes, title)
-    classification.draw_roc(folder / "roc.png", roc, per_class, title)
-    classification.draw_precision_recall(folder / "precision_recall.png", precision_recall, per_class, title)
-    classification.draw_class_bars(folder / "classes.png", per_class, title)
-    draw_reliability(folder / "reliability.png", reliability_before_after(logits, labels, calibration), title)
-    at_threshold = report["coverage"]["at_threshold"]
+    melanoma, at_threshold = report["melanoma"], report["coverage"]["at_threshold"]
+    flagged = melanoma if melanoma and melanoma["threshold"] is not None else None
+
+    def path(name: str) -> Path:
+        return folder / f"{name}.{kind}"
+
+    classification.draw_confusion(path("confusion"), counts, classes, title)
+    classification.draw_roc(path("roc"), roc, per_class, title, flagged)
+    classification.draw_precision_recall(path("precision_recall"), precision_recall, per_class, title)
+    classification.draw_class_bars(path("classes"), per_class, title)
+    draw_reliability(path("reliability"), reliability_before_after(logits, labels, calibration), title)
+    draw_class_calibration(path("class_calibration"), probabilities, labels, report["calibration"]["by_class"], title)
     coverage = risk_coverage(probabilities, labels, predicted)
-    draw_risk_coverage(folder / "risk_coverage.png", coverage, title, at_threshold)
-    draw_subgroups(folder / "subgroups.png", report["subgroups"], title)
+    draw_risk_coverage(path("risk_coverage"), coverage, title, at_threshold)
+    draw_subgroups(path("subgroups"), report["subgroups"], title)
     draw_mistakes(folder / "mistakes.png", images, table, classes, title)
     if MELANOMA in classes:
-        caught = caught_melanomas(
-            probabilities,
-            predicted,
-            list(classes).index(MELANOMA),
-            threshold=report["melanoma"]["threshold"],
-            abstain=at_threshold and at_threshold["threshold"],
-        )
+        place = list(classes).index(MELANOMA)
+        of_use = report["prevalence"][MELANOMA]
+        share = of_use["test"] if of_use["stated"] is None else of_use["stated"]
+        if 0 < of_use["test"] < 1:
+            curve = decision_curve(probabilities[:, place], labels == place, share)
+            draw_decision_curve(path("decision_curve"), curve, of_use, MELANOMA, title)
+        abstain = at_threshold and at_threshold["threshold"]
+        caught = caught_melanomas(probabilities, predicted, place, threshold=melanoma["threshold"], abstain=abstain)
         draw_missed(folder / "missed_melanomas.png", images, table, classes, title, caught)

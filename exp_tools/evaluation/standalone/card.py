@@ -1,9 +1,26 @@
 """The model card with the commit and date that the stage cannot know."""
 
+import json
 from pathlib import Path
 
 from exp_tools.errors import UserError, require_file
+from exp_tools.evaluation.report.sheets import reporting_sheet
+from exp_tools.models.model_file import read_facts
+from exp_tools.project import MODEL, REPORT
 from exp_tools.revisions import count_scored, git_text
+
+
+def filled_sheet(root: Path, name: str) -> str:
+    """A reporting sheet of the project in `root`, see `sheets.reporting_sheet`.
+
+    Raises
+    ------
+    UserError : there is no model or no report
+    """
+    require_file(root / REPORT, "evaluate")
+    require_file(root / MODEL, "calibrate")
+    report = json.loads((root / REPORT).read_text(encoding="utf-8"))
+    return reporting_sheet(name, read_facts(root / MODEL), report)
 
 
 def signed_card(root: Path, path: str, *, commit: bool) -> str:

@@ -125,19 +125,6 @@ def paired_differences(
     return {name: Difference(spread, identical) for name, spread in spreads.items()}
 
 
-def corrected(p: Mapping[Any, float]) -> dict[Any, float]:
-    """p of several hypotheses, so that any of them below 0.05 is false at most once in 20 times.
-
-    Holm, Scandinavian Journal of Statistics 6:65, 1979. NaN stays NaN and counts for nothing.
-    """
-    known = sorted((value, place, name) for place, (name, value) in enumerate(p.items()) if value == value)
-    table, highest = dict.fromkeys(p, float("nan")), 0.0
-    for rank, (value, _, name) in enumerate(known):
-        highest = max(highest, min(1.0, value * (len(known) - rank)))
-        table[name] = highest
-    return table
-
-
 def pooled_spread(scores: Iterable[Sequence[float]]) -> SeedSpread:
     """The spread between seeds, taken to be alike for all that is compared, as in an analysis of variance.
 
