@@ -5,7 +5,7 @@ import contextlib
 import difflib
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -29,6 +29,15 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """A hint for an error message: " (did you mean 'x'?)" with the nearest choice, "" where none is near."""
     near = difflib.get_close_matches(word, list(choices), n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+@contextlib.contextmanager
+def calling(folder: Path, name: str | Path) -> Iterator[None]:
+    """Errors of the block name the user's own folder instead of a temporary one that stands for it."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(str(error).replace(str(folder), str(name))) from error
 
 
 def require_file(path: Path, maker: str) -> None:

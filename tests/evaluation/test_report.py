@@ -203,6 +203,20 @@ def test_score_without_labels_says_so(inside, capsys, tmp_path, monkeypatch):
     assert main(["score", str(table), "--labels", "none.csv"]) == 1
 
 
+def test_a_fault_of_the_set_names_the_folder_that_the_user_gave(inside, capsys, tmp_path):
+    pictures = sorted((inside.folder / "data/raw").rglob("*.jpg"))
+    mine = tmp_path / "ph2"
+    for number in (1, 2):
+        folder = mine / "PH2 Dataset images" / f"IMD00{number}" / f"IMD00{number}_Dermoscopic_Image"
+        folder.mkdir(parents=True)
+        (folder / f"IMD00{number}.bmp").write_bytes(pictures[number].read_bytes())
+        (mine / f"PH2_dataset{number}.xlsx").write_bytes(bytes(number))
+    assert main(["evaluate", "--source", "ph2", "--dir", str(mine), "--out", str(tmp_path / "out")]) == 1
+    said = capsys.readouterr().err
+    assert f"below {mine} is more than one workbook of PH2: PH2_dataset1.xlsx, PH2_dataset2.xlsx" in said
+    assert "exp-tools-" not in said
+
+
 def test_evaluate_scores_a_set_elsewhere_and_leaves_out_what_training_has(inside, capsys, tmp_path):
     own = pd.read_csv("data/prepared/labels.csv", dtype=str)
     pictures = sorted((inside.folder / "data/raw").rglob("*.jpg"))

@@ -62,6 +62,8 @@ def find_subgroups(table: pd.DataFrame, classes: Sequence[str], threshold: float
             places = np.flatnonzero(column == value)
             own = groups[places]
             measures = _measures(probabilities[places], labels[places], predicted[places], own, melanoma, threshold)
+            if np.unique(labels[places]).size < np.unique(labels).size:
+                measures |= {name: Measure(_undefined, 0) for name in MEANS}
             cells = confusion_sums(predicted[places], labels[places], len(classes))
             lesions = np.array([np.unique(own[labels[places] == c]).size for c in range(len(classes))])
             found.append(Subgroup(attribute, value, places, own, measures, partial(_sensitivities, cells), lesions))
@@ -133,6 +135,10 @@ def _measures(
     ranking = rankings[melanoma]
     measures[f"{PREFIX}auc"] = Measure(lambda weights: _area(ranking, weights), min(positives, negatives))
     return measures
+
+
+def _undefined(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.full(weights.shape[1], np.nan)
 
 
 def _share(right: NDArray[np.bool_], among: NDArray[np.bool_]) -> Callable[[NDArray], NDArray]:

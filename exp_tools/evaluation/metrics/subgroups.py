@@ -65,7 +65,8 @@ def subgroup_report(
     the most frequent first, `unknown` last. Each dict has
         attribute, value, images, lesions
         small : fewer than 10 lesion groups
-        accuracy, balanced_accuracy (over the classes that occur), macro_auc : NaN where undefined
+        accuracy, balanced_accuracy, macro_auc : NaN where undefined; means over classes are where a class is missing
+            that the whole set has, since over fewer classes they are another score
         intervals : dict metric -> {"low", "high", "small"}, 95 %. `small`: fewer than 10 lesion groups of the rarest
             thing that the metric needs (all; of a class that occurs; of melanomas, of the others, of both)
         melanoma : None if it is not a class, else dict with images, lesions (of melanoma), sensitivity, specificity of

@@ -62,14 +62,6 @@ def score_set(
     draws = {"resamples": resamples, "seed": seed}
     probabilities, labels, logits = as_arrays(table, classes)
     groups, predicted = table["group_id"].to_numpy(), decisions(table, classes)
-    melanoma = None
-    if MELANOMA in classes:
-        place = list(classes).index(MELANOMA)
-        threshold, abstain = thresholds.get("melanoma"), thresholds.get("abstain")
-        caught = caught_melanomas(probabilities, predicted, place, threshold=threshold, abstain=abstain)
-        melanoma = melanoma_report(
-            probabilities[:, place], labels == place, groups, threshold=threshold, caught=caught, **draws
-        )
     matrix = confusion(labels, predicted, len(classes))
     by_class = class_calibration(probabilities, labels, groups, classes, **draws)
     return {
@@ -80,9 +72,9 @@ def score_set(
         | {"top_k": top_k_accuracy(probabilities, labels, classes)},
         "intervals": _bounds(bootstrap_intervals(probabilities, labels, groups, classes, predicted, **draws)),
         "confusion": {code: dict(zip(classes, matrix[t].tolist(), strict=True)) for t, code in enumerate(classes)},
-        "lesion_level": _lesion_level(table, classes, **draws),
+        "lesion_level": _lesion_level(table, classes, thresholds, **draws),
         "per_class": _per_class(table, probabilities, labels, classes, predicted, **draws),
-        "melanoma": melanoma,
+        "melanoma": _melanoma(probabilities, labels, predicted, groups, classes, thresholds, **draws),
         "prevalence": _prevalence(probabilities, labels, predicted, groups, classes, thresholds, prevalence, **draws),
         "calibration": calibration_report(logits, labels, calibration) | {"by_class": by_class},
         "coverage": coverage_report(probabilities, labels, predicted, threshold=thresholds.get("abstain")),
@@ -136,12 +128,34 @@ def with_metadata(table: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
     return table.join(known[METADATA], on="image_id")
 
 
-def _lesion_level(table: pd.DataFrame, classes: Sequence[str], **draws: int) -> dict[str, Any]:
+def _melanoma(
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    predicted: np.ndarray,
+    groups: np.ndarray,
+    classes: Sequence[str],
+    thresholds: Mapping[str, float | None],
+    **draws: int,
+) -> dict[str, Any] | None:
+    """Melanoma against the rest; None where it is no class."""
+    if MELANOMA not in classes:
+        return None
+    place, threshold, abstain = list(classes).index(MELANOMA), thresholds.get("melanoma"), thresholds.get("abstain")
+    caught = caught_melanomas(probabilities, predicted, place, threshold=threshold, abstain=abstain)
+    return melanoma_report(
+        probabilities[:, place], labels == place, groups, threshold=threshold, caught=caught, **draws
+    )
+
+
+def _lesion_level(
+    table: pd.DataFrame, classes: Sequence[str], thresholds: Mapping[str, float | None], **draws: int
+) -> dict[str, Any]:
     probabilities, labels, groups, predicted = lesion_view(table, classes)
     return {
         "lesions": len(labels),
         "metrics": headline_metrics(probabilities, labels, classes, predicted),
         "intervals": _bounds(bootstrap_intervals(probabilities, labels, groups, classes, predicted, **draws)),
+        "melanoma": _melanoma(probabilities, labels, predicted, groups, classes, thresholds, **draws),
     }
 
 

@@ -13,6 +13,7 @@ from exp_tools.evaluation.metrics.bootstrap import SMALL_GROUPS
 from exp_tools.evaluation.metrics.subgroup_scores import UNKNOWN
 from exp_tools.evaluation.report import model_card_tables, model_card_use
 from exp_tools.evaluation.report.model_card_tables import table
+from exp_tools.evaluation.report.numbers import UNDEFINED, interval, number
 from exp_tools.models.model_file import ModelFacts
 from exp_tools.taxonomy import is_drawn
 
@@ -84,10 +85,22 @@ def _model(facts: ModelFacts) -> list[str]:
         ("task", f"{facts.task}: {len(facts.classes)} classes"),
         ("starting weights", training.get("weights")),
         ("best epoch", f"{training['best_epoch']} of {training['epochs_run']}" if "best_epoch" in training else None),
+        ("on validation", _validation(training)),
         ("calibration", _calibration(facts)),
         ("decision", DECISIONS[facts.calibration["decide"]]),
     ]
     return ["## Model", "", *table(("what", "value"), [row for row in rows if row[1] is not None]), ""]
+
+
+def _validation(training: Mapping[str, Any]) -> str | None:
+    """The score that chose the epoch, which flatters."""
+    found = training.get("validation_balanced_accuracy")
+    if not found or number(found["balanced_accuracy"]) == UNDEFINED:
+        return None
+    return (
+        f"balanced accuracy {number(found['balanced_accuracy'])} ({interval(found)}): the best of "
+        f"{training['epochs_run']} epochs, so it flatters; for choosing between runs, not for quoting"
+    )
 
 
 def _calibration(facts: ModelFacts) -> str:

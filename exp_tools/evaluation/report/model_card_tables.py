@@ -107,23 +107,22 @@ def confusion(test: Mapping[str, Any]) -> list[str]:
 
 def melanoma(facts: ModelFacts, test: Mapping[str, Any]) -> list[str]:
     """Melanoma against the rest, also at the model's threshold; empty without the class."""
-    scores = test["melanoma"]
+    scores, lesions = test["melanoma"], test["lesion_level"]["melanoma"]
     if not scores:
         return []
-    lines = ["### Melanoma against everything else", "", f"{scores['melanomas']:,} of {scores['images']:,} images", ""]
-    few = " *" if scores["small"] else ""
-    rows = [
-        [words, number(scores[name]) + few, interval(scores["intervals"][name])] for name, words in AT_RATES.items()
-    ]
-    threshold = facts.thresholds.get("melanoma")
+    counted = [f"{one['melanomas']:,} of {one['images']:,}" for one in (scores, lesions)]
+    lines = ["### Melanoma against everything else", "", f"{counted[0]} images, {counted[1]} lesions", ""]
+    few, threshold = " *" if scores["small"] else "", facts.thresholds.get("melanoma")
+    names = dict(AT_RATES)
     if threshold is not None:
-        rows += [
-            [f"at the model's threshold: {words}", number(scores[name]) + few, interval(scores["intervals"][name])]
-            for name, words in AT_THRESHOLD.items()
-        ]
-    missed = f"missed melanomas ({scores['missed_images']:,} of {scores['melanomas']:,} images)"
-    rows.append([missed, number(scores["missed"]) + few, interval(scores["intervals"]["missed"])])
-    lines += [*table(("score", "value", "95 % interval"), rows), "", *_footnote(rows)]
+        names |= {name: f"at the model's threshold: {words}" for name, words in AT_THRESHOLD.items()}
+    names["missed"] = f"missed melanomas ({scores['missed_images']:,} images, {lesions['missed_images']:,} lesions)"
+    rows = []
+    for name, words in names.items():
+        cells = ((number(one[name]) + few, interval(one["intervals"][name])) for one in (scores, lesions))
+        rows.append([words, *(cell for pair in cells for cell in pair)])
+    head = ("score", "by image", "95 % interval", "by lesion", "95 % interval")
+    lines += [*table(head, rows), "", *_footnote(rows)]
     if threshold is None:
         return [*lines, "The model has no threshold for melanoma: validation had none.", ""]
     return [

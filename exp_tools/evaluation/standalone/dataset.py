@@ -18,6 +18,7 @@ from exp_tools.data.labels.table import read_labels, typed_labels
 from exp_tools.data.prepare import Packing, check_and_pack
 from exp_tools.data.sources.registry import SourceOptions, read_source, spec_of
 from exp_tools.devices import prepare_machine
+from exp_tools.errors import calling
 from exp_tools.evaluation.predict import predict_views
 from exp_tools.evaluation.predictions import prediction_table
 from exp_tools.evaluation.probabilities import Calibration
@@ -76,7 +77,8 @@ def evaluate_standalone(
     """
     device = prepare_machine(params.machine)
     network, facts = load_model(model)
-    with tempfile.TemporaryDirectory(prefix="exp-tools-") as folder:
+    temporary = tempfile.TemporaryDirectory(prefix="exp-tools-")
+    with temporary as folder, calling(Path(folder) / "raw", wanted.dir or source):
         raw, images = Path(folder) / "raw", Path(folder) / "images.npy"
         raw.mkdir()
         provide(source, wanted, raw, root=root, processes=processes)
