@@ -1,6 +1,7 @@
 """The Evaluate page: a model's scores on its test images, with their uncertainty."""
 
 import json
+import math
 from collections.abc import Mapping
 from io import StringIO
 from typing import Any
@@ -11,7 +12,7 @@ import streamlit as st
 from exp_tools.app.parts import charts, model_picker
 from exp_tools.app.parts.settings import Settings
 from exp_tools.errors import UserError
-from exp_tools.evaluation.metrics.catalogue import in_tables
+from exp_tools.evaluation.metrics.catalogue import HEADLINE, in_tables
 from exp_tools.evaluation.report.numbers import interval, number
 from exp_tools.project import CURVES, FIGURES, REPORT
 from exp_tools.revisions import Version, fetch_bytes, read_files
@@ -76,7 +77,7 @@ def _headline(report: Mapping[str, Any]) -> None:
                 width=166,
             )
     rows = [
-        {"score": words, "value": number(metrics[name]), "95 % interval": interval(intervals[name])}
+        {"score": words, "value": number(metrics[name]), "95 % interval": interval(intervals[name]) + doubt(name)}
         for name, words in shown.items()
     ]
     lesion = report["lesion_level"]
@@ -97,6 +98,12 @@ def _headline(report: Mapping[str, Any]) -> None:
         )
     with st.expander("All scores"):
         st.dataframe(pd.DataFrame(rows), hide_index=True, alt="Scores with their intervals")
+        st.caption("† the interval holds the true value less often than 95 %: a sample shows more error than there is.")
+
+
+def doubt(name: str) -> str:
+    """A mark for an interval that holds the true value less often than it says."""
+    return " †" if HEADLINE[name].holds_from == math.inf else ""
 
 
 def _classes(per_class: Mapping[str, Mapping[str, Any]]) -> None:

@@ -8,7 +8,7 @@ The resamples give the standard error; the interval is estimate ± t · standard
 is nearly normal (log-odds for a share, and for a correlation over its own range; logarithm for a loss), and carried
 back. So it never leaves the metric's range, holds the estimate, and is longer towards the middle. Percentiles of the
 resamples, the usual choice, are too short near 0 and 1: for a macro AUC of 0.996 from 50 lesions in the rarest class
-they held the truth about 76 times in 100 (`benchmarks/interval_coverage.py`, two classes, near-perfect skill).
+they held the truth about 76 times in 100 (two classes; for all other scores see `benchmarks/statistics.py`).
 
 t has as many degrees of freedom as the standard error deserves (Satterthwaite, Biometrics Bulletin 2:110, 1946): when a
 few lesions make up most of the spread (the few mistakes of a good model), it is itself uncertain and t is large. How

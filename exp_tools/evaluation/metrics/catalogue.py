@@ -40,6 +40,8 @@ class Metric:
     over_all : it rests on all lesions; False: on the rarest class, as a mean over classes does
     in_summary : part of metrics/evaluate.json, which `dvc metrics show` and `dvc exp show` print
     in_tables : part of the tables that people read
+    holds_from : lesions (of the rarer side) from which its interval holds the truth as often as it says, found by
+        `benchmarks.statistics`; infinite: never
     """
 
     key: str
@@ -52,6 +54,7 @@ class Metric:
     over_all: bool = False
     in_summary: bool = True
     in_tables: bool = True
+    holds_from: float = 0
 
 
 def _by_key(*metrics: Metric) -> dict[str, Metric]:
@@ -66,7 +69,7 @@ HEADLINE = _by_key(
     Metric("mcc", "Matthews correlation", confusion.matthews_correlation, low=-1, scale=CORRELATION, over_all=True),
     Metric("average_precision", "average precision"),
     Metric("brier", "Brier score", high=2, lower_is_better=True, scale=LOSS, over_all=True),
-    Metric("ece", "calibration error", lower_is_better=True, over_all=True),
+    Metric("ece", "calibration error", lower_is_better=True, over_all=True, holds_from=math.inf),
     Metric("log_loss", "log-loss", high=math.inf, lower_is_better=True, scale=LOSS, over_all=True),
     Metric(
         "aurc",
@@ -104,7 +107,13 @@ OF_A_CLASS = _by_key(
 
 PARTIAL_AREAS = _by_key(
     Metric("partial_auc", "partial AUC (specificity from 80 %)"),
-    Metric("isic_2024_partial_auc", "partial AUC (sensitivity from 80 %)", high=0.2, scale=Scale("share", 0.0, 0.2)),
+    Metric(
+        "isic_2024_partial_auc",
+        "partial AUC (sensitivity from 80 %)",
+        high=0.2,
+        scale=Scale("share", 0.0, 0.2),
+        holds_from=150,
+    ),
 )
 """Parts of the area under the ROC curve of one class against the rest."""
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from exp_tools.evaluation.metrics.bootstrap import SMALL_GROUPS
 from exp_tools.evaluation.metrics.catalogue import HEADLINE, in_tables, label_of
+from exp_tools.evaluation.metrics.melanoma import HOLDS_FROM
 from exp_tools.evaluation.metrics.subgroup_scores import PREFIX
 from exp_tools.evaluation.report.numbers import interval, number
 from exp_tools.models.model_file import ModelFacts
@@ -17,6 +18,8 @@ ATTRIBUTE_WORDS = {
     "source": "source",
     "dx_type": "how the diagnosis was confirmed",
 }
+DOUBTFUL = " †"
+DOUBT = "† the interval holds the true value less often than 95 % with so few lesions: docs/evaluation.md#proof."
 AT_RATES = {
     "auc": "AUC",
     "partial_auc": "partial AUC, specificity from 80 % (0.5: chance)",
@@ -47,6 +50,7 @@ def results(test: Mapping[str, Any]) -> list[str]:
     rare = min(row["lesions"] for row in test["per_class"].values() if row["lesions"]) < SMALL_GROUPS
     for name, words in in_tables().items():
         few = " *" if rare and not HEADLINE[name].over_all else ""
+        few += DOUBTFUL if HEADLINE[name].holds_from > test["lesions"] else ""
         row = [words, number(test["metrics"][name]) + few, interval(test["intervals"][name])]
         row += [number(lesions["metrics"][name]), interval(lesions["intervals"][name])]
         rows.append(row + ([number(baseline[name])] if baseline else []))
@@ -112,13 +116,15 @@ def melanoma(facts: ModelFacts, test: Mapping[str, Any]) -> list[str]:
         return []
     counted = [f"{one['melanomas']:,} of {one['images']:,}" for one in (scores, lesions)]
     lines = ["### Melanoma against everything else", "", f"{counted[0]} images, {counted[1]} lesions", ""]
-    few, threshold = " *" if scores["small"] else "", facts.thresholds.get("melanoma")
+    threshold = facts.thresholds.get("melanoma")
     names = dict(AT_RATES)
     if threshold is not None:
         names |= {name: f"at the model's threshold: {words}" for name, words in AT_THRESHOLD.items()}
     names["missed"] = f"missed melanomas ({scores['missed_images']:,} images, {lesions['missed_images']:,} lesions)"
     rows = []
     for name, words in names.items():
+        few = " *" if scores["small"] else ""
+        few += DOUBTFUL if HOLDS_FROM.get(name, 0) > lesions["melanomas"] else ""
         cells = ((number(one[name]) + few, interval(one["intervals"][name])) for one in (scores, lesions))
         rows.append([words, *(cell for pair in cells for cell in pair)])
     head = ("score", "by image", "95 % interval", "by lesion", "95 % interval")
@@ -298,8 +304,10 @@ def table(head: Sequence[Any], rows: Iterable[Sequence[Any]]) -> list[str]:
 
 
 def _footnote(rows: Iterable[Sequence[str]]) -> list[str]:
-    marked = any("*" in str(cell) for row in rows for cell in row)
-    return [f"\\* rests on fewer than {SMALL_GROUPS} lesions: a hint at most.", ""] if marked else []
+    cells = [str(cell) for row in rows for cell in row]
+    lines = [f"\\* rests on fewer than {SMALL_GROUPS} lesions: a hint at most."] * any("*" in cell for cell in cells)
+    lines += [DOUBT] * any(DOUBTFUL in cell for cell in cells)
+    return [*lines, ""] if lines else []
 
 
 def _scored(value: float | None, bounds: Mapping[str, Any]) -> str:

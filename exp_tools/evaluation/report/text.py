@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from exp_tools.evaluation.metrics.catalogue import in_tables
+from exp_tools.evaluation.metrics.catalogue import HEADLINE, in_tables
 from exp_tools.evaluation.report.numbers import bracketed, number
 
 
@@ -17,7 +17,10 @@ def summary_text(report: Mapping[str, Any]) -> str:
     lines = [f"{report['images']:,} images of {report['lesions']:,} lesions", ""]
     lines.append(f"{'':<20}{'score':>8}   95 % interval by lesion")
     for name, words in in_tables().items():
-        lines.append(f"{words:<20}{number(report['metrics'][name]):>8}   {_bracketed(report['intervals'][name])}")
+        doubt = " † holds the truth less often" if HEADLINE[name].holds_from > report["lesions"] else ""
+        lines.append(
+            f"{words:<20}{number(report['metrics'][name]):>8}   {_bracketed(report['intervals'][name])}{doubt}"
+        )
     lesions = report["lesion_level"]
     lines.append(
         f"{'by lesion':<20}{number(lesions['metrics']['balanced_accuracy']):>8}   "
