@@ -15,12 +15,14 @@ from helpers.datasets import save
 from helpers.project import ROOT
 from PIL import Image
 
-from benchmarks import training_cases
+from benchmarks import statistics, training_cases
 from benchmarks.case import compare, of_pairs, of_times
 from benchmarks.growth import Point, anonymous_bytes, exponent, link_photographs, measure, memory_case, summary
 from benchmarks.report import markdown, print_cases
 from benchmarks.training_cases import bare_pass, make_bench, training_pass
 from benchmarks.work import Request, cpu_work
+from exp_tools.evaluation.metrics.class_calibration import class_calibration
+from exp_tools.evaluation.validation import softmax
 
 MANDATORY = {
     "prepare",
@@ -185,3 +187,26 @@ def test_growth_wants_enough_photographs(photographs, tmp_path):
     with pytest.raises(SystemExit, match=r"there are 8 images below .*, not 9"):
         link_photographs(tmp_path / "links", 9, photographs[0].parent)
     assert len(link_photographs(tmp_path / "links", 3, photographs[0].parent)) == 3
+
+
+def test_the_simulations_print_tables(capsys, monkeypatch):
+    parts = ["thresholds", "calibration", "verdicts", "gaps"]
+    monkeypatch.setattr(statistics, "true_score", lambda lesions, noise: 0.8)
+    monkeypatch.setattr(sys, "argv", ["x", "--sets", "2", "--resamples", "20", "--processes", "1", "--only", *parts])
+    statistics.main()
+    tables = capsys.readouterr().out.strip().split("\n\n")
+    assert len(tables) == 4
+    for table in tables:
+        head, rule, *rows = table.splitlines()
+        assert rows
+        assert {line.count("|") for line in (head, rule, *rows)} == {head.count("|")}
+        assert "nan" not in "".join(rows[1:])
+
+
+def test_a_drawn_network_is_calibrated_before_it_is_made_overconfident():
+    drawn = statistics.draw(statistics.counts_of(1100) * 30, np.random.default_rng(0))
+    exact = class_calibration(softmax(drawn.logits), drawn.labels, drawn.lesion, statistics.CLASSES, resamples=1)
+    for row in exact.values():
+        assert (row["slope"], row["ratio"]) == (pytest.approx(1, abs=0.06), pytest.approx(1, abs=0.06))
+    sharp = class_calibration(drawn.probabilities, drawn.labels, drawn.lesion, statistics.CLASSES, resamples=1)
+    assert sharp["nv"]["slope"] < 0.85

@@ -100,7 +100,7 @@ OF_A_CLASS = _by_key(
     Metric("specificity", "specificity"),
     Metric("precision", "precision"),
     Metric("f1", "F1"),
-    Metric("auc", "AUC"),
+    Metric("auc", "AUC", holds_from=20),
     Metric("average_precision", "average precision"),
 )
 """Metrics of one class against the rest."""
@@ -112,7 +112,7 @@ PARTIAL_AREAS = _by_key(
         "partial AUC (sensitivity from 80 %)",
         high=0.2,
         scale=Scale("share", 0.0, 0.2),
-        holds_from=150,
+        holds_from=80,
     ),
 )
 """Parts of the area under the ROC curve of one class against the rest."""

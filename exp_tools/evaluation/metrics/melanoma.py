@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from exp_tools.errors import UserError
 from exp_tools.evaluation.metrics.bootstrap import SMALL_GROUPS, weighted_intervals
-from exp_tools.evaluation.metrics.catalogue import PARTIAL_AREAS
+from exp_tools.evaluation.metrics.catalogue import OF_A_CLASS, PARTIAL_AREAS
 from exp_tools.evaluation.metrics.prevalence import likelihood_ratios
 from exp_tools.evaluation.metrics.weighted import RankingSums, RocSteps, confusion_sums, matrices
 from exp_tools.evaluation.validation import check_binary, class_rates, divide
@@ -24,9 +24,10 @@ POINTS = tuple(
     (f"sensitivity_at_{100 * r:.0f}_specificity", f"specificity_at_{100 * r:.0f}_sensitivity") for r in RATES
 )
 HOLDS_FROM = {
+    "auc": OF_A_CLASS["auc"].holds_from,
     "isic_2024_partial_auc": PARTIAL_AREAS["isic_2024_partial_auc"].holds_from,
-    "specificity_at_90_sensitivity": 50,
-    "specificity_at_95_sensitivity": 50,
+    "specificity_at_90_sensitivity": 40,
+    "specificity_at_95_sensitivity": 40,
 }
 """Melanoma lesions from which an interval holds the truth as often as it says: these rest on the few hardest ones."""
 MAX_FALSE_POSITIVES = 0.2  # partial AUC: specificities from 80 % up

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from exp_tools.evaluation.metrics.bootstrap import SMALL_GROUPS
-from exp_tools.evaluation.metrics.catalogue import HEADLINE, in_tables, label_of
+from exp_tools.evaluation.metrics.catalogue import HEADLINE, OF_A_CLASS, in_tables, label_of
 from exp_tools.evaluation.metrics.melanoma import HOLDS_FROM
 from exp_tools.evaluation.metrics.subgroup_scores import PREFIX
 from exp_tools.evaluation.report.numbers import interval, number
@@ -95,7 +95,8 @@ def classes(test: Mapping[str, Any]) -> list[str]:
                 _scored(row["sensitivity"], bounds["sensitivity"]),
                 _scored(row["specificity"], bounds["specificity"]),
                 _scored(row["precision"], bounds["precision"]),
-                _scored(row["auc"], bounds["auc"]),
+                _scored(row["auc"], bounds["auc"])
+                + (DOUBTFUL if SMALL_GROUPS <= row["lesions"] < OF_A_CLASS["auc"].holds_from else ""),
             ]
         )
     head = ("class", "images", "lesions", "sensitivity", "specificity", "precision", "AUC")
@@ -123,8 +124,8 @@ def melanoma(facts: ModelFacts, test: Mapping[str, Any]) -> list[str]:
     names["missed"] = f"missed melanomas ({scores['missed_images']:,} images, {lesions['missed_images']:,} lesions)"
     rows = []
     for name, words in names.items():
-        few = " *" if scores["small"] else ""
-        few += DOUBTFUL if HOLDS_FROM.get(name, 0) > lesions["melanomas"] else ""
+        doubt = DOUBTFUL if HOLDS_FROM.get(name, 0) > lesions["melanomas"] else ""
+        few = " *" if scores["small"] else doubt
         cells = ((number(one[name]) + few, interval(one["intervals"][name])) for one in (scores, lesions))
         rows.append([words, *(cell for pair in cells for cell in pair)])
     head = ("score", "by image", "95 % interval", "by lesion", "95 % interval")
