@@ -18,7 +18,6 @@ from exp_tools.evaluation.calibrate import (
     choose_threshold,
     fit_probabilities,
 )
-from exp_tools.evaluation.metrics.bootstrap import bootstrap_intervals
 from exp_tools.evaluation.probabilities import Calibration, balanced_costs, cost_matrix
 from exp_tools.evaluation.validation import scores_of
 from exp_tools.io import write_json
@@ -37,30 +36,17 @@ def main() -> None:
     decided = calibration.decisions(probabilities)
     thresholds, promised = thresholds_of(params.calibration, facts, probabilities, labels, table["lesion_id"])
     scores = scores_of(probabilities, labels, decided, facts.classes)
-    low, high = validation_interval(table, probabilities, labels, decided, facts.classes)
-    selected = {"balanced_accuracy": scores["balanced_accuracy"], "low": low, "high": high}
-    facts = replace(facts, training=facts.training | {"validation_balanced_accuracy": selected})
     copy_model(NETWORK, MODEL, replace(facts, calibration=calibration.as_dict(), thresholds=thresholds))
 
     write_json(VALIDATION_METRICS, {"best_epoch": facts.training["best_epoch"]} | scores)
-    chosen = {"power": power, "thresholds": thresholds, "melanoma": promised, "validation": selected}
+    chosen = {"power": power, "thresholds": thresholds, "melanoma": promised}
     write_json(CALIBRATION_REPORT, calibration.as_dict() | chosen | {"images": len(table)})
     warn(calibration, promised, params.calibration)
     print(
         f"{MODEL}: temperature {calibration.temperature:.3f}, decisions {calibration.decide}; {VALIDATION_METRICS}: "
-        f"balanced accuracy {scores['balanced_accuracy']:.3f} ({low:.3f} to {high:.3f}) on the {len(table):,} "
+        f"balanced accuracy {scores['balanced_accuracy']:.3f} on the {len(table):,} "
         f"validation images that chose it, the best of {facts.training['epochs_run']} epochs: not for quoting"
     )
-
-
-def validation_interval(
-    table: pd.DataFrame, probabilities: np.ndarray, labels: np.ndarray, decided: np.ndarray, classes: list[str]
-) -> tuple[float, float]:
-    """95 % interval of the balanced accuracy on validation, by lesion; (nan, nan) without an image."""
-    if not len(table):
-        return float("nan"), float("nan")
-    groups = table["group_id"].to_numpy()
-    return bootstrap_intervals(probabilities, labels, groups, classes, decided, resamples=500)["balanced_accuracy"]
 
 
 def validation_logits(classes: list[str]) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:

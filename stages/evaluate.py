@@ -21,6 +21,7 @@ from exp_tools.devices import prepare_machine
 from exp_tools.errors import UserError, run_main
 from exp_tools.evaluation.baseline import colour_baseline
 from exp_tools.evaluation.compare.paired import paired_differences
+from exp_tools.evaluation.metrics.bootstrap import bootstrap_intervals
 from exp_tools.evaluation.metrics.catalogue import HEADLINE
 from exp_tools.evaluation.metrics.classification import headline_metrics
 from exp_tools.evaluation.metrics.weighted import headline_scorer
@@ -92,6 +93,7 @@ def main() -> None:
     prepared = json.loads(DATA_METRICS.read_text(encoding="utf-8"))
     split = read_splits(SPLITS)["split"]
     report["test"]["participants"] = participants(own.labels, split, facts.classes, prepared)
+    report["test"]["validation"] = validation_scores(table[table["split"] == "val"], facts.classes, params.evaluate)
     report["test"] |= against_colours(own, test, facts.classes, params.evaluate)
     tables = [table]
     for name, external, left_out in external_sets(facts):
@@ -208,6 +210,17 @@ def against_colours(
         low, high = found[name].interval(0.95)
         above[name] = {"difference": found[name].value, "low": low, "high": high}
     return {"baseline": headline_metrics(guesses, truth, classes), "above_baseline": above}
+
+
+def validation_scores(table: pd.DataFrame, classes: list[str], params: EvaluateParams) -> dict[str, float]:
+    """Balanced accuracy on the images that chose the model, with its 95 % interval; NaN without an image."""
+    if table.empty:
+        return dict.fromkeys(("balanced_accuracy", "low", "high"), float("nan"))
+    probabilities, labels, _ = as_arrays(table, classes)
+    given = (probabilities, labels, table["group_id"], classes, decisions(table, classes))
+    low, high = bootstrap_intervals(*given, resamples=params.resamples, seed=params.seed)["balanced_accuracy"]
+    score = headline_metrics(probabilities, labels, classes, given[-1])["balanced_accuracy"]
+    return {"balanced_accuracy": score, "low": low, "high": high}
 
 
 def summary_of(report: dict[str, Any]) -> dict[str, float]:

@@ -62,9 +62,6 @@ def test_the_weights_stay_and_the_bytes_are_the_same_again(trained, tmp_path):
     assert facts.calibration["decide"] == "balanced"
     assert facts.calibration["bias"][2] > 0 > facts.calibration["bias"][0]  # nevi are commoner than they were shown
     assert set(scores) == {"best_epoch", "loss", "accuracy", "balanced_accuracy", "macro_f1", "macro_auc"}
-    selected = facts.training["validation_balanced_accuracy"]
-    assert selected["balanced_accuracy"] == pytest.approx(scores["balanced_accuracy"], abs=1e-6)
-    assert 0.3 < selected["low"] < selected["balanced_accuracy"] < selected["high"] < 1
     trained()
     assert (tmp_path / "models/model.safetensors").read_bytes() == first
     Predictor(tmp_path / "models/model.safetensors")

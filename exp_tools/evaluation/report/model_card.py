@@ -42,7 +42,7 @@ def model_card(facts: ModelFacts, report: Mapping[str, Any], digests: Mapping[st
     test = report["test"]
     parts = [
         *_head(facts),
-        *_model(facts),
+        *_model(facts, test),
         *_use(),
         *_data(facts, test),
         *model_card_tables.results(test),
@@ -75,7 +75,7 @@ def _head(facts: ModelFacts) -> list[str]:
     ]
 
 
-def _model(facts: ModelFacts) -> list[str]:
+def _model(facts: ModelFacts, test: Mapping[str, Any]) -> list[str]:
     training = facts.training
     rows = [
         ("architecture", f"`{facts.architecture}`"),
@@ -85,17 +85,16 @@ def _model(facts: ModelFacts) -> list[str]:
         ("task", f"{facts.task}: {len(facts.classes)} classes"),
         ("starting weights", training.get("weights")),
         ("best epoch", f"{training['best_epoch']} of {training['epochs_run']}" if "best_epoch" in training else None),
-        ("on validation", _validation(training)),
+        ("on validation", _validation(training, test.get("validation"))),
         ("calibration", _calibration(facts)),
         ("decision", DECISIONS[facts.calibration["decide"]]),
     ]
     return ["## Model", "", *table(("what", "value"), [row for row in rows if row[1] is not None]), ""]
 
 
-def _validation(training: Mapping[str, Any]) -> str | None:
+def _validation(training: Mapping[str, Any], found: Mapping[str, Any] | None) -> str | None:
     """The score that chose the epoch, which flatters."""
-    found = training.get("validation_balanced_accuracy")
-    if not found or number(found["balanced_accuracy"]) == UNDEFINED:
+    if not found or number(found["balanced_accuracy"]) == UNDEFINED or "epochs_run" not in training:
         return None
     return (
         f"balanced accuracy {number(found['balanced_accuracy'])} ({interval(found)}): the best of "
