@@ -216,7 +216,11 @@ def test_whose_images_they_are_is_told_by_split(classes, report):
             "age": [50.0, 50.0, 30.0, np.nan, 70.0],
         }
     )
-    prepared = {"rows_read": 7, "rows_left_out": 1, "problems": {"unreadable_image": 1}}
+    prepared = {
+        "rows_read": 7,
+        "rows_left_out": 1,
+        "problems": {"damaged_image": {"skipped": 1, "noted": 2}, "bad_age": {"fixed": 3}},
+    }
     split = ["train", "train", "val", "test", "test", "unused"]
     found = participants(labels.loc[[*range(5), 4]], split, classes, prepared)
     assert found["splits"]["train"] == {
@@ -230,8 +234,8 @@ def test_whose_images_they_are_is_told_by_split(classes, report):
     assert found["splits"]["test"]["age"] == {"median": 70.0, "low": 70.0, "high": 70.0, "unknown": 1}
     card = model_card(facts(classes), report | {"test": report["test"] | {"participants": found}}, DIGESTS)
     assert (
-        "The source has 7 rows; 1 were left out (problems found, mended or left out: unreadable image 1), which leaves "
-        "6 images, 1 in no split."
+        "The source has 7 rows; 1 were left out (damaged image 1), which leaves 6 images, 1 in no split. Problems that "
+        "were mended or noted (damaged image 2, bad age 3)."
     ) in card
     assert "| lesions | 1 | 1 | 2 |" in card
     assert cells(card, "sex: female") == ["0 (0.0%)", "1 (100.0%)", "1 (50.0%)"]

@@ -64,12 +64,12 @@ def participants(test: Mapping[str, Any]) -> list[str]:
     if not found:
         return []
     flow, splits = found["flow"], found["splits"]
-    why = ", ".join(f"{kind.replace('_', ' ')} {count:,}" for kind, count in flow["problems"].items())
-    line = f"The source has {flow['read']:,} rows; {flow['left_out']:,} were left out"
-    line += f" (problems found, mended or left out: {why})" if why else ""
-    line += f", which leaves {flow['images']:,} images" + (
+    line = f"The source has {flow['read']:,} rows; {flow['left_out']:,} were left out{_kinds(flow, left_out=True)}, "
+    line += f"which leaves {flow['images']:,} images" + (
         f", {flow['unused']:,} in no split." if flow["unused"] else "."
     )
+    if mended := _kinds(flow, left_out=False):
+        line += f" Problems that were mended or noted{mended}."
     rows = [[name, *(f"{part[name]:,}" for part in splits.values())] for name in ("images", "lesions")]
     rows += [
         [f"`{code}`", *(_share(part["classes"][code], part["images"]) for part in splits.values())]
@@ -89,6 +89,16 @@ def participants(test: Mapping[str, Any]) -> list[str]:
             for value in values
         ]
     return ["### Whose images", "", line, "", *table(("", "train", "validation", "test"), rows), ""]
+
+
+def _kinds(flow: Mapping[str, Any], *, left_out: bool) -> str:
+    """` (kind count, …)` of the problems that left rows out, or of the others; empty without any."""
+    counts = {
+        kind: sum(count for action, count in actions.items() if (action == "skipped") == left_out)
+        for kind, actions in flow["problems"].items()
+    }
+    words = ", ".join(f"{kind.replace('_', ' ')} {count:,}" for kind, count in counts.items() if count)
+    return f" ({words})" if words else ""
 
 
 def _share(count: int, total: int) -> str:

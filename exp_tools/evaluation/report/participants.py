@@ -24,8 +24,7 @@ def participants(
     Returns
     -------
     dict with
-        flow : read (rows of the source), left_out, problems (kind -> count of what was noted, mended or left out),
-            images, unused (in no split)
+        flow : read (rows of the source), left_out, problems (kind -> action -> count), images, unused (in no split)
         splits : train, val and test -> images, lesions, classes, sex and localization (value -> images), age
             {"median", "low" (first quartile), "high" (third), "unknown" (images)}
     """
