@@ -6,7 +6,7 @@ Writes  data/splits.csv, metrics/split.json
 
 from exp_tools.data.labels.table import lesions_known, read_labels
 from exp_tools.data.split_proof import crossings
-from exp_tools.data.splits import assert_disjoint, assign_splits, summarise_splits
+from exp_tools.data.splits import assert_disjoint, assign_splits, ignored_tests, resolve_scheme, summarise_splits
 from exp_tools.errors import UserError, run_main
 from exp_tools.io import write_csv, write_json
 from exp_tools.params import load_params
@@ -24,7 +24,8 @@ def main() -> None:
         raise UserError(
             f"task {params.task}: {LABELS} has {what}; its diagnoses are {', '.join(sorted(set(labels['dx'])))}"
         )
-    splits = assign_splits(labels, params.split)
+    chosen = resolve_scheme(labels, params.split)
+    splits = assign_splits(labels, chosen)
     assert_disjoint(splits)
     write_csv(SPLITS, splits)
     proof = crossings(SPLITS, LABELS, DUPLICATES)
@@ -32,10 +33,15 @@ def main() -> None:
         SPLITS.unlink()
         raise AssertionError(f"{SPLITS} is wrong and was taken away: {proof}; please report this")
     known = lesions_known(labels)
-    summary = proof | summarise_splits(splits, params.split, lesions_known=known)
+    summary = proof | summarise_splits(splits, chosen, lesions_known=known)
     write_json(SPLIT_METRICS, summary)
     counts = splits["split"].value_counts()
     print(f"{SPLITS}: {counts['train']:,} train, {counts['val']:,} validation, {counts['test']:,} test images")
+    if ignored := ignored_tests(labels, chosen):
+        print(
+            f"WARNING: {ignored:,} images are marked as test by the source or the table, and split.scheme "
+            f"{chosen.scheme} mixes them with the others; split.scheme auto keeps them as the test set"
+        )
     if not known:
         print(
             "WARNING: there are images whose lesion is unknown, so one lesion may be in train and in test "

@@ -76,6 +76,18 @@ def cover_classes(part: np.ndarray, dx: Sequence[str], groups: Sequence[str], pa
     return table["part"].to_numpy()
 
 
+def resolve_scheme(labels: pd.DataFrame, params: SplitParams) -> SplitParams:
+    """The parameters with the scheme that `auto` stands for: official where images are marked as test, else holdout."""
+    if params.scheme != "auto":
+        return params
+    return params.model_copy(update={"scheme": "official" if (labels["split"] == "test").any() else "holdout"})
+
+
+def ignored_tests(labels: pd.DataFrame, params: SplitParams) -> int:
+    """How many images are marked as test although the scheme takes no notice."""
+    return 0 if params.scheme in ("official", "column") else int((labels["split"] == "test").sum())
+
+
 def assign_splits(labels: pd.DataFrame, params: SplitParams) -> pd.DataFrame:
     """Split a label table.
 
@@ -83,6 +95,7 @@ def assign_splits(labels: pd.DataFrame, params: SplitParams) -> pd.DataFrame:
     ----------
     labels : columns image_id, lesion_id, group_id, dx, split, and those that `stratify` names
     params : the scheme is one of
+        auto: see `resolve_scheme`;
         holdout: groups are shared out by `fractions`;
         kfold: `folds` equal parts, of which part `fold` is the test set, the next one validation and the rest train;
         official, column: images that say so in `split` are the test set, and validation if any say so; the rest is
@@ -102,6 +115,7 @@ def assign_splits(labels: pd.DataFrame, params: SplitParams) -> pd.DataFrame:
     """
     if labels.empty:
         raise UserError("there is no image to split; look at data/prepared/labels.csv")
+    params = resolve_scheme(labels, params)
     fold = pd.array([pd.NA] * len(labels), dtype="Int64")
     if params.scheme == "kfold":
         part = _share_out(labels, [1 / params.folds] * params.folds, params)

@@ -13,7 +13,9 @@ from exp_tools.data.splits import (
     allocate_groups,
     assert_disjoint,
     assign_splits,
+    ignored_tests,
     leak_of_random_split,
+    resolve_scheme,
     summarise_splits,
 )
 from exp_tools.errors import UserError
@@ -116,7 +118,7 @@ def test_too_few_images_are_said(params):
 
 def test_summary_counts_and_absent_classes(params):
     splits = assign_splits(table_of([("nv", 1)] * 40 + [("df", 1)]), params.split)
-    summary = summarise_splits(splits, params.split)
+    summary = summarise_splits(splits, scheme(params, "holdout"))
     assert sum(summary[split]["images"] for split in SPLITS) == 41
     reason = {"df": "its 1 group(s) are fewer than 3 parts"}
     assert summary["classes_missing"] == {"val": reason, "test": reason}
@@ -159,6 +161,18 @@ def test_a_given_test_set_is_kept_and_the_rest_is_shared_out(ham, params):
     summary = summarise_splits(splits, scheme(params, "official"))
     assert summary["largest_share_gap_points"] <= 0.5
     assert summary["largest_share_gap_points"] == pytest.approx(100 * gap)
+
+
+def test_a_given_test_set_is_kept_without_asking(ham, params):
+    assert params.split.scheme == "auto"
+    plain = resolve_scheme(ham, params.split)
+    assert (plain.scheme, ignored_tests(ham, plain)) == ("holdout", 0)
+    given = ham.assign(split=np.where(ham["lesion_id"].str.endswith("7"), "test", ""))
+    chosen = resolve_scheme(given, params.split)
+    assert (chosen.scheme, ignored_tests(given, chosen)) == ("official", 0)
+    asked = params.split.model_copy(update={"scheme": "holdout"})
+    assert resolve_scheme(given, asked) is asked
+    assert ignored_tests(given, asked) == (given["split"] == "test").sum() > 0
 
 
 def test_training_images_of_a_tested_lesion_are_used_for_nothing(params):
@@ -213,6 +227,6 @@ def test_a_class_of_three_lesions_or_more_is_in_every_split(groups, seed):
 
 def test_a_table_of_one_image_a_class_says_why_classes_are_missing(params):
     splits = assign_splits(table_of([("nv", 1)] * 30 + [("mel", 1), ("df", 1), ("df", 1)]), params.split)
-    missing = summarise_splits(splits, params.split)["classes_missing"]
+    missing = summarise_splits(splits, scheme(params, "holdout"))["classes_missing"]
     assert all("fewer than 3 parts" in reason for of in missing.values() for reason in of.values())
     assert {dx for of in missing.values() for dx in of} == {"mel", "df"}

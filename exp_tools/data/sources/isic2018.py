@@ -1,6 +1,6 @@
 """The ISIC 2018 Task 3 challenge as it was held: train on HAM10000, test on the official test set.
 
-`split.scheme: official` keeps the test set and shares HAM10000 out over training and validation.
+`split.scheme: auto` (and `official`) keeps the test set and shares HAM10000 out over training and validation.
 """
 
 from pathlib import Path

@@ -1,8 +1,8 @@
 """Your own images with a table in HAM10000's columns, of which only image_id and dx are required.
 
 The table is `data.table`, or the only one in the folder that has these columns. `data.test_table` is an optional second
-one, whose images are the test set (`split.scheme: column`); a column `split` says the same row by row. Classes are what
-is the column `dx`. Without a column lesion_id the lesions are unknown.
+one, whose images are the test set (`split.scheme: auto` or `column`); a column `split` says the same row by row.
+Classes are what is the column `dx`. Without a column lesion_id the lesions are unknown.
 """
 
 from pathlib import Path
