@@ -6,7 +6,7 @@ import pytest
 
 from exp_tools.data.labels.issues import Problem, apply_actions, decide, stop_on, write_report
 from exp_tools.data.labels.table import lesions_known, typed_labels
-from exp_tools.data.labels.validate import check_counts, check_labels
+from exp_tools.data.labels.validate import check_counts, check_labels, complete
 from exp_tools.data.sources import ham10000
 from exp_tools.data.sources.registry import read_source, spec_of
 from exp_tools.data.sources.tables import read_text_table, require_columns
@@ -154,6 +154,30 @@ def test_typed_labels_name_what_is_missing(raw):
     assert labels["age"][1] == 50
     assert labels.loc[0, ["dx_type", "sex", "localization"]].tolist() == ["unknown"] * 3
     assert labels["group"].tolist() == ["", ""]
+
+
+@pytest.mark.parametrize("word", ["NA", " nan ", "NULL", "None", "-", "n/a", "?", "Not available", "#N/A"])
+def test_words_for_nothing_are_no_values(word):
+    """Neither a class, nor one giant lesion, nor a site."""
+    rows = {"image_id": [f"i{n}" for n in range(6)], "lesion_id": [f"l{n}" for n in range(6)], "dx": ["nv", "mel"] * 3}
+    table = pd.DataFrame(rows | {"file": "x", "table": "t.csv", "sex": word, "age": word, "localization": word})
+    table.loc[0, "dx"] = word
+    table.loc[1:2, "lesion_id"] = word
+    checked = complete(table)
+    found = [(problem.kind, problem.place) for problem in check_labels(checked, None)]
+    assert found == [("unknown_diagnosis", 0), ("no_lesion", 1), ("no_lesion", 2)]
+    labels = typed_labels(checked)
+    assert set(labels["sex"]) == set(labels["localization"]) == {"unknown"}
+    assert labels["age"].isna().all()
+
+
+def test_a_message_about_a_giant_lesion_stays_short():
+    rows = {"image_id": [f"i{n}" for n in range(3000)], "dx": [f"d{n % 30}" for n in range(3000)]}
+    table = complete(pd.DataFrame(rows | {"lesion_id": "same", "file": "x", "table": "t.csv"}))
+    rules = {problem.rule for problem in check_labels(table, None) if problem.kind == "two_diagnoses"}
+    assert len(rules) == 1
+    (rule,) = rules
+    assert rule.endswith("d19 in row 19 (of 3,000 rows); a lesion has one")
 
 
 def test_the_real_table_is_as_published(real_data, tmp_path):

@@ -7,8 +7,8 @@ import pandas as pd
 
 from exp_tools.errors import require_file
 
-MISSING = ("", "na", "nan", "none", "null", "unknown")
-"""Spellings of unknown values in tables (an age, the id of a lesion or a group), in lower case."""
+MISSING = ("", "-", "--", "?", "#n/a", "<na>", "n/a", "na", "nan", "nil", "none", "not available", "null", "unknown")
+"""Spellings of unknown values in tables (an age, a site, the id of a lesion or a group), in lower case."""
 
 LABEL_COLUMNS = [
     "image_id",

@@ -16,6 +16,8 @@ from exp_tools.taxonomy import code_of
 SEXES = ("female", "male", "unknown")
 SEX_WORDS = {"f": "female", "m": "male", "w": "female", "woman": "female", "man": "male"}
 OLDEST = 120
+MOST_NAMED = 20
+"""Diagnoses that a message names of one lesion."""
 
 COLUMNS = {
     "image_id": "",
@@ -41,7 +43,8 @@ the images of a lesion (a patient), "" for none; `duplicate_of`: the image that 
 def complete(table: pd.DataFrame) -> pd.DataFrame:
     """A source's table with all of COLUMNS and `row` (the line in its file), indexed from 0.
 
-    Ids of lesions and groups are brought to `one_spelling`: two spellings of one lesion would be two lesions.
+    Ids of lesions and groups are brought to `one_spelling`: two spellings of one lesion would be two lesions. A word of
+    labels.MISSING in another column is an empty cell, but for `unknown`, which vocabularies have.
     """
     if "row" not in table:
         table = table.assign(row=table.index)
@@ -52,7 +55,13 @@ def complete(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(
         lesion_id=table["lesion_id"].where(named_after_image, one_spelling(table["lesion_id"])),
         group=one_spelling(table["group"]),
+        **{column: _emptied(table[column]) for column in ("dx", "dx_type", "age", "sex", "localization", "split")},
     )[[*COLUMNS, "row"]]
+
+
+def _emptied(column: pd.Series) -> pd.Series:
+    words = [word for word in MISSING if word != "unknown"]
+    return column.where(~column.str.strip().str.casefold().isin(words), "")
 
 
 def one_spelling(ids: pd.Series) -> pd.Series:
@@ -230,8 +239,10 @@ def _lesions_with_two_diagnoses(table: pd.DataFrame) -> list[Problem]:
     for lesion_id, rows in named[several].groupby("lesion_id", sort=False):
         if rows["image_id"].nunique() == 1:
             continue  # one image with two labels, which is said as such
-        found = ", ".join(f"{code} in row {number}" for code, number in zip(rows["dx"], rows["row"], strict=True))
-        rule = f"lesion {lesion_id!r} has two diagnoses: {found}; a lesion has one"
+        shown = rows.drop_duplicates("dx").head(MOST_NAMED)
+        found = ", ".join(f"{code} in row {number}" for code, number in zip(shown["dx"], shown["row"], strict=True))
+        found += f" (of {len(rows):,} rows)" if len(rows) > len(shown) else ""
+        rule = f"lesion {lesion_id!r} has several diagnoses: {found}; a lesion has one"
         problems += [_said("two_diagnoses", table, place, "dx", rule) for place in rows.index]
     return problems
 
