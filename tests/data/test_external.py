@@ -8,6 +8,8 @@ import pytest
 import yaml
 from helpers.datasets import ROOT, DataProject, ham, ham_rows, save, write_table
 
+from exp_tools.data.duplicates.groups import known_pairs
+from exp_tools.data.duplicates.pairs import without_known_images
 from exp_tools.data.labels.select import as_task
 from exp_tools.errors import UserError
 
@@ -26,7 +28,7 @@ def project(tmp_path, monkeypatch):
 
 
 def labels_in(project: DataProject) -> pd.DataFrame:
-    return pd.read_csv(project.folder / "data/external/labels.csv", keep_default_na=False)
+    return pd.read_csv(project.folder / "data/external/labels.csv", keep_default_na=False, dtype={"image_id": str})
 
 
 def test_without_any_set_the_files_are_empty(project):
@@ -56,6 +58,46 @@ def test_images_that_the_main_set_has_are_removed_and_counted(project, tmp_path)
     metrics = project.metrics("external")["clinic"]
     assert metrics["removed"] == {"same_id": 1, "same_file": 1, "same_lesion": 0}
     assert (metrics["rows_read"], metrics["images"]) == (7, 5)
+
+
+def test_ids_of_a_clinic_are_its_own_and_those_of_an_archive_are_everybodys(project, tmp_path):
+    """The main set has lesions HAM_0000001 to 27 and images of the same numbers without a source of their own."""
+    labels = project.labels()
+    archived = labels.loc[labels["image_id"].str.startswith("ISIC_"), ["image_id", "lesion_id"]].iloc[0]
+    clinic = tmp_path / "clinic"
+    rows = ["000,mel,L1", "001,nv,L2", f"{archived['image_id']},nv,L3", f"other,nv,{archived['lesion_id']}"]
+    write_table(clinic / "t.csv", [*rows, "again,nv,L3"], "image_id,dx,lesion_id")
+    for number, name in enumerate(("000", "001", archived["image_id"], "other", "again")):
+        save(clinic / f"{name}.png", 400 + number)
+    mine = tmp_path / "mine"
+    write_table(mine / "t.csv", ["000,mel,L1", "001,nv,L2", "002,nv,L7"], "image_id,dx,lesion_id")
+    for number in range(3):
+        save(mine / f"00{number}.png", 500 + number)
+    sets = {name: {"source": "table", "dir": str(folder)} for name, folder in (("clinic", clinic), ("mine", mine))}
+    project.change(data__external=sets).run("external")
+    left = labels_in(project)
+    assert left["image_id"].tolist() == ["000", "001", "000", "001", "002"]
+    # By id of the archive, by lesion of the archive, and the other photograph of the first one's lesion.
+    assert project.metrics("external")["clinic"]["removed"] == {"same_id": 1, "same_file": 0, "same_lesion": 2}
+    assert project.metrics("external")["mine"]["removed"] == {"same_id": 0, "same_file": 0, "same_lesion": 0}
+
+
+def rows_of(source: str, **columns: list[str]) -> pd.DataFrame:
+    count = len(next(iter(columns.values())))
+    empty = {name: [""] * count for name in ("file", "group")}
+    return pd.DataFrame(empty | {"source": [source] * count} | columns)
+
+
+def test_a_published_set_knows_its_own_ids_and_a_listed_pair_is_one_lesion():
+    main = rows_of("ph2", image_id=["IMD001", "ISIC_0027627"], lesion_id=["IMD001", "HAM_0000001"])
+    listed = known_pairs("ham10000")
+    one, two = listed.loc[0, ["image_id_1", "image_id_2"]]
+    main.loc[1, "image_id"] = one
+    given = {"image_id": ["IMD001", "IMD002", two], "lesion_id": ["IMD001", "IMD002", "x"]}
+    for source, left in (("ph2", ["IMD002"]), ("table", ["IMD001", "IMD002"]), ("isic", ["IMD001", "IMD002"])):
+        kept, removed = without_known_images(rows_of(source, **given), main.iloc[:0], main, "known")
+        assert kept["image_id"].tolist() == left, source
+        assert removed["same_lesion"] == 1
 
 
 def test_several_sets_stand_behind_each_other(project, tmp_path):
@@ -124,8 +166,6 @@ def test_diagnoses_become_those_that_the_model_knows():
 
 
 def test_listed_near_duplicates_of_ham10000_are_united_and_removed(tmp_path, monkeypatch):
-    from exp_tools.data.duplicates.groups import known_pairs
-
     listed = known_pairs("ham10000")
     if listed is None or listed.empty:
         pytest.skip("no list of pairs in the package")

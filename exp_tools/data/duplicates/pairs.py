@@ -15,6 +15,11 @@ LONG_SIDE = 512
 WITH_LISTS = ("ham10000",)
 """Data sets whose pairs ship with the package. Their image ids are ISIC's, so the list holds for any set with these."""
 
+ARCHIVE_IMAGE, ARCHIVE_LESION = r"ISIC_\d{7}", r"(?:HAM|IL)_\d{7}"
+"""Ids of the ISIC Archive, which mean one image and one lesion wherever they stand."""
+OWN_SOURCES = ("table", "folder")
+"""Names of sources that are not one set: ids of two such sets have nothing to do with each other."""
+
 NO_PAIRS = pd.DataFrame(columns=["first", "second", "inliers", "accepted", "exact"]).astype(
     {"first": int, "second": int, "inliers": int, "accepted": bool, "exact": bool}
 )
@@ -85,6 +90,9 @@ def without_known_images(
 ) -> tuple[pd.DataFrame, dict[str, int]]:
     """Take out of an external set every image that the main set has: its train, validation and test images alike.
 
+    An id alone says nothing, since every clinic has an image 001: it decides within one archive (ISIC), and within one
+    published set. What is removed takes the other photographs of its lesion along.
+
     Parameters
     ----------
     table : text table of the external set
@@ -94,20 +102,67 @@ def without_known_images(
     Returns
     -------
     The rows that are left, indexed from 0, and how many were removed for which reason: same_id, same_file, same_lesion
-    (a near-duplicate, found or listed).
+    (of a lesion that the main set has, by its id or a near-duplicate, found or listed).
     """
     ids = table["image_id"].str.strip()
-    same_id = ids.isin(main_labels["image_id"])
-    rest = table[~same_id & (table["file"] != "")]
-    kept = main_table[main_table["image_id"].str.strip().isin(main_labels["image_id"]) & (main_table["file"] != "")]
+    main_ids = main_labels["image_id"].str.strip()
+    lesions, main_lesions = (
+        each["lesion_id"].where(each["lesion_id"] != each["image_id"], "") for each in (table, main_labels)
+    )
+    same_id = _in_both(ids, table["source"], main_ids, main_labels["source"], ARCHIVE_IMAGE)
+    same_lesion = _in_both(lesions, table["source"], main_lesions, main_labels["source"], ARCHIVE_LESION)
+    same_lesion |= ids.isin(_listed_with(main_ids))
+
+    rest = table[~same_id & ~same_lesion & (table["file"] != "")]
+    kept = main_table[main_table["image_id"].str.strip().isin(main_ids) & (main_table["file"] != "")]
     own = "external:" + rest.index.astype(str)
     names = [*kept["image_id"].str.strip(), *own]
     mode = "known" if duplicates == "off" else duplicates
     pairs = duplicate_pairs(names, [*kept["file"], *rest["file"]], mode, processes=processes)
     pairs = pairs[pairs["accepted"]]
     across = pairs[pairs["image_id_2"].isin(own) & ~pairs["image_id_1"].isin(own)]
-    same_file = set(across.loc[across["identical"], "image_id_2"])
-    similar = set(across["image_id_2"]) - same_file
-    gone = {int(name.removeprefix("external:")) for name in same_file | similar}
-    removed = {"same_id": int(same_id.sum()), "same_file": len(same_file), "same_lesion": len(similar)}
-    return table[~same_id & ~table.index.isin(gone)].reset_index(drop=True), removed
+    found = {int(name.removeprefix("external:")): identical for name, identical in _of_each(across)}
+    same_file = pd.Series([found.get(place, False) for place in table.index], index=table.index, dtype=bool)
+    same_lesion |= pd.Series(table.index.isin(list(found)), index=table.index) & ~same_file
+
+    gone = same_id | same_file | same_lesion
+    for column in (lesions, table["group"]):
+        taken = set(column[gone]) - {""}
+        same_lesion |= column.isin(taken) & ~gone
+        gone |= same_lesion
+    reasons = {
+        "same_id": same_id,
+        "same_file": same_file & ~same_id,
+        "same_lesion": same_lesion & ~same_id & ~same_file,
+    }
+    return table[~gone].reset_index(drop=True), {name: int(which.sum()) for name, which in reasons.items()}
+
+
+def _in_both(
+    ids: pd.Series, sources: pd.Series, main_ids: pd.Series, main_sources: pd.Series, archive: str
+) -> pd.Series:
+    """Which ids [N] mean something that the main set has."""
+    wanted, there = (_meaning(*pair, archive) for pair in ((ids, sources), (main_ids, main_sources)))
+    return wanted.notna() & wanted.isin(there.dropna())
+
+
+def _meaning(ids: pd.Series, sources: pd.Series, archive: str) -> pd.Series:
+    """What an id means anywhere: itself within an archive, with its source in a published set; missing for others."""
+    whole = (sources + "/" + ids).where(~sources.isin(OWN_SOURCES))
+    return ids.where(ids.str.fullmatch(archive), whole).where(ids != "")
+
+
+def _listed_with(main_ids: pd.Series) -> set[str]:
+    """Images that a shipped list pairs with one of these."""
+    found: set[str] = set()
+    for name in WITH_LISTS:
+        listed = known_pairs(name)
+        if listed is not None:
+            for one, other in (("image_id_1", "image_id_2"), ("image_id_2", "image_id_1")):
+                found |= set(listed.loc[listed[one].isin(main_ids), other])
+    return found - set(main_ids)
+
+
+def _of_each(across: pd.DataFrame) -> list[tuple[str, bool]]:
+    """Each external image that is paired, and whether with the same bytes or pixels in any pair."""
+    return list(across.groupby("image_id_2", sort=False)["identical"].any().items())
