@@ -50,6 +50,22 @@ def refilled(folder: Path, key: str) -> Iterator[Path]:
         shutil.rmtree(fresh, ignore_errors=True)
 
 
+def look_again(folder: Path, key: str) -> None:
+    """Let the next `dvc repro` refill the folder, since the user is about to change the files that it was filled from.
+
+    DVC does not look behind links, and fails at one whose file is gone: the links go, and MARKER says why. Nothing
+    happens where DVC does not run the stage.
+    """
+    if "DVC_STAGE" not in os.environ:
+        return
+    names = files_made(folder, key)
+    left = {name: _content(folder / name) for name in names if not (folder / name).is_symlink()}
+    for name in names:
+        if name not in left:
+            (folder / name).unlink()
+    write_json(folder / MARKER, left | {"": "the data had problems; the next `dvc repro` links them again"})
+
+
 def files_made(folder: Path, key: str) -> list[str]:
     """The files in a folder, by their names in it, all of which a stage made; raises UserError as `refilled`."""
     if folder.is_symlink():

@@ -1,0 +1,50 @@
+"""What a message tells the user to do works when it is done: under DVC, in the user's own folder."""
+
+import pytest
+import yaml
+from helpers.datasets import save, write_table
+from helpers.project import Project, clone
+
+from exp_tools.data.acquire.managed_folder import MARKER
+
+
+@pytest.fixture
+def project(tmp_path) -> Project:
+    """A project whose images are a folder with a table, in which the last image is missing."""
+    mine = tmp_path / "mine"
+    for number in range(20):
+        save(mine / f"I{number}.png", number)
+    rows = [f"I{number},L{number},{('nv', 'mel')[number % 2]}" for number in range(21)]
+    write_table(mine / "t.csv", rows, "image_id,lesion_id,dx")
+    made = clone(tmp_path / "project", {"prepare": {"image_size": 32}, "machine": {"threads": 1}})
+    path = made.folder / "params.yaml"
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    content["data"] |= {"source": "table", "dir": str(mine)}
+    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    return made
+
+
+def test_dvc_repro_looks_at_the_folder_again_after_a_problem(project, tmp_path):
+    mine, raw = tmp_path / "mine", project.folder / "data/raw"
+    repro = ("dvc", "repro", "prepare")
+
+    def stopped() -> str:
+        done = project.run(*repro, check=False)
+        assert done.returncode != 0
+        return done.stdout + done.stderr
+
+    assert "no image file for 'I20'" in stopped()
+    assert [path.name for path in raw.iterdir()] == [MARKER]
+    save(mine / "I20.png", 20)  # "add it"
+    save(mine / "again/I3.png", 99)
+    assert "several files are called 'I3'" in stopped()
+    (mine / "I3.png").unlink()  # "keep the right one": DVC itself fails at a link whose file is gone
+    (mine / "I4.png").write_bytes(b"broken")
+    assert "I4" in stopped()
+    save(mine / "I4.png", 4)
+    assert "Running stage 'download'" in project.run(*repro).stdout
+    labels = (project.folder / "data/prepared/labels.csv").read_text().splitlines()
+    assert len(labels) == 22
+    assert len(list(raw.rglob("*.png"))) == 21
+    assert "didn't change, skipping" in project.run(*repro).stdout
+    assert sum(path.suffix == ".png" for path in mine.rglob("*")) == 21  # nothing of the user's has gone
