@@ -23,6 +23,15 @@ def add_commands(commands: Commands) -> None:
     doctor.add_argument("--json", action="store_true", help="print JSON, for programs")
     doctor.add_argument("--measure", action="store_true", help="time a training step of the chosen model per precision")
 
+    data = commands.add(
+        GROUP,
+        "data",
+        _data,
+        "check whether the folder of your images has changed since it was linked, which DVC cannot see",
+        "exp-tools data check",
+    )
+    data.add_argument("action", choices=("check",), help="compare data.dir with data/raw; status 1 where they differ")
+
     models = commands.add(
         GROUP,
         "models",
@@ -66,6 +75,20 @@ def _doctor(options: argparse.Namespace) -> int:
     checks = diagnose(find_project(Path.cwd()), measure=options.measure)
     print(json.dumps([check._asdict() for check in checks], indent=2) if options.json else report(checks))
     return int(any(check.status == "missing" for check in checks))
+
+
+def _data(options: argparse.Namespace) -> int:
+    from exp_tools.doctor import LINK_AGAIN, changes_of_data
+
+    added, gone = changes_of_data(find_project(Path.cwd()))
+    if not (added or gone):
+        print("data/raw has all files of data.dir")
+        return 0
+    for names, what in ((added, "new in"), (gone, "no more in")):
+        if names:
+            print(f"{what} data.dir: {', '.join(names[:5])}" + (f" and {len(names) - 5:,} more" if names[5:] else ""))
+    print(f"DVC cannot see that: {LINK_AGAIN}")
+    return 1
 
 
 def _models(options: argparse.Namespace) -> int:

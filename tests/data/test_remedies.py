@@ -7,6 +7,8 @@ from helpers.project import Project, clone
 
 from exp_tools.data.acquire.managed_folder import MARKER
 
+TOOLS = ("python", "-m", "exp_tools.cli")
+
 
 @pytest.fixture
 def project(tmp_path) -> Project:
@@ -47,4 +49,18 @@ def test_dvc_repro_looks_at_the_folder_again_after_a_problem(project, tmp_path):
     assert len(labels) == 22
     assert len(list(raw.rglob("*.png"))) == 21
     assert "didn't change, skipping" in project.run(*repro).stdout
-    assert sum(path.suffix == ".png" for path in mine.rglob("*")) == 21  # nothing of the user's has gone
+    assert "has all files" in project.run(*TOOLS, "data", "check").stdout
+    save(mine / "I21.png", 21)
+    with (mine / "t.csv").open("a") as table:
+        table.write("I21,L21,nv\n")
+    (mine / "I0.png").unlink()
+    done = project.run(*TOOLS, "data", "check", check=False)
+    assert done.returncode == 1
+    assert "new in data.dir: I21.png" in done.stdout
+    assert "no more in data.dir: I0.png" in done.stdout
+    assert "1 new files since `download`, and 1 less" in project.run(*TOOLS, "doctor", check=False).stdout
+    (mine / "t.csv").write_text((mine / "t.csv").read_text().replace("I0,L0,nv\n", ""))
+    project.run("dvc", "repro", "-f", "-s", "download")  # as it says
+    project.run(*repro)
+    assert len((project.folder / "data/prepared/labels.csv").read_text().splitlines()) == 22
+    assert sum(path.suffix == ".png" for path in mine.rglob("*")) == 21  # what the user has left, and no less

@@ -2,10 +2,12 @@
 
 import filecmp
 import os
+import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from exp_tools.data.acquire.managed_folder import MARKER
 from exp_tools.data.acquire.unpack import unpack
 from exp_tools.data.images.decode import EXTENSIONS, is_clutter
 from exp_tools.data.images.masks import find_masks
@@ -227,3 +229,32 @@ def _limit(name: str, wanted: SourceOptions, raw: Path) -> str:
             path.unlink()
     write_options(raw, subset=keep["image_id"].to_list())
     return f"; data.limit keeps {len(keep):,} of {len(table):,}"
+
+
+def folder_changes(
+    name: str, wanted: SourceOptions, raw: Path, *, root: Path, processes: int
+) -> tuple[list[str], list[str]]:
+    """Names of files that the user's folder has now and `raw` has not, and of those that it has no more.
+
+    DVC does not see either, since the folder is outside of the project. Both are empty without a folder of the user's,
+    and before `download` has filled `raw`.
+
+    Raises
+    ------
+    UserError : as `provide`
+    """
+    then = _names(raw)
+    if wanted.dir is None or not then:
+        return [], []
+    with tempfile.TemporaryDirectory(prefix="exp-tools-") as folder:
+        fresh = Path(folder) / "raw"
+        provide(name, wanted, fresh, root=root, processes=processes)
+        now = _names(fresh)
+    return sorted(now - then), sorted(then - now)
+
+
+def _names(folder: Path) -> set[str]:
+    """The files of a filled folder, links to files that are gone among them."""
+    paths = (path for path in folder.rglob("*") if path.is_symlink() or path.is_file())
+    names = {path.relative_to(folder).as_posix() for path in paths}
+    return {name for name in names if name != MARKER and not is_clutter(Path(name).name)}
