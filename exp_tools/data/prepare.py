@@ -54,7 +54,7 @@ def check_and_pack(
     Raises
     ------
     UserError
-        No row is left, or the disk has no room.
+        No row is left, or none of a class, or the disk has no room.
     """
     tidy = table.assign(**tidied(table, facts.classes))
     found = check_labels(table, facts.classes) + unlisted_images(table, raw, facts.masks)
@@ -85,7 +85,25 @@ def check_and_pack(
     kept = apply_actions(kept, of_images)
     if kept.empty:
         raise UserError(f"no image of {facts.title} is left: none of {len(table)} can be used")
-    return kept, problems + of_images
+    every = problems + of_images
+    if not any(problem.action == "stopped" for problem in every):
+        _stop_on_lost_classes(tidy, kept, every)
+    return kept, every
+
+
+def _stop_on_lost_classes(table: pd.DataFrame, kept: pd.DataFrame, problems: list[Problem]) -> None:
+    """Raise UserError when a diagnosis of the table has no image left: skipping must not take a class away unsaid."""
+    unknown = {problem.place for problem in problems if problem.kind == "unknown_diagnosis"}
+    counts = table.drop(index=list(unknown))["dx"].value_counts()
+    lost = sorted(set(counts.index) - set(kept["dx"]))
+    if not lost:
+        return
+    kinds = sorted({problem.kind for problem in problems if problem.action == "skipped"})
+    listed = ", ".join(f"{code} ({counts[code]:,} rows)" for code in lost)
+    raise UserError(
+        f"every image of {listed} was left out ({', '.join(kinds)} are skipped, see prepare.on_problem), and the class "
+        "with them. Mend these images or rows, or take the rows out of the table"
+    )
 
 
 def unlisted_images(table: pd.DataFrame, raw: Path, masks: tuple[str, ...] = ()) -> list[Problem]:

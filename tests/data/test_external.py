@@ -140,6 +140,18 @@ def test_a_set_more_re_runs_neither_preparation_nor_training():
     assert "data.external" in stages["external"]["params"]
 
 
+def test_a_class_does_not_vanish_unsaid(project, tmp_path):
+    for number, code in enumerate(("mel", "nv", "nv")):
+        save(tmp_path / "clinic" / code / f"{number}.png", number)
+    (tmp_path / "clinic/mel/0.png").write_bytes(b"")
+    project.change(data__external={"clinic": {"source": "folder", "dir": str(tmp_path / "clinic")}})
+    said = project.change(prepare__on_problem__empty_image="skip").fails("external")
+    assert "every image of mel (1 rows) was left out (empty_image are skipped" in said
+    save(tmp_path / "clinic" / "mel" / "1.png", 9)
+    project.run("external")
+    assert project.metrics("external")["clinic"]["images"] == 3
+
+
 def test_a_main_set_is_left_as_it_was(project, tmp_path):
     before = {name: (project.folder / name).stat().st_mtime_ns for name in ("data/prepared/labels.csv", "data/raw")}
     save(tmp_path / "clinic" / "mel" / "a.png", 5)

@@ -1,5 +1,7 @@
 """The label table is checked whole: every fault with its file, row and remedy."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -154,6 +156,23 @@ def test_typed_labels_name_what_is_missing(raw):
     assert labels["age"][1] == 50
     assert labels.loc[0, ["dx_type", "sex", "localization"]].tolist() == ["unknown"] * 3
     assert labels["group"].tolist() == ["", ""]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "advice"),
+    [
+        (["bad_age"], "-S prepare.on_problem.bad_age=fix"),
+        (["missing_image", "missing_image", "no_lesion"], "-S prepare.on_problem.no_lesion=fix"),
+        (["missing_image", "damaged_image", "missing_image"], "missing_image=skip, which leaves 2 out"),
+        (["unexpected_count"], "-S prepare.on_problem.unexpected_count=note"),
+        (["unknown_diagnosis"], "Fix the data: correct these diagnoses in the table; skipping them would lose whole"),
+    ],
+)
+def test_the_advice_mends_before_it_loses(kinds, advice):
+    problems = [Problem(kind, "t.csv", n, "", "", "wrong", n, action="stopped") for n, kind in enumerate(kinds)]
+    with pytest.raises(UserError) as caught:
+        stop_on(problems, Path("problems.csv"))
+    assert advice in str(caught.value)
 
 
 @pytest.mark.parametrize("word", ["NA", " nan ", "NULL", "None", "-", "n/a", "?", "Not available", "#N/A"])

@@ -11,6 +11,9 @@ from exp_tools.io import write_csv
 
 MAX_SHOWN = 12
 REPORT_COLUMNS = ["file", "row", "column", "value", "rule", "kind", "action"]
+FIXABLE = ("untidy_text", "no_lesion", "bad_age", "unknown_sex", "wrong_ending", "other_pixels", "exif_rotation")
+NOTABLE = ("unlisted_image", "unexpected_count")
+"""Kinds that can be mended, and kinds that may be noted only."""
 ACTIONS = {"stop": "stopped", "skip": "skipped", "fix": "fixed", "note": "noted"}
 
 
@@ -93,6 +96,20 @@ def stop_on(problems: Iterable[Problem], report: Path) -> None:
     kinds = ", ".join(f"{kind} {count}" for kind, count in counts.items())
     raise UserError(
         f"the data have {len(fatal)} problem(s) ({kinds}); no images and labels were written:\n  {shown}{rest}\n"
-        f"All of them are listed in {report}. Fix the data, or say what to do about a kind, for example "
-        f"-S prepare.on_problem.{next(iter(counts))}=skip (docs/data.md lists kinds and choices)"
+        f"All of them are listed in {report}. Fix the data{_advice(counts)}"
     )
+
+
+def _advice(counts: Mapping[str, int]) -> str:
+    """A choice that helps with the commonest kind that has one: a fix or a note before a skip, which loses images."""
+    choices = [("fix", FIXABLE), ("note", NOTABLE), ("skip", counts.keys() - {"unknown_diagnosis"})]
+    for choice, kinds in choices:
+        fitting = [kind for kind in counts if kind in kinds]
+        if fitting:
+            kind = max(fitting, key=lambda one: counts[one])
+            loses = f", which leaves {counts[kind]:,} out" if choice == "skip" else ""
+            return (
+                f", or say what to do about a kind, for example -S prepare.on_problem.{kind}={choice}{loses} "
+                "(docs/data.md lists kinds and choices)"
+            )
+    return ": correct these diagnoses in the table; skipping them would lose whole classes"
