@@ -7,7 +7,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from exp_tools.data.images.preprocess import Preprocessing, apply_filters
 from exp_tools.errors import UserError
@@ -16,6 +16,7 @@ FORMATS = {"JPEG": (".jpg", ".jpeg"), "PNG": (".png",), "BMP": (".bmp",), "TIFF"
 """The formats that are decoded, with their file endings. No others: for some, Pillow would start another program."""
 EXTENSIONS = tuple(ending for endings in FORMATS.values() for ending in endings)
 MAX_PIXELS = 100_000_000
+SRGB = ImageCms.createProfile("sRGB")
 _ORIENTATION = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -39,16 +40,28 @@ class ImageFault(UserError):
         self.kind = kind
 
 
+CLUTTER = ("__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found", "thumbs", "thumbs.db")
+
+
 def is_clutter(name: str) -> bool:
-    """Whether a file or folder is a leftover of an operating system (`.DS_Store`, `._x.jpg`, `__MACOSX`), not data."""
-    return name.startswith(".") or name == "__MACOSX"
+    """Whether a file or folder is a leftover of a system, not data: `.DS_Store`, `.ipynb_checkpoints`, `@eaDir`, …"""
+    return name.startswith(".") or name.casefold() in CLUTTER
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Files anywhere below a folder, in order of their paths, without leftovers and what is in folders of such names."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if not any(map(is_clutter, path.relative_to(folder).parts)) and path.is_file()
+    )
 
 
 def index_images(folder: Path) -> dict[str, list[Path]]:
     """Map each image's id (file name without ending) to its files, anywhere below `folder`, in order of their paths."""
     found: dict[str, list[Path]] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in EXTENSIONS and not is_clutter(path.name) and path.is_file():
+    for path in files_below(folder):
+        if path.suffix.lower() in EXTENSIONS:
             found.setdefault(path.stem, []).append(path)
     return found
 
@@ -95,6 +108,8 @@ def decode_with_notes(
             image.load()
             orientation = image.getexif().get(_ORIENTATION, 1)
             notes = _notes(source, *found, "transparency" in image.info, orientation)
+            image, profile = _in_srgb(image)
+            notes += [("other_pixels", profile, f"colours in {profile}, not sRGB: converted")] if profile else []
             upright = image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
             pixels = np.asarray(square(_rgb(upright), size, resize))
     except ImageFault:
@@ -139,6 +154,27 @@ def _notes(
         rule = f"EXIF orientation {orientation}: the pixels are stored turned or mirrored; they are put upright"
         notes.append(("exif_rotation", str(orientation), rule))
     return notes
+
+
+def _in_srgb(image: Image.Image) -> tuple[Image.Image, str]:
+    """An image whose colour profile is another one with its colours in sRGB, and the profile's name; else as it is, "".
+
+    Display P3 of telephones or Adobe RGB of cameras, read as sRGB, shifts reds by 15 to 26 of 255.
+    """
+    embedded = image.info.get("icc_profile")
+    if not embedded or image.mode not in ("RGB", "CMYK"):
+        return image, ""
+    try:
+        profile = ImageCms.ImageCmsProfile(BytesIO(embedded))
+        name = ImageCms.getProfileDescription(profile).strip() or "another colour space"
+        if "srgb" in name.casefold() or profile.profile.xcolor_space.strip() != image.mode:
+            return image, ""
+        turned = ImageCms.profileToProfile(
+            image, profile, SRGB, ImageCms.Intent.RELATIVE_COLORIMETRIC, outputMode="RGB"
+        )
+    except (ImageCms.PyCMSError, OSError):  # a profile that cannot be read says nothing
+        return image, ""
+    return turned, name
 
 
 def _rgb(image: Image.Image) -> Image.Image:

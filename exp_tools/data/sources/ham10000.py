@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from exp_tools.data.images.decode import files_below
 from exp_tools.data.sources.registry import DatasetSpec, RemoteFile
 from exp_tools.data.sources.tables import read_text_table, require_columns, with_files
 from exp_tools.errors import UserError
@@ -74,8 +75,8 @@ def find_table(folder: Path) -> Path:
     """The table of the set below a folder; of several, all must have the same content."""
     found = [
         path
-        for path in sorted(folder.rglob("*"))
-        if path.stem.lower() == TABLE.lower() and path.suffix.lower() in (".csv", ".tab", ".tsv", "") and path.is_file()
+        for path in files_below(folder)
+        if path.stem.lower() == TABLE.lower() and path.suffix.lower() in (".csv", ".tab", ".tsv", "")
     ]
     if not found:
         raise UserError(

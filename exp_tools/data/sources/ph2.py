@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from exp_tools.data.images.decode import index_images
+from exp_tools.data.images.decode import files_below, index_images
 from exp_tools.data.sources.registry import DatasetSpec
 from exp_tools.data.sources.tables import only_one, read_sheet, with_files
 from exp_tools.errors import UserError
@@ -36,8 +36,8 @@ FOLDERS = {
 
 def read(raw: Path) -> pd.DataFrame:
     """Rows of the set's table (.xlsx before .txt), or of its class folders where there is no table."""
-    sheets = [path for path in sorted(raw.rglob("*.xlsx")) if "ph2" in path.name.lower()]
-    texts = [path for path in sorted(raw.rglob("*.txt")) if "ph2" in path.name.lower()]
+    sheets = [path for path in files_below(raw) if path.suffix == ".xlsx" and "ph2" in path.name.lower()]
+    texts = [path for path in files_below(raw) if path.suffix == ".txt" and "ph2" in path.name.lower()]
     if sheets:
         table = _from_sheet(only_one(sheets, raw, "workbook of PH2"))
     elif texts:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from exp_tools.data.images.decode import EXTENSIONS, index_images
+from exp_tools.data.images.decode import EXTENSIONS, files_below, index_images
 from exp_tools.errors import UserError
 
 TABLE_ENDINGS = (".csv", ".tab", ".tsv")
@@ -69,12 +69,8 @@ def require_columns(table: pd.DataFrame, columns: Iterable[str], file: str) -> N
 
 
 def tables_below(folder: Path) -> list[Path]:
-    """Delimited text tables anywhere below a folder, in order of their paths; hidden files are left out."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in TABLE_ENDINGS and path.is_file() and not path.name.startswith(".")
-    )
+    """Delimited text tables anywhere below a folder, in order of their paths."""
+    return [path for path in files_below(folder) if path.suffix.lower() in TABLE_ENDINGS]
 
 
 def header_of(path: Path) -> list[str]:
