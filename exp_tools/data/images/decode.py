@@ -49,7 +49,7 @@ def is_clutter(name: str) -> bool:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """Files anywhere below a folder, in order of their paths, without leftovers and what is in folders of such names."""
+    """Files anywhere below a folder, in order of their paths, without leftovers and what lies in folders of them."""
     return sorted(
         path
         for path in folder.rglob("*")
