@@ -62,7 +62,7 @@ def test_a_misspelt_command_is_answered_with_the_right_one(capsys):
     assert "did you mean 'models'?" in capsys.readouterr().err
     assert cli.main(["xyz"]) == 2
     message = capsys.readouterr().err
-    assert "doctor, models" in message
+    assert "doctor, data, models" in message
     assert "did you mean" not in message
 
 

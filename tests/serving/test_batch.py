@@ -85,8 +85,8 @@ def test_a_table_gives_metadata_and_scores(folder, tmp_path):
     by_hand = (probabilities(scored).argmax(axis=1) == labels).mean()
     assert outcome.report["metrics"]["accuracy"] == pytest.approx(by_hand)
     assert [str(problem) for problem in outcome.problems] == [
-        "table.csv, row 10, dx: lesion 'lesion_4' has two diagnoses: mel in row 10, wart in row 11; a lesion has one",
-        "table.csv, row 11, dx: lesion 'lesion_4' has two diagnoses: mel in row 10, wart in row 11; a lesion has one",
+        "table.csv, row 10, dx: lesion 'lesion_4' has several diagnoses: mel in row 10, wart in row 11; a lesion has one",
+        "table.csv, row 11, dx: lesion 'lesion_4' has several diagnoses: mel in row 10, wart in row 11; a lesion has one",
     ]
 
 

@@ -112,7 +112,7 @@ def make_group(name: str, runs: Sequence[Run]) -> Group:
     Raises
     ------
     UserError : classes differ; test sets overlap without being equal, or share a lesion: they are of different splits;
-        one image has two diagnoses or two lesion groups
+        one image has several diagnoses or two lesion groups
     """
     first = runs[0]
     for run in runs[1:]:
