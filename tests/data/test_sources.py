@@ -14,6 +14,7 @@ from helpers.datasets import CODES, DataProject, ham, ham_rows, save, write_tabl
 from exp_tools.data.acquire.link import provide
 from exp_tools.data.labels.validate import check_counts, check_labels
 from exp_tools.data.sources.registry import SourceOptions, read_source, spec_of
+from exp_tools.errors import UserError
 from exp_tools.params import DataParams
 
 SOURCES = DataParams.model_fields["source"].annotation.__args__
@@ -195,6 +196,28 @@ def test_the_challenge_as_it_was_held(tmp_path, project):
     assert (splits["lesion_id"].str.startswith("HAMTEST") == (splits["split"] == "test")).all()
     assert set(splits["split"]) == {"train", "val", "test"}
     assert made.metrics("split")["scheme"] == "official"
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("image_id;dx;localization\nI1;mel;Rücken\n".encode("cp1252"), "t.csv is not UTF-8 (byte 0xfc in line 2)"),
+        ("image_id,dx\nI1,mel\n".encode("utf-16"), "t.csv is UTF-16 or binary"),
+        (b"", "t.csv is empty"),
+        (b"# made by me\nimage_id,dx\nI1,mel\n", "t.csv begins with a comment"),
+        (b"Image_ID,DX\nI1,mel\n", "t.csv has no column image_id, dx (Image_ID should be image_id, DX should be dx)"),
+        (b"name,diagnosis\nI1,mel\n", "t.csv has no column image_id, dx (it has name, diagnosis)"),
+        (None, "nor any file that looks like one"),
+    ],
+)
+def test_a_table_that_is_not_found_is_said_by_name_and_why(tmp_path, content, why):
+    save(tmp_path / "set/I1.png", 1)
+    if content is not None:
+        (tmp_path / "set/t.csv").write_bytes(content)
+    provide("table", SourceOptions(dir="set"), tmp_path / "raw", root=tmp_path, processes=1)
+    with pytest.raises(UserError) as caught:
+        read_source("table", tmp_path / "raw")
+    assert why in str(caught.value)
 
 
 def ph2_rows(folder: Path) -> list[tuple[str, str]]:

@@ -17,6 +17,7 @@ from exp_tools.data.sources.tables import (
     read_text_table,
     require_columns,
     tables_below,
+    why_not,
     with_files,
 )
 from exp_tools.errors import UserError
@@ -34,7 +35,10 @@ def read(raw: Path) -> pd.DataFrame:
     else:
         fitting = [path for path in tables_below(raw) if path != test and {"image_id", "dx"} <= set(header_of(path))]
         if not fitting:
-            raise UserError(f"there is no table below {raw} with the columns image_id and dx; name it with data.table")
+            wanted = "with the columns image_id and dx"
+            raise UserError(
+                f"there is no table below {raw} {wanted}{why_not(raw, ('image_id', 'dx'))}. Name yours with data.table"
+            )
         path = only_one(fitting, raw, "table with the columns image_id and dx", "; name the right one with data.table")
     parts = [_rows(path, raw)]
     if test is not None:

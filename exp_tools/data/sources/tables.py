@@ -13,6 +13,9 @@ from exp_tools.data.images.decode import EXTENSIONS, files_below, index_images
 from exp_tools.errors import UserError
 
 TABLE_ENDINGS = (".csv", ".tab", ".tsv")
+OTHERS = (".xlsx", ".xls", ".ods", ".parquet", ".json")
+"""Endings of tables that are not read as text."""
+MOST_NAMED = 8
 YES = ("1", "1.0", "true")
 NO = ("0", "0.0", "false", "")
 
@@ -81,6 +84,37 @@ def header_of(path: Path) -> list[str]:
     except (UnicodeDecodeError, OSError):
         return []
     return [cell.strip().strip('"') for cell in line.split(max(",;\t", key=line.count))]
+
+
+def why_not(folder: Path, columns: Sequence[str]) -> str:
+    """What a message says of the files below a folder that look like tables, and why none is the one wanted."""
+    endings = (*TABLE_ENDINGS, *OTHERS)
+    paths = [path for path in files_below(folder) if path.suffix.lower() in endings]
+    said = [f"{path.relative_to(folder).as_posix()} {_why_not(path, columns)}" for path in paths[:MOST_NAMED]]
+    more = f"; and {len(paths) - MOST_NAMED:,} more files" if len(paths) > MOST_NAMED else ""
+    return f": {'; '.join(said)}{more}" if said else ", nor any file that looks like one (.csv, .tsv, .tab)"
+
+
+def _why_not(path: Path, columns: Sequence[str]) -> str:
+    if path.suffix.lower() not in TABLE_ENDINGS:
+        return "is no text: save it as CSV in UTF-8"
+    content = path.read_bytes()
+    if not content.strip():
+        return "is empty"
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in content[:1000]:
+        return "is UTF-16 or binary: save it as CSV in UTF-8"
+    try:
+        content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        return f"is not UTF-8 (byte {content[error.start]:#x} in line {line}): save it as CSV in UTF-8"
+    found = header_of(path)
+    if found and found[0].startswith("#"):
+        return "begins with a comment: take the lines before the header out"
+    missing = [column for column in columns if column not in found]
+    alike = {name.casefold(): name for name in found}
+    renamed = [f"{alike[column]} should be {column}" for column in missing if column in alike]
+    return f"has no column {', '.join(missing)} ({', '.join(renamed) or 'it has ' + ', '.join(found[:12])})"
 
 
 def one_hot_codes(table: pd.DataFrame, columns: Sequence[str]) -> pd.Series:
