@@ -4,7 +4,7 @@ python -m benchmarks.statistics [--sets 1000] [--resamples 500] [--processes 2] 
 
 Writes the tables as Markdown to stdout, for docs/evaluation.md. A drawn network gives logits to images of drawn
 lesions: those of a class lie around that class's own, images of one lesion near each other. Its probabilities are
-known functions of the logits, so every true score is known from a set of a million images.
+known functions of the logits, so every true score is known from a set of some hundred thousand lesions.
 """
 
 import argparse
@@ -133,7 +133,8 @@ def held(seed: int, lesions: int, truth: dict[str, float], threshold: float, res
     )
     for name in ("macro_auc", "balanced_accuracy"):
         low, high = differences[name].interval(0.95)
-        answer[f"difference in {HEADLINE[name].label}"] = float(low <= truth[f"difference in {name}"] <= high)
+        said = f"difference in {HEADLINE[name].label}"
+        answer[said] = float(low <= truth[said] <= high)
     return answer
 
 
@@ -151,23 +152,16 @@ def coverage(sets: int, resamples: int, spread: Callable) -> Iterable[str]:
         truth = {name: value for name, (value, *_) in scored(many, threshold, 0, 0).items()}
         other = worse_model(many, np.random.default_rng(2**33))
         values = [headline_metrics(one.probabilities, one.labels, CLASSES, one.decided) for one in (many, other)]
-        truth |= {f"difference in {name}": values[0][name] - values[1][name] for name in HEADLINE}
+        truth |= {f"difference in {one.label}": values[0][name] - values[1][name] for name, one in HEADLINE.items()}
         task = partial(held, lesions=lesions, truth=truth, threshold=threshold, resamples=resamples)
         rows = pd.DataFrame(spread(task, range(sets)))
-        columns[lesions] = rows.mean(), rows.notna().mean(), pd.Series(truth)
+        columns[lesions] = rows.mean(), rows.notna().mean(), truth
     yield "| 95 % interval of | true value | " + " | ".join(f"{lesions:,} lesions" for lesions in SIZES) + " |"
     yield "| --- |" + " ---: |" * (1 + len(SIZES))
     for name in columns[SIZES[0]][0].index:
-        true = columns[SIZES[-1]][2].get(name, np.nan)
-        if true != true:
-            true = columns[SIZES[-1]][2][next(key for key in columns[SIZES[-1]][2].index if label(key) == name)]
+        true = columns[SIZES[-1]][2][name]
         cells = [percent(columns[lesions][0][name], columns[lesions][1][name]) for lesions in SIZES]
         yield f"| {name} | {true:.3f} | " + " | ".join(cells) + " |"
-
-
-def label(key: str) -> str:
-    name = key.removeprefix("difference in ")
-    return f"difference in {HEADLINE[name].label}" if name != key and name in HEADLINE else key
 
 
 def percent(share: float, there: float) -> str:

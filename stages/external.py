@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from exp_tools.data.acquire.link import provide, refuse_own_folder
-from exp_tools.data.acquire.managed_folder import refilled
+from exp_tools.data.acquire.managed_folder import looking_again, refilled
 from exp_tools.data.duplicates.groups import with_groups
 from exp_tools.data.duplicates.pairs import without_known_images
 from exp_tools.data.images.pack import join_arrays
@@ -46,7 +46,8 @@ def main() -> None:
     packing = packing_of(params.prepare, processes)
     metrics, tables, reports, arrays = {}, [], [], []
     EXTERNAL_IMAGES.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=EXTERNAL_IMAGES.parent, prefix=".packing-") as folder:
+    packed = tempfile.TemporaryDirectory(dir=EXTERNAL_IMAGES.parent, prefix=".packing-")
+    with packed as folder, looking_again(EXTERNAL_RAW, "data.external.NAME.dir"):
         for name, chosen in params.data.external.items():
             raw = EXTERNAL_RAW / name
             table = read_source(chosen.source, raw)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from exp_tools.data.acquire.managed_folder import look_again
+from exp_tools.data.acquire.managed_folder import looking_again
 from exp_tools.data.duplicates.contact_sheet import draw_pairs
 from exp_tools.data.duplicates.groups import pair_report, with_groups
 from exp_tools.data.duplicates.pairs import duplicate_pairs, photograph
@@ -22,7 +22,7 @@ from exp_tools.data.labels.issues import stop_on, summarise_problems, write_repo
 from exp_tools.data.labels.table import summarise_labels, typed_labels
 from exp_tools.data.prepare import Packing, check_and_pack, packing_of
 from exp_tools.data.sources.registry import DatasetSpec, read_source, spec_of
-from exp_tools.errors import UserError, run_main
+from exp_tools.errors import run_main
 from exp_tools.evaluation.plots.class_counts import draw_class_distribution
 from exp_tools.io import write_csv, write_json
 from exp_tools.params import load_params
@@ -46,16 +46,13 @@ def main() -> None:
     params = load_params()
     processes = io_processes(params.machine)
     packing = packing_of(params.prepare, processes)
-    table = read_source(params.data.source, RAW)
-    kept, problems = check_and_pack(table, spec_of(params.data.source), RAW, IMAGES, packing)
-    write_report(PROBLEMS, problems)
-    report = report_path()
-    write_report(report, problems)
-    try:
+    with looking_again(RAW, "data.dir"):
+        table = read_source(params.data.source, RAW)
+        kept, problems = check_and_pack(table, spec_of(params.data.source), RAW, IMAGES, packing)
+        write_report(PROBLEMS, problems)
+        report = report_path()
+        write_report(report, problems)
         stop_on(problems, report)
-    except UserError:
-        look_again(RAW, "data.dir")
-        raise
 
     labels = typed_labels(kept)
     files = kept["file"].to_list()

@@ -78,3 +78,10 @@ def test_the_same_picture_in_display_p3_has_the_same_colours():
     assert np.abs(raw.astype(int) - expected).max() > 10
     assert np.abs(pixels.astype(int) - expected).max() <= 3
     assert np.abs(pixels.astype(int) - expected).mean() < 0.7
+    with Image.open(CASES / "colour-profile/icc_p3.png") as image:  # as a screenshot of a telephone is stored
+        profile, clear = image.info["icc_profile"], image.convert("RGBA")
+    stored = BytesIO()
+    clear.save(stored, "PNG", icc_profile=profile)
+    again, notes = decode_with_notes(stored.getvalue(), PLAIN)
+    assert {value for _, value, _ in notes} == {"RGBA", value}
+    assert np.abs(again.astype(int) - pixels).max() <= 1

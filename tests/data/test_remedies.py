@@ -64,3 +64,32 @@ def test_dvc_repro_looks_at_the_folder_again_after_a_problem(project, tmp_path):
     project.run(*repro)
     assert len((project.folder / "data/prepared/labels.csv").read_text().splitlines()) == 22
     assert sum(path.suffix == ".png" for path in mine.rglob("*")) == 21  # what the user has left, and no less
+
+
+def test_an_external_set_and_a_table_that_cannot_be_read_are_looked_at_again_too(project, tmp_path):
+    mine, clinic = tmp_path / "mine", tmp_path / "clinic"
+    save(mine / "I20.png", 20)
+    (mine / "copy.csv").write_text("image_id,dx\nI1,mel\n")
+    repro = ("dvc", "repro", "external")
+
+    def stopped() -> str:
+        done = project.run(*repro, check=False)
+        assert done.returncode != 0
+        return done.stdout + done.stderr
+
+    assert "more than one table with the columns image_id and dx: copy.csv, t.csv" in stopped()
+    (mine / "copy.csv").unlink()
+    for number in range(4):
+        save(clinic / ("mel", "nv")[number % 2] / f"c{number}.png", 100 + number)
+    path = project.folder / "params.yaml"
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    content["data"]["external"] = {"clinic": {"source": "folder", "dir": str(clinic)}}
+    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    project.run(*repro)
+    (clinic / "nv/c9.png").write_bytes(b"broken")
+    content["prepare"]["on_problem"]["unlisted_image"] = "stop"  # a parameter of the stage, so that it runs again
+    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    assert "c9" in stopped()
+    (clinic / "nv/c9.png").unlink()  # DVC would fail at the link
+    project.run(*repro)
+    assert len(list((project.folder / "data/external_raw").rglob("*.png"))) == 4

@@ -50,14 +50,25 @@ def refilled(folder: Path, key: str) -> Iterator[Path]:
         shutil.rmtree(fresh, ignore_errors=True)
 
 
-def look_again(folder: Path, key: str) -> None:
-    """Let the next `dvc repro` refill the folder, since the user is about to change the files that it was filled from.
+@contextlib.contextmanager
+def looking_again(folder: Path, key: str) -> Iterator[None]:
+    """Around what may find fault with the user's files: then the next `dvc repro` fills the folder again.
 
-    DVC does not look behind links, and fails at one whose file is gone: the links go, and MARKER says why. Nothing
-    happens where DVC does not run the stage.
+    The user is about to change the files that it was filled from. DVC does not look behind links, and fails at one
+    whose file is gone: the links go, and MARKER says why. Nothing happens where DVC does not run the stage.
     """
-    if "DVC_STAGE" not in os.environ:
-        return
+    try:
+        yield
+    except UserError:
+        if "DVC_STAGE" in os.environ:
+            with contextlib.suppress(
+                UserError
+            ):  # what is not the pipeline's stays, and the first fault is the one to say
+                _take_links_away(folder, key)
+        raise
+
+
+def _take_links_away(folder: Path, key: str) -> None:
     names = files_made(folder, key)
     left = {name: _content(folder / name) for name in names if not (folder / name).is_symlink()}
     for name in names:

@@ -162,18 +162,23 @@ def _in_srgb(image: Image.Image) -> tuple[Image.Image, str]:
     Display P3 of telephones or Adobe RGB of cameras, read as sRGB, shifts reds by 15 to 26 of 255.
     """
     embedded = image.info.get("icc_profile")
-    if not embedded or image.mode not in ("RGB", "CMYK"):
+    if not embedded or image.mode not in ("RGB", "RGBA", "P", "CMYK"):
         return image, ""
+    if image.mode == "P":
+        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+    alpha = image.getchannel("A") if image.mode == "RGBA" else None
     try:
         profile = ImageCms.ImageCmsProfile(BytesIO(embedded))
         name = ImageCms.getProfileDescription(profile).strip() or "another colour space"
-        if "srgb" in name.casefold() or profile.profile.xcolor_space.strip() != image.mode:
+        colours = image.convert("RGB") if alpha else image
+        if "srgb" in name.casefold() or profile.profile.xcolor_space.strip() != colours.mode:
             return image, ""
-        turned = ImageCms.profileToProfile(
-            image, profile, SRGB, ImageCms.Intent.RELATIVE_COLORIMETRIC, outputMode="RGB"
-        )
+        intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
+        turned = ImageCms.profileToProfile(colours, profile, SRGB, intent, outputMode="RGB")
     except (ImageCms.PyCMSError, OSError):  # a profile that cannot be read says nothing
         return image, ""
+    if alpha:
+        turned.putalpha(alpha)
     return turned, name
 
 
