@@ -6,7 +6,8 @@ Writes  data/predictions.csv, metrics/{evaluate, report}.json, MODEL_CARD.md, pl
 """
 
 import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -147,9 +148,21 @@ def external_sets(facts: ModelFacts) -> Iterator[tuple[str, TestSet, dict[str, i
     """The external test sets: name, images of the model's classes, and what was left out."""
     every = read_labels(EXTERNAL_LABELS)
     for name in every[SET].unique():
-        known, left_out = as_task(every[every[SET] == name], facts.task, facts.classes)
+        of_set = every[every[SET] == name]
+        known, left_out = as_task(of_set, facts.task, facts.classes)
+        if left_out:
+            print(_unmapped(name, left_out, len(of_set), facts.classes), file=sys.stderr, flush=True)
         labels = every.assign(dx=known["dx"].reindex(every.index))
         yield name, TestSet(EXTERNAL_IMAGES, labels, known.index.to_numpy(), f"external:{name}"), left_out
+
+
+def _unmapped(name: str, left_out: dict[str, int], images: int, classes: Sequence[str]) -> str:
+    named = ", ".join(f"{code} ({count:,})" for code, count in left_out.items())
+    return (
+        f"warning: {sum(left_out.values()):,} of {images:,} images of {name} are NOT scored, as the model has no class "
+        f"for {named}; it has {', '.join(classes)}. Where a word of the set means one of these, say so in "
+        f"data.external.{name}.classes (docs/data.md)"
+    )
 
 
 def predict(images: TestSet, facts: ModelFacts, run: dict[str, Any]) -> tuple[pd.DataFrame, pd.DataFrame]:

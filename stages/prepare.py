@@ -48,6 +48,8 @@ def main() -> None:
     packing = packing_of(params.prepare, processes)
     with looking_again(RAW, "data.dir"):
         table = read_source(params.data.source, RAW)
+        notes = table.attrs["notes"]
+        print("\n".join(notes), end="\n" * bool(notes), flush=True)
         kept, problems = check_and_pack(table, spec_of(params.data.source), RAW, IMAGES, packing)
         write_report(PROBLEMS, problems)
         report = report_path()
@@ -67,6 +69,7 @@ def main() -> None:
         "rows_left_out": len(table) - len(kept),
         "problems": summarise_problems(problems),
         "lesion_masks": masks,
+        **({"reading": notes} if notes else {}),
     }
     write_json(DATA_METRICS, summarise_labels(labels) | counted)
     counts = labels["dx"].value_counts().loc[task_classes("diagnosis", labels["dx"])]

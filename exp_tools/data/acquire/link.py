@@ -6,6 +6,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from exp_tools.data.acquire.managed_folder import MARKER
 from exp_tools.data.acquire.unpack import unpack
@@ -13,6 +14,7 @@ from exp_tools.data.images.decode import EXTENSIONS, is_clutter
 from exp_tools.data.images.masks import find_masks
 from exp_tools.data.labels.select import subset_of_lesions
 from exp_tools.data.sources.registry import (
+    OPTIONS_OF_TABLES,
     DatasetSpec,
     SourceOptions,
     licence_text,
@@ -21,7 +23,7 @@ from exp_tools.data.sources.registry import (
     spec_of,
     write_options,
 )
-from exp_tools.data.sources.tables import TABLE_ENDINGS
+from exp_tools.data.sources.tables import is_table
 from exp_tools.errors import UserError
 from exp_tools.io import atomic_write, link_file
 
@@ -52,6 +54,7 @@ def provide(name: str, wanted: SourceOptions, raw: Path, *, root: Path, processe
         A folder is missing or holds no image, an archive or a download fails, a table cannot be read.
     """
     source, facts = load_source(name), spec_of(name)
+    _refuse_unread(name, source, wanted)
     if hasattr(source, "provide"):
         done = source.provide(wanted, raw, root=root, processes=processes)
     elif hasattr(source, "PARTS"):
@@ -66,16 +69,32 @@ def provide(name: str, wanted: SourceOptions, raw: Path, *, root: Path, processe
     return done + _limit(name, wanted, raw)
 
 
+def _refuse_unread(name: str, source: Any, wanted: SourceOptions) -> None:
+    """Raise UserError for an option that the source would not look at."""
+    for key in (*OPTIONS_OF_TABLES, "query"):
+        if getattr(wanted, key) and key not in getattr(source, "OPTIONS", ()):
+            raise UserError(f"data.{key} is of no use with data.source={name}; docs/data.md says which sources read it")
+
+
 def _fill(name: str, folder: str | None, wanted: SourceOptions, raw: Path, root: Path, key: str) -> str:
     facts, store = spec_of(name), root / STORE
     raw.mkdir(parents=True, exist_ok=True)
-    if folder is None:
+    if wanted.query is not None:
+        if folder is not None:
+            raise UserError(f"data.query downloads and {key} is your own copy: set one of them to null")
+        from exp_tools.data.acquire.isic import download_query
+
+        origins = [download_query(wanted.query, store)]
+        came = f"downloaded for {wanted.query}"
+    elif folder is None:
         origins = _download(facts, store, key)
         came = "downloaded"
     else:
         origins = [_local(folder, root, key, facts)]
         came = f"linked from {folder}"
         _link_tables(wanted, origins[0], raw, root)
+    if chosen := {key: getattr(wanted, key) for key in OPTIONS_OF_TABLES if getattr(wanted, key)}:
+        write_options(raw, **chosen)
     images, copies = 0, 0
     seen: dict[str, Path] = {}
     for origin in origins:
@@ -169,7 +188,7 @@ def _link_tree(origin: Path, raw: Path, store: Path, facts: DatasetSpec, seen: d
                 continue
             images += 1
             _link(path, raw / place)
-        elif ending in (*TABLE_ENDINGS, ".txt", ".xlsx") or (not ending and "metadata" in path.name.lower()):
+        elif is_table(path) or ending == ".txt" or (not ending and "metadata" in path.name.lower()):
             _link(path, raw / place)
     for archive, place in archives:
         if not _holds_news(archive, seen, facts):
