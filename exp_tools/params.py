@@ -33,14 +33,14 @@ PARAMS_FILE = Path("params.yaml")
 
 
 class ExternalParams(Section):
-    """A set that is only ever tested on; what it does not say is as in the section `data` when that is null or {}."""
+    """A set that is only ever tested on; what it does not say is null."""
 
     source: Source
     dir: str | None = None
     table: str | None = None
-    columns: Columns = Field(default_factory=dict)
-    classes: Classes = Field(default_factory=dict)
-    filter: Filter = Field(default_factory=dict)
+    columns: Columns | None = None
+    classes: Classes | None = None
+    filter: Filter | None = None
     licences: Licences | None = None
 
 
@@ -50,9 +50,9 @@ class DataParams(Section):
     second_dir: str | None
     table: str | None
     test_table: str | None
-    columns: Columns
-    classes: Classes
-    filter: Filter
+    columns: Columns | None
+    classes: Classes | None
+    filter: Filter | None
     licences: Licences | None
     query: Query | None
     limit: Annotated[int, Field(ge=20)] | None

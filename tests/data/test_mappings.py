@@ -291,13 +291,13 @@ def test_options_of_a_table_say_what_is_wrong(tmp_path, project):
     assert "no column kin for data.filter (did you mean 'kind'?)" in said
     said = made.change(data__filter={"kind": "TBP"}).fails("download", "prepare")
     assert "no row passes data.filter kind: TBP; the column has 'dermoscopic' (3), 'clinical' (1)" in said
-    said = made.change(data__filter={}, data__licences=["CC-0"]).fails("download", "prepare")
+    said = made.change(data__filter=None, data__licences=["CC-0"]).fails("download", "prepare")
     assert "no column copyright_license or license or licence for data.licences" in said
     made.change(data__licences=None, data__columns={"image_id": "file", "dx": "diagnosis", "age": "years"})
     assert "labels.csv has no column years for age" in made.fails("download", "prepare")
     made.change(data__columns={"image_id": "name", "dx": "diagnosis"})
     assert "has no column name, diagnosis" not in made.fails("download", "prepare")
-    made.change(data__source="ham10000", data__columns={})
+    made.change(data__source="ham10000", data__columns=None)
     assert "data.classes is of no use with data.source=ham10000" in made.fails("download")
 
 

@@ -80,9 +80,9 @@ class SourceOptions:
     second_dir: str | None = None
     table: str | None = None
     test_table: str | None = None
-    columns: Mapping[str, Any] = field(default_factory=dict)
-    classes: Mapping[str, str | None] = field(default_factory=dict)
-    filter: Mapping[str, Any] = field(default_factory=dict)
+    columns: Mapping[str, Any] | None = None
+    classes: Mapping[str, str | None] | None = None
+    filter: Mapping[str, Any] | None = None
     licences: list[str] | None = None
     query: str | None = None
     limit: int | None = None
