@@ -57,7 +57,8 @@ def main() -> None:
                 table, main_table, main_labels, params.prepare.duplicates, processes=processes
             )
             arrays.append(Path(folder, f"{name}.npy"))
-            kept, problems = check_and_pack(left, spec_of(chosen.source), raw, arrays[-1], packing)
+            passed_over = [*table.attrs["left_out"], *table["image_id"]]
+            kept, problems = check_and_pack(left, spec_of(chosen.source), raw, arrays[-1], packing, passed_over)
             reports.append(of_set(name, report_table(problems)))
             write_csv(EXTERNAL_PROBLEMS, pd.concat(reports))
             stop_on(problems, EXTERNAL_PROBLEMS)

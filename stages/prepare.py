@@ -50,7 +50,9 @@ def main() -> None:
         table = read_source(params.data.source, RAW)
         notes = table.attrs["notes"]
         print("\n".join(notes), end="\n" * bool(notes), flush=True)
-        kept, problems = check_and_pack(table, spec_of(params.data.source), RAW, IMAGES, packing)
+        kept, problems = check_and_pack(
+            table, spec_of(params.data.source), RAW, IMAGES, packing, table.attrs["left_out"]
+        )
         write_report(PROBLEMS, problems)
         report = report_path()
         write_report(report, problems)

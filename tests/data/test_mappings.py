@@ -278,6 +278,7 @@ def test_a_table_of_ones_own_is_read_with_three_parameters(tmp_path, project, en
     assert "1 rows of 'scar' are left out" in said
     assert "read as diagnoses: nevus = nv" in said
     assert len(made.metrics("data")["reading"]) == 3
+    assert made.problems() == []
 
 
 def test_options_of_a_table_say_what_is_wrong(tmp_path, project):
@@ -317,6 +318,7 @@ def test_folders_are_given_classes_too(tmp_path, project, capsys):
     made.run("download", "prepare")
     assert made.labels()["dx"].tolist() == ["nv", "nv"]
     assert "1 images of folder junk are left out" in capsys.readouterr().out
+    assert made.problems() == []
 
 
 def test_licences_restrict_a_set(tmp_path, project):

@@ -23,7 +23,7 @@ def read(raw: Path) -> pd.DataFrame:
     """A row per image; one whose name occurs in several folders gets its class in front of its id."""
     rows = []
     classes = {word.casefold(): code for word, code in read_options(raw).get("classes", {}).items()}
-    left_out: dict[str, int] = {}
+    left_out: dict[str, list[str]] = {}
     for name, paths in index_images(raw).items():
         for path in paths:
             parts = path.relative_to(raw).parts
@@ -34,7 +34,7 @@ def read(raw: Path) -> pd.DataFrame:
                 )
             code = classes.get(parts[-2].casefold(), code_of(parts[-2]))
             if code is None:
-                left_out[parts[-2]] = left_out.get(parts[-2], 0) + 1
+                left_out.setdefault(parts[-2], []).append(name)
                 continue
             image_id = name if len(paths) == 1 else f"{code}__{name}"
             split = next((SPLITS[part.lower()] for part in parts[:-2] if part.lower() in SPLITS), "")
@@ -42,7 +42,8 @@ def read(raw: Path) -> pd.DataFrame:
     columns = ["image_id", "lesion_id", "dx", "split", "file", "table", "row"]
     table = pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns[:-1], str))
     table = table.sort_values("table", kind="stable", ignore_index=True).assign(source="folder")
-    table.attrs["notes"] = [
-        f"{count:,} images of folder {word} are left out, as data.classes says" for word, count in left_out.items()
+    notes = [
+        f"{len(ids):,} images of folder {word} are left out, as data.classes says" for word, ids in left_out.items()
     ]
+    table.attrs |= {"notes": notes, "left_out": [name for ids in left_out.values() for name in ids]}
     return table

@@ -150,14 +150,15 @@ def spec_of(name: str) -> DatasetSpec:
 def read_source(name: str, raw: Path) -> pd.DataFrame:
     """The rows of the data in `raw` as text, all of `validation.COLUMNS` and `row`, indexed from 0.
 
-    `attrs["notes"]`: what a reader must know of how they were read, one sentence each.
+    `attrs["notes"]`: what a reader must know of how they were read, one sentence each; `attrs["left_out"]`: ids of
+    images whose rows the user left out.
     """
     read = load_source(name).read(raw)
     table = complete(read)
     subset = read_options(raw).get("subset")
     if subset is not None:
         table = table[table["image_id"].isin(subset)].reset_index(drop=True)
-    table.attrs["notes"] = read.attrs.get("notes", [])
+    table.attrs |= {key: read.attrs.get(key, []) for key in ("notes", "left_out")}
     return table
 
 

@@ -17,6 +17,7 @@ from exp_tools.data.sources.mapping import COLUMNS, PLAIN, Mapping
 from exp_tools.data.sources.registry import OPTIONS_OF_TABLES, DatasetSpec, by_words, read_options
 from exp_tools.data.sources.tables import (
     header_of,
+    ids_of_names,
     joined,
     one_hot_codes,
     only_one,
@@ -41,6 +42,7 @@ class _Reading(NamedTuple):
     mapping: Mapping
     options: dict[str, Any]
     notes: list[str]
+    left_out: list[str]
 
 
 def read(raw: Path) -> pd.DataFrame:
@@ -51,7 +53,8 @@ def read(raw: Path) -> pd.DataFrame:
 def read_mapped(raw: Path, mapping: Mapping, source: str) -> pd.DataFrame:
     """Rows of the table below a folder, read as a mapping and the user's options say.
 
-    `attrs["notes"]` of the result says in words which rows were left out on purpose, and what was read as what.
+    Of the result `attrs["notes"]` says in words which rows were left out on purpose, and what was read as what;
+    `attrs["left_out"]` has the ids of their images.
 
     Raises
     ------
@@ -59,14 +62,14 @@ def read_mapped(raw: Path, mapping: Mapping, source: str) -> pd.DataFrame:
         No table fits, several do, one cannot be read or lacks a column, a word is not in `data.classes`, no row is left
     """
     options = read_options(raw)
-    reading = _Reading(raw, mapping.with_options(options), options, [])
+    reading = _Reading(raw, mapping.with_options(options), options, [], [])
     test = raw / options["test_table"] if "test_table" in options else None
     parts = [_rows(path, reading) for path in _tables(reading, test)]
     if test is not None:
         parts.append(_rows(test, reading).assign(split="test"))
     table = joined(*parts)
     table["source"] = table["source"].str.strip().replace("", source)
-    table.attrs["notes"] = reading.notes
+    table.attrs |= {"notes": reading.notes, "left_out": reading.left_out}
     return table
 
 
@@ -108,7 +111,7 @@ def _rows(path: Path, reading: _Reading) -> pd.DataFrame:
     cells = read_table(path, mapping.header)
     if mapping.join:
         cells = _joined_by(mapping.join, cells, path, raw)
-    cells = _with_splits(cells, path, reading)
+    every = cells = _with_splits(cells, path, reading)
     cells = _licensed(_filtered(cells, path, reading), path, reading)
     names = {column: [name for name in mapping.names_of(column) if name in cells] for column in COLUMNS}
     _require(names, cells, path, reading)
@@ -123,6 +126,9 @@ def _rows(path: Path, reading: _Reading) -> pd.DataFrame:
             rows[column] = by_words(rows[column], meanings)
     used = {name for found in names.values() for name in found} | set(one_hot)
     rows = rows.assign(**_extras(cells.drop(columns=list(used & set(cells.columns)))))
+    reading.left_out.extend(
+        ids_of_names(every[names["image_id"][0]][~every.index.isin(rows.index[rows["dx"].notna()])])
+    )
     rows = with_named_files(rows[rows["dx"].notna()].assign(table=path.name), raw)
     if "lesion_id" not in rows:
         rows["lesion_id"] = rows["image_id"]

@@ -236,6 +236,11 @@ def with_named_files(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
     return done.assign(file=done["file"].where(~only, cells.map(one)), copies=done["copies"].where(~only, ""))
 
 
+def ids_of_names(names: pd.Series) -> list[str]:
+    """The ids of files by their names or paths: the name without folders and its ending."""
+    return [_without_ending(name.strip().replace("\\", "/").rsplit("/", 1)[-1]) for name in names]
+
+
 def _at_place(cell: str, places: dict[str, list[Path]], folder: Path) -> list[Path]:
     wanted = cell.casefold()
     fitting = places.get(wanted.rsplit("/", 1)[-1], [])
