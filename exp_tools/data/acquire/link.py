@@ -23,7 +23,7 @@ from exp_tools.data.sources.registry import (
     spec_of,
     write_options,
 )
-from exp_tools.data.sources.tables import is_table
+from exp_tools.data.sources.tables import OTHERS, is_table
 from exp_tools.errors import UserError
 from exp_tools.io import atomic_write, link_file
 
@@ -188,7 +188,7 @@ def _link_tree(origin: Path, raw: Path, store: Path, facts: DatasetSpec, seen: d
                 continue
             images += 1
             _link(path, raw / place)
-        elif is_table(path) or ending == ".txt" or (not ending and "metadata" in path.name.lower()):
+        elif is_table(path) or ending in (".txt", *OTHERS) or (not ending and "metadata" in path.name.lower()):
             _link(path, raw / place)
     for archive, place in archives:
         if not _holds_news(archive, seen, facts):

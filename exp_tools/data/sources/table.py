@@ -109,6 +109,8 @@ def _fits(header: list[str], mapping: Mapping) -> bool:
 def _rows(path: Path, reading: _Reading) -> pd.DataFrame:
     raw, mapping = reading.raw, reading.mapping
     cells = read_table(path, mapping.header)
+    if cells.empty:
+        raise UserError(f"{path.name} has a header and no row: add a row for each image")
     if mapping.join:
         cells = _joined_by(mapping.join, cells, path, raw)
     every = cells = _with_splits(cells, path, reading)

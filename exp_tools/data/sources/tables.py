@@ -14,8 +14,8 @@ from exp_tools.data.images.decode import EXTENSIONS, files_below, index_images
 from exp_tools.errors import UserError
 
 TABLE_ENDINGS = (".csv", ".tab", ".tsv", ".csv.gz", ".tsv.gz", ".xlsx")
-OTHERS = (".xls", ".ods", ".parquet", ".json")
-"""Endings of tables that are not read."""
+OTHERS = (".xls", ".ods", ".parquet")
+"""Endings of tables that are not read, so that a message can say so."""
 LARGEST_TABLE = 2_000_000_000
 """Bytes that a packed table may unpack to."""
 MOST_NAMED = 8
