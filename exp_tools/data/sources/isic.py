@@ -10,7 +10,15 @@ from pathlib import Path
 import pandas as pd
 
 from exp_tools.data.sources.registry import DatasetSpec
-from exp_tools.data.sources.tables import header_of, joined, one_hot_codes, read_table, tables_below, with_files
+from exp_tools.data.sources.tables import (
+    header_of,
+    joined,
+    one_hot_codes,
+    read_table,
+    tables_below,
+    why_not,
+    with_files,
+)
 from exp_tools.errors import UserError
 from exp_tools.taxonomy import DIAGNOSES, OTHER_DIAGNOSES
 
@@ -48,7 +56,7 @@ def read(raw: Path) -> pd.DataFrame:
     if not truths:
         raise UserError(
             f"there is no ground truth below {raw}: expected a table with the columns image, {', '.join(CODES[:4])}, … "
-            "(2018, 2019) or image_name, patient_id, target (2020)"
+            f"(2018, 2019) or image_name, patient_id, target (2020){why_not(raw, ('image', *CODES[:4]))}"
         )
     table = joined(*truths)
     ids = table["image_id"].str.strip()
