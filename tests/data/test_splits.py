@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from exp_tools.data.labels.attributes import attribute_groups
 from exp_tools.data.labels.table import read_splits
 from exp_tools.data.sources.tables import read_text_table
 from exp_tools.data.splits import (
@@ -209,6 +210,30 @@ def test_stratified_by_source_and_sex_as_well(ham, params):
         large = keys.map(keys.value_counts()) > 1000
         share = pd.crosstab(keys[large], splits["split"][large], normalize="index")
         assert (share - [0.15, 0.7, 0.15]).abs().to_numpy().max() < 0.01
+
+
+def test_stratified_by_further_columns_of_the_users_table(ham, params):
+    hospital = np.where(ham["lesion_id"].str[-1].isin(list("012")), "A", "B")
+    tenths = ham.groupby("lesion_id").ngroup() % 50
+    more = ham.assign(extra_hospital=hospital, extra_thickness=(tenths / 10).astype(str).replace("4.9", "unknown"))
+    splits = assign_splits(more, scheme(params, "holdout", stratify=["dx", "hospital", "thickness"]))
+    assert_disjoint(splits)
+    bands = attribute_groups(more["extra_thickness"]).astype(str)
+    assert set(bands) == {"0 to 1.2", "1.3 to 2.4", "2.5 to 3.6", "3.7 to 4.8", "unknown"}
+    for keys in (more["extra_hospital"], bands, bands + more["extra_hospital"]):
+        large = keys.map(keys.value_counts()) > 500
+        share = pd.crosstab(keys[large], splits["split"][large], normalize="index")
+        assert (share - [0.15, 0.7, 0.15]).abs().to_numpy().max() < 0.01
+
+
+def test_what_to_stratify_by_must_be_in_the_labels(ham, params):
+    more = ham.assign(extra_hospital="A", extra_skin_tone="1")
+    said = (
+        r"split\.stratify names 'hospitl'; the label table has dx, source, sex, hospital, skin_tone \(did you mean 'h"
+    )
+    for name in ("holdout", "kfold", "paper"):
+        with pytest.raises(UserError, match=said):
+            assign_splits(more, scheme(params, name, stratify=["dx", "hospitl"]))
 
 
 @settings(max_examples=60, deadline=None)
