@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.datasets import DataProject, save, write_table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -255,3 +256,23 @@ def test_a_table_of_one_image_a_class_says_why_classes_are_missing(params):
     missing = summarise_splits(splits, scheme(params, "holdout"))["classes_missing"]
     assert all("fewer than 3 parts" in reason for of in missing.values() for reason in of.values())
     assert {dx for of in missing.values() for dx in of} == {"mel", "df"}
+
+
+def test_a_column_of_the_users_table_reaches_the_split_under_its_plain_name(tmp_path, monkeypatch):
+    rows = [f"I{n},{('nv', 'mel')[n % 2]},{('North Wing', 'South')[n // 2 % 2]}" for n in range(32)]
+    write_table(tmp_path / "mine/t.csv", rows, "image_id,dx,Hospital Wing")
+    for number in range(32):
+        save(tmp_path / f"mine/I{number}.png", number)
+    project = DataProject(
+        tmp_path / "project",
+        monkeypatch.chdir,
+        data__source="table",
+        data__dir=tmp_path / "mine",
+        split__stratify=["dx", "hospital_wing"],
+        split__fractions=[0.5, 0.25, 0.25],
+    )
+    project.run()
+    counts = pd.crosstab(project.labels()["extra_hospital_wing"], project.splits()["split"])
+    assert (counts[["train", "val", "test"]].to_numpy() == [8, 4, 4]).all()
+    said = project.change(split__stratify=["dx", "wing"]).fails("split")
+    assert "split.stratify names 'wing'; the label table has dx, source, sex, hospital_wing" in said
