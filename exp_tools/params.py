@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 from exp_tools.errors import UserError
 from exp_tools.param_errors import explain_errors
 from exp_tools.param_types import (
+    Attributes,
     Auto,
     Classes,
     Columns,
@@ -109,7 +110,7 @@ class SplitParams(Section):
     fractions: Annotated[list[Positive], Field(min_length=3, max_length=3)]
     folds: Annotated[int, Field(ge=3, le=50)]
     fold: Annotated[int, Field(ge=0)]
-    stratify: Annotated[list[Literal["dx", "source", "sex"]], Field(min_length=1)]
+    stratify: Attributes
 
     @model_validator(mode="after")
     def _consistent(self) -> "SplitParams":
@@ -255,6 +256,7 @@ class EvaluateParams(Section):
     tta: Literal["none", "flips", "dihedral"]
     costs: Costs | None
     prevalence: dict[str, Annotated[float, Field(gt=0, lt=1)]] | None
+    subgroups: Attributes
     figures: Literal["png", "svg", "pdf"]
     resamples: Annotated[int, Field(ge=100, le=100_000)]
     seed: Seed

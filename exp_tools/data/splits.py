@@ -6,10 +6,14 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from exp_tools.data.labels.attributes import attribute_groups, check_attributes
+from exp_tools.data.labels.table import EXTRA
 from exp_tools.errors import UserError
 from exp_tools.params import SplitParams
 
 SPLITS = ("train", "val", "test")
+STRATA = ("dx", "source", "sex")
+"""Columns of every label table that `stratify` may name, besides further attributes."""
 UNUSED = "unused"
 """The split of an image that is in none: its lesion is in a test set that was given."""
 
@@ -93,7 +97,8 @@ def assign_splits(labels: pd.DataFrame, params: SplitParams) -> pd.DataFrame:
 
     Parameters
     ----------
-    labels : columns image_id, lesion_id, group_id, dx, split, and those that `stratify` names
+    labels : columns image_id, lesion_id, group_id, dx, split, and those that `stratify` names, each as it is called
+        or as extra_<name>; values of the latter are united as `attribute_groups` says
     params : the scheme is one of
         auto: see `resolve_scheme`;
         holdout: groups are shared out by `fractions`;
@@ -111,10 +116,11 @@ def assign_splits(labels: pd.DataFrame, params: SplitParams) -> pd.DataFrame:
     Raises
     ------
     UserError
-        There is no image, or the labels do not say what the scheme needs.
+        There is no image, or the labels do not say what the scheme needs, or lack what `stratify` names.
     """
     if labels.empty:
         raise UserError("there is no image to split; look at data/prepared/labels.csv")
+    check_attributes(params.stratify, STRATA, labels, "split.stratify")
     params = resolve_scheme(labels, params)
     fold = pd.array([pd.NA] * len(labels), dtype="Int64")
     if params.scheme == "kfold":
@@ -133,7 +139,8 @@ def assign_splits(labels: pd.DataFrame, params: SplitParams) -> pd.DataFrame:
 
 
 def _share_out(labels: pd.DataFrame, fractions: Sequence[float], params: SplitParams) -> np.ndarray:
-    strata = labels[list(params.stratify)].astype(str).agg("\t".join, axis=1)
+    columns = [labels[name] if name in STRATA else attribute_groups(labels[EXTRA + name]) for name in params.stratify]
+    strata = pd.concat(columns, axis=1).astype(str).agg("\t".join, axis=1)
     part = allocate_groups(strata, labels["group_id"], fractions, params.seed)
     return cover_classes(part, labels["dx"], labels["group_id"], len(fractions))
 

@@ -3,9 +3,11 @@
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.datasets import DataProject, save, write_table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from exp_tools.data.labels.attributes import attribute_groups
 from exp_tools.data.labels.table import read_splits
 from exp_tools.data.sources.tables import read_text_table
 from exp_tools.data.splits import (
@@ -211,6 +213,30 @@ def test_stratified_by_source_and_sex_as_well(ham, params):
         assert (share - [0.15, 0.7, 0.15]).abs().to_numpy().max() < 0.01
 
 
+def test_stratified_by_further_columns_of_the_users_table(ham, params):
+    hospital = np.where(ham["lesion_id"].str[-1].isin(list("012")), "A", "B")
+    tenths = ham.groupby("lesion_id").ngroup() % 50
+    more = ham.assign(extra_hospital=hospital, extra_thickness=(tenths / 10).astype(str).replace("4.9", "unknown"))
+    splits = assign_splits(more, scheme(params, "holdout", stratify=["dx", "hospital", "thickness"]))
+    assert_disjoint(splits)
+    bands = attribute_groups(more["extra_thickness"]).astype(str)
+    assert set(bands) == {"0 to 1.2", "1.3 to 2.4", "2.5 to 3.6", "3.7 to 4.8", "unknown"}
+    for keys in (more["extra_hospital"], bands, bands + more["extra_hospital"]):
+        large = keys.map(keys.value_counts()) > 500
+        share = pd.crosstab(keys[large], splits["split"][large], normalize="index")
+        assert (share - [0.15, 0.7, 0.15]).abs().to_numpy().max() < 0.01
+
+
+def test_what_to_stratify_by_must_be_in_the_labels(ham, params):
+    more = ham.assign(extra_hospital="A", extra_skin_tone="1")
+    said = (
+        r"split\.stratify names 'hospitl'; the label table has dx, source, sex, hospital, skin_tone \(did you mean 'h"
+    )
+    for name in ("holdout", "kfold", "paper"):
+        with pytest.raises(UserError, match=said):
+            assign_splits(more, scheme(params, name, stratify=["dx", "hospitl"]))
+
+
 @settings(max_examples=60, deadline=None)
 @given(groups=groups, seed=st.integers(0, 2**32 - 1))
 def test_a_class_of_three_lesions_or_more_is_in_every_split(groups, seed):
@@ -230,3 +256,23 @@ def test_a_table_of_one_image_a_class_says_why_classes_are_missing(params):
     missing = summarise_splits(splits, scheme(params, "holdout"))["classes_missing"]
     assert all("fewer than 3 parts" in reason for of in missing.values() for reason in of.values())
     assert {dx for of in missing.values() for dx in of} == {"mel", "df"}
+
+
+def test_a_column_of_the_users_table_reaches_the_split_under_its_plain_name(tmp_path, monkeypatch):
+    rows = [f"I{n},{('nv', 'mel')[n % 2]},{('North Wing', 'South')[n // 2 % 2]}" for n in range(32)]
+    write_table(tmp_path / "mine/t.csv", rows, "image_id,dx,Hospital Wing")
+    for number in range(32):
+        save(tmp_path / f"mine/I{number}.png", number)
+    project = DataProject(
+        tmp_path / "project",
+        monkeypatch.chdir,
+        data__source="table",
+        data__dir=tmp_path / "mine",
+        split__stratify=["dx", "hospital_wing"],
+        split__fractions=[0.5, 0.25, 0.25],
+    )
+    project.run()
+    counts = pd.crosstab(project.labels()["extra_hospital_wing"], project.splits()["split"])
+    assert (counts[["train", "val", "test"]].to_numpy() == [8, 4, 4]).all()
+    said = project.change(split__stratify=["dx", "wing"]).fails("split")
+    assert "split.stratify names 'wing'; the label table has dx, source, sex, hospital_wing" in said

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from exp_tools.evaluation.metrics.bootstrap import SMALL_GROUPS
-from exp_tools.evaluation.metrics.subgroup_scores import UNKNOWN
+from exp_tools.evaluation.metrics.subgroup_scores import ATTRIBUTES, UNKNOWN
 from exp_tools.evaluation.report import model_card_tables, model_card_use
 from exp_tools.evaluation.report.model_card_tables import table
 from exp_tools.evaluation.report.numbers import UNDEFINED, interval, number
@@ -165,7 +165,14 @@ def _limits(facts: ModelFacts, report: Mapping[str, Any]) -> list[str]:
         "- The split is by lesion. Most sources, HAM10000 among them, have no patient ids: lesions of one patient may "
         "be in train and in test, which flatters."
     )
-    lines.append("- Skin type and ethnic origin are not recorded, so nothing is known of how it does on dark skin.")
+    further = dict.fromkeys(row["attribute"].replace("_", " ") for row in groups if row["attribute"] not in ATTRIBUTES)
+    if further:
+        lines.append(
+            f"- Of skin type and ethnic origin nothing is known, except by what the subgroups tell of: "
+            f"{', '.join(further)}."
+        )
+    else:
+        lines.append("- Skin type and ethnic origin are not recorded, so nothing is known of how it does on dark skin.")
     return [*lines, ""]
 
 

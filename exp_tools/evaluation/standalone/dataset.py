@@ -111,6 +111,7 @@ def evaluate_standalone(
         thresholds=facts.thresholds,
         costs=params.evaluate.costs,
         prevalence=params.evaluate.prevalence,
+        subgroups=params.evaluate.subgroups,
         resamples=params.evaluate.resamples,
         seed=params.evaluate.seed,
     )
