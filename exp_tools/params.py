@@ -106,7 +106,7 @@ class PrepareParams(Section):
 
 class SplitParams(Section):
     seed: Seed
-    scheme: Literal["auto", "holdout", "kfold", "official", "paper", "column"]
+    scheme: Literal["auto", "holdout", "kfold", "official", "paper", "column", "image"]
     fractions: Annotated[list[Positive], Field(min_length=3, max_length=3)]
     folds: Annotated[int, Field(ge=3, le=50)]
     fold: Annotated[int, Field(ge=0)]

@@ -151,6 +151,39 @@ def test_the_papers_test_set_has_its_published_classes(ham, params):
     assert abs(rest["train"] - 0.7 / 0.85) < 0.005
 
 
+def test_a_split_by_image_tears_lesions_apart_and_says_by_how_much(ham, params):
+    by_image = params.split.model_copy(update={"scheme": "image"})
+    splits = assign_splits(ham, by_image)
+    assert splits["split"].value_counts(normalize=True).round(2).to_dict() == {"train": 0.7, "val": 0.15, "test": 0.15}
+    assert_disjoint(splits, "image")
+    with pytest.raises(AssertionError, match="groups are in two splits"):
+        assert_disjoint(splits)
+    summary = summarise_splits(splits, by_image)
+    assert summary["leak"] == pytest.approx(summary["leak_of_a_split_by_image"], abs=0.03)
+    assert 0.3 < summary["leak"] < 0.45
+    assert summary["largest_share_gap_points"] < 0.5
+    assert splits["group_id"].equals(ham["group_id"])  # intervals stay those of lesions
+
+
+def test_the_stage_warns_of_a_split_by_image_and_its_proof_tells_the_leak(tmp_path, monkeypatch, capsys):
+    rows = [f"a{n},{('mel', 'nv')[n // 3 % 2]},L{n // 3}" for n in range(120)]
+    for n in range(120):
+        save(tmp_path / "set" / f"a{n}.png", n)
+    write_table(tmp_path / "set" / "t.csv", rows, "image_id,dx,lesion_id")
+    folder = tmp_path / "project"
+    made = DataProject(folder, monkeypatch.chdir, data__source="table", data__dir=tmp_path / "set")
+    made.change(split__scheme="image").run()
+    assert "LEAKY, split by image" in capsys.readouterr().out
+    found = made.metrics("split")
+    splits = made.splits().merge(made.labels()[["image_id", "lesion_id"]], on="image_id")
+    crossing = (splits.groupby("lesion_id")["split"].nunique() > 1).sum()
+    assert found["lesions_in_two_splits"] == crossing > 10
+    seen = set(splits.loc[splits["split"] == "train", "lesion_id"])
+    assert found["leak"] == pytest.approx(splits.loc[splits["split"] == "test", "lesion_id"].isin(seen).mean())
+    made.change(split__scheme="holdout").run("split")
+    assert "leak" not in made.metrics("split")
+
+
 def test_a_given_test_set_is_kept_and_the_rest_is_shared_out(ham, params):
     given = ham.assign(split=np.where(ham["lesion_id"].str.endswith("7"), "test", ""))
     splits = assign_splits(given, scheme(params, "official"))

@@ -27,7 +27,7 @@ class Sheet(NamedTuple):
     items: tuple[tuple[str, str, str], ...]
 
 
-SPLIT = "{flow} {parts} Split by lesion with its near-duplicates; nothing of a lesion is in two parts."
+SPLIT = "{flow} {parts} {leak}"
 UNCERTAINTY = (
     "95 % intervals by a bootstrap of lesions ({resamples} of params.yaml); their coverage: docs/evaluation.md."
 )
@@ -247,6 +247,9 @@ def known_facts(facts: ModelFacts, report: Mapping[str, Any]) -> dict[str, str]:
         if flow
         else "",
         "parts": _parts(people["splits"]),
+        "leak": f"LEAKY: split by image, {people['leak']:,} test images show a lesion of train."
+        if people.get("leak")
+        else "Split by lesion with its near-duplicates; nothing of a lesion is in two parts.",
         "demographics": "Age, sex, body site and class of each part: table `Whose images` of the model card."
         if people["splits"]
         else "",
