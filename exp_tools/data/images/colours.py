@@ -52,12 +52,14 @@ def stored_bits(image: Image.Image) -> int:
 def stored_top(image: Image.Image, file: IO[bytes]) -> float | None:
     """The largest value that the samples of more than 8 bits can have by what the file declares; None: nothing."""
     bits = stored_bits(image)
-    if image.format == "TIFF" and bits > 8:
-        largest = max(_whole(image.tag_v2.get(_LARGEST_SAMPLE, 2**bits - 1)))
-        bits = next((depth for depth in (8, 10, 12, 14) if largest < 2**depth), 16)
-    elif image.format == "PNG" and bits > 8:
-        bits = max(_significant_bits(file), default=16)
-    return 2**bits - 1 if 8 <= bits < 16 else None
+    declared = None
+    if image.format == "PNG" and bits > 8:
+        declared = max(_significant_bits(file), default=None)
+    elif image.format == "TIFF" and bits > 8:
+        declared = bits if bits in (10, 12, 14) else None
+        if largest := image.tag_v2.get(_LARGEST_SAMPLE):
+            declared = next((depth for depth in (8, 10, 12, 14) if max(_whole(largest)) < 2**depth), 16)
+    return None if declared is None else 2**declared - 1
 
 
 def _whole(tag: int | tuple[int, ...]) -> tuple[int, ...]:

@@ -11,10 +11,10 @@ from typing import IO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from exp_tools.data.images import jpeg
 from exp_tools.data.images.colours import deep_colours, in_eight_bits, in_srgb, on_white, stored_bits, stored_top
 from exp_tools.data.images.formats import EXTENSIONS as EXTENSIONS
-from exp_tools.data.images.formats import FORMATS, HEAD, READ, ImageFault, image_id, is_image, require_readable
+from exp_tools.data.images.formats import FORMATS, HEAD, ImageFault, image_id, is_image, require_readable
+from exp_tools.data.images.halves import COMPRESSED, require_end, without_end
 from exp_tools.data.images.preprocess import Preprocessing, apply_filters
 from exp_tools.errors import UserError
 
@@ -165,13 +165,12 @@ def decode_with_notes(source: Source, preprocessing: Preprocessing) -> tuple[np.
         raise ImageFault("unreadable_image", rule) from error
     except Image.DecompressionBombError as error:
         raise _too_large(str(error).split("(")[-1].split(")")[0]) from error
-    except UnidentifiedImageError as error:
-        rule = f"the file begins like an image, but is none that we can read ({READ})"
-        raise ImageFault("not_an_image", rule) from error
     except Exception as error:  # Pillow's decoders raise almost anything on damaged files
         if isinstance(error, OSError) and error.errno is not None:
             raise ImageFault("unreadable_image", f"the system cannot read the file ({error.strerror})") from error
-        raise ImageFault("damaged_image", f"the image is damaged or cut off ({error})") from error
+        raise ImageFault(
+            "damaged_image", f"the image is damaged or cut off ({' '.join(str(error).split())})"
+        ) from error
     return apply_filters(pixels, preprocessing), notes
 
 
@@ -192,8 +191,15 @@ def _opened(source: Source) -> Iterator[tuple[Image.Image, IO[bytes]]]:
     with BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
         head = file.read(HEAD)
         kind = require_readable(head, "" if isinstance(source, bytes) else Path(source).name)
-        content = BytesIO(jpeg.without_end(head + file.read())) if kind == "JPEG" else file
-        with Image.open(content, formats=(kind,)) as image:
+        if kind in COMPRESSED:
+            require_end(file, kind)
+        content = BytesIO(without_end(head + file.read())) if kind == "JPEG" else file
+        try:
+            image = Image.open(content, formats=(kind,))
+        except UnidentifiedImageError as error:
+            rule = f"the file begins like {kind} and cannot be opened as such: damaged, cut off or of a rare variety"
+            raise ImageFault("not_an_image" if len(head) < HEAD else "damaged_image", rule) from error
+        with image:
             if kind == "PNG":
                 image.info["bits"] = head[24]
             yield image, content

@@ -1,15 +1,35 @@
-"""JPEGs that stop half-way although the decoder does not mind: it fills what is missing with grey.
+"""Pictures that stop half-way although the decoder does not mind: it fills what is missing with grey or black.
 
-A file that was cut off and closed, or that was downloaded half and is zeros from there on, decodes without an error.
+A JPEG that was cut off and closed, and any file that was downloaded half and is zeros from there on, may decode without
+an error.
 """
 
+import os
 import re
 from collections.abc import Iterator
+from typing import IO
 
+COMPRESSED = {"PNG": b"IEND\xaeB`\x82", "WEBP": b"", "AVIF": b"", "HEIF": b""}
+"""Formats whose files have no long run of zeros at their end, and how a whole one of them ends, where that is known."""
+ZEROS, SHARE = 64, 0.05
+"""Zero bytes at the end that a whole file does not have: at least so many, and so large a part of it."""
 _MORE = b"\0" * 16
 _SCAN, _END = 0xDA, b"\xff\xd9"
 _BASELINE, _PROGRESSIVE = (0xC0, 0xC1), 0xC2
 _NEXT_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")
+
+
+def require_end(file: IO[bytes], kind: str) -> None:
+    """Raise ValueError when a file of COMPRESSED is zeros from somewhere to its end; `file` is at its start after."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - ZEROS))
+    if not any(file.read()):
+        file.seek(0)
+        content = file.read().rstrip(b"\0")
+        zeros, end = size - len(content), COMPRESSED[kind]
+        if zeros >= SHARE * size and not (end and content.endswith(end)):
+            raise ValueError(f"its last {zeros:,} of {size:,} bytes are zeros, as after half a download")
+    file.seek(0)
 
 
 def without_end(content: bytes) -> bytes:
