@@ -166,7 +166,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "ribbon.png": (lambda: encoded("PNG", Image.new("RGB", (1000, 40))), "bad_shape"),
     "gigapixels.png": (
         lambda: encoded("PNG")[:16] + (40_000).to_bytes(4, "big") * 2 + encoded("PNG")[24:],
-        "not_an_image",  # the header's checksum is wrong, and its size is not believed
+        "damaged_image",  # the header's checksum is wrong, and its size is not believed
     ),
     "gigapixels.dcm": (lambda: dicom(np.zeros((20_000, 6_000), np.uint8), "MONOCHROME2"), "too_many_pixels"),
 }
@@ -288,6 +288,6 @@ def forbidden(path, *_, **__):
 
 def test_real_photographs_have_no_false_alarms(real_data):
     files = [paths[0] for paths in index_images(real_data / "ham10000-mini").values()][::25]
-    files += [path for path in (real_data / "PH2Dataset").rglob("*Dermoscopic_Image/*.bmp")]
+    files += (real_data / "PH2Dataset").rglob("*Dermoscopic_Image/*.bmp")
     assert len(files) > 90
     assert [note for file in files for note in decode_with_notes(file, PLAIN)[1]] == []

@@ -200,7 +200,10 @@ def _link_tree(origin: Path, raw: Path, store: Path, facts: DatasetSpec, taken: 
             raise UserError(f"{archive}: archives are more than {DEEPEST} deep inside one another; unpack it yourself")
         listing = repr([(member.filename, member.CRC, member.file_size) for member in members])
         folder = _unpacked(archive, store, hashlib.sha256(listing.encode(errors="replace")).hexdigest()[:12])
-        _link_tree(folder, raw / place.with_suffix(""), store, facts, taken, depth + 1)
+        try:
+            _link_tree(folder, raw / place.with_suffix(""), store, facts, taken, depth + 1)
+        except UserError as error:
+            raise UserError(f"in {archive}: {error}") from error
 
 
 def _link_image(path: Path, target: Path, facts: DatasetSpec, taken: _Taken) -> None:
