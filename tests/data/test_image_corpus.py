@@ -83,6 +83,9 @@ READ = [
     Read("16 bits.png", lambda: deep_png(RGB_16 * 257), [OTHER]),
     Read("16 bits.tif", lambda: deep_tiff(RGB_16 * 257), [OTHER]),
     Read("16 bits clear.png", lambda: pictures.with_chunk(deep_png(RGB_16 * 257), b"tRNS", bytes(6)), [OTHER]),
+    Read("16 bits turned.tif", lambda: deep_tiff(np.rot90(RGB_16 * 257), 6), [OTHER, TURNED]),
+    Read("grey 16 bits turned.tif", lambda: deep_tiff(np.rot90(GREY_16 * 257), 6), [OTHER, TURNED], GREY),
+    Read("white is zero.tif", lambda: deep_tiff(65535 - GREY_16 * 257, photometric=0), [OTHER], GREY),
     Read("12 bits.png", lambda: deep_png(RGB_16 * 16), [OTHER]),
     Read("12 bits.tif", lambda: deep_tiff(RGB_16 * 16), [OTHER]),
     Read("grey 16 bits.png", lambda: deep_png(GREY_16 * 257), [OTHER], GREY),
@@ -263,6 +266,19 @@ def test_nothing_of_a_patient_is_taken_from_a_dicom_file(tmp_path):
         image.load()
         assert "Doe" not in repr(vars(image))
         assert image.info == {"bits": 8}
+
+
+@pytest.mark.parametrize("orientation", pictures.STORED)
+def test_every_orientation_of_deep_and_plain_pictures_is_put_upright(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = pictures.STORED[orientation](PIXELS)
+    expected = load_image(Image.fromarray(PIXELS), PLAIN)
+    turned = deep_tiff(stored.astype(np.uint16) * 257, orientation)
+    for content in (turned, *(encoded(kind, stored.copy(), exif=exif) for kind in ("PNG", "TIFF"))):
+        pixels, notes = decode_with_notes(content, PLAIN)
+        assert np.abs(pixels.astype(int) - expected).max() <= 1
+        assert [value for kind, value, _ in notes if kind == TURNED] == [str(orientation)] * (orientation > 1)
 
 
 def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch):

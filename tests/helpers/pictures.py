@@ -65,11 +65,30 @@ def with_chunk(png: bytes, name: bytes, body: bytes) -> bytes:
     return png[:33] + chunk(name, body) + png[33:]
 
 
-def deep_tiff(values: NDArray) -> bytes:
-    """16-bit colours as a TIFF."""
-    import cv2
+def deep_tiff(values: NDArray, orientation: int = 1, photometric: int | None = None) -> bytes:
+    """Numbers [H, W] or [H, W, 3] of 16 bits as a TIFF; `photometric` 0: zero is white."""
+    pixels, (height, width) = values.astype("<u2").tobytes(), values.shape[:2]
+    channels = values.shape[2] if values.ndim == 3 else 1
+    kind = (2 if channels == 3 else 1) if photometric is None else photometric
+    end = 8 + 2 + 10 * 12 + 4
+    tags = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, channels, end if channels == 3 else 16), (259, 3, 1, 1)]
+    tags += [(262, 3, 1, kind), (273, 4, 1, end + 8), (274, 3, 1, orientation), (277, 3, 1, channels)]
+    tags += [(278, 4, 1, height), (279, 4, 1, len(pixels))]
+    listed = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    return b"II*\0" + struct.pack("<I", 8) + listed + bytes(4) + struct.pack("<4H", 16, 16, 16, 0) + pixels
 
-    return cv2.imencode(".tif", values[..., ::-1])[1].tobytes()
+
+STORED = {
+    1: lambda pixels: pixels,
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: np.rot90,
+    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
+    8: lambda pixels: np.rot90(pixels, 3),
+}
+"""How an upright picture is stored with each EXIF orientation."""
 
 
 def halved(content: bytes, fill: bytes = b"\0") -> bytes:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import pictures
 from helpers.models import encoded, photograph, save_tiny_model
 from helpers.project import ROOT
 from PIL import Image
@@ -109,6 +110,12 @@ IMAGES: dict[str, tuple[Callable[[], bytes], str]] = {
     "a PNG that claims 4 gigapixels": (lambda: png(65_535, 65_535), "too_many_pixels"),
     "a PNG that claims the most there is": (lambda: png(2**31 - 1, 2**31 - 1), "too_many_pixels"),
     "real pixels, just too many": (lambda: encoded(Image.new("RGB", (2000, 1001)), "PNG"), "too_many_pixels"),
+    "a DICOM file of too many pixels": (
+        lambda: pictures.dicom(np.zeros((1001, 2000), np.uint8)[:, :400], "MONOCHROME2").replace(
+            b"US\x02\0\x90\x01", b"US\x02\0\xd0\x07"
+        ),
+        "too_many_pixels",
+    ),
     "a JPEG of a thousand scans": (lambda: many_scans(1000), "too_many_scans"),
     "too many bytes": (lambda: GOOD + bytes(LIMITS.image_bytes), "too_large"),
 }

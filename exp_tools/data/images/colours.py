@@ -10,7 +10,7 @@ from PIL import Image, ImageCms
 
 SRGB = ImageCms.createProfile("sRGB")
 _SPACES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
-_BITS_PER_SAMPLE, _LARGEST_SAMPLE = 258, 281
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _LARGEST_SAMPLE = 258, 262, 281
 """Numbers of TIFF tags."""
 OVERSHOOT = 0.5
 """How far resampling may have pushed values of 0..1 out of their range."""
@@ -79,15 +79,15 @@ def _significant_bits(file: IO[bytes]) -> bytes:
 
 
 def deep_colours(image: Image.Image, file: IO[bytes], top: float | None) -> Image.Image | None:
-    """A PNG or TIFF of more than 8 bits and several channels, scaled as `eight_bits` does, not turned; None: no such.
+    """A PNG or TIFF of more than 8 bits and several channels, scaled as `eight_bits` does; None: it is no such.
 
-    Pillow takes the upper 8 of 16 bits, which leaves 12-bit colours black.
+    Pillow takes the upper 8 of 16 bits, which leaves 12-bit colours black. As by Pillow, a TIFF is put upright and a
+    PNG is not.
     """
     if image.format not in ("PNG", "TIFF") or image.mode not in ("RGB", "RGBA", "LA"):
         return None
     file.seek(0)
-    flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
-    values = cv2.imdecode(np.frombuffer(file.read(), np.uint8), flags)
+    values = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
     if values is None or values.dtype != np.uint16 or values.ndim != 3:
         return None
     colours = eight_bits(values[..., 2::-1], top)
@@ -98,9 +98,11 @@ def deep_colours(image: Image.Image, file: IO[bytes], top: float | None) -> Imag
 
 def in_eight_bits(image: Image.Image, top: float | None) -> Image.Image:
     """A decoded image of 16 or 32 bits a pixel (modes I, F) in mode L; any other as it is. `top` as in `eight_bits`."""
-    if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(eight_bits(np.asarray(image), top))
-    return image
+    if not (image.mode.startswith("I") or image.mode == "F"):
+        return image
+    values = eight_bits(np.asarray(image), top)
+    white_is_zero = image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0  # Pillow inverts 8 bits alone
+    return Image.fromarray(255 - values if white_is_zero else values)
 
 
 def in_srgb(image: Image.Image, embedded: bytes | None) -> tuple[Image.Image, str]:

@@ -151,7 +151,7 @@ def decode_with_notes(source: Source, preprocessing: Preprocessing) -> tuple[np.
             profile = image.info.get("icc_profile")
             top = stored_top(image, file)
             if bits > 8 and (deep := deep_colours(image, file, top)):
-                image, orientation = deep, turned_by_pillow or orientation
+                image = deep
             image, name = in_srgb(in_eight_bits(image, top), profile)
             notes += [("other_pixels", name, f"colours in {name}, not sRGB: converted")] if name else []
             upright = image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
