@@ -13,7 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from exp_tools.data.images.colours import deep_colours, in_eight_bits, in_srgb, on_white, stored_bits, stored_top
 from exp_tools.data.images.formats import EXTENSIONS as EXTENSIONS
-from exp_tools.data.images.formats import FORMATS, HEAD, ImageFault, image_id, is_image, require_readable
+from exp_tools.data.images.formats import FORMATS, HEAD, ImageFault, format_to_read, image_id, is_image
 from exp_tools.data.images.halves import COMPRESSED, require_end, without_end
 from exp_tools.data.images.preprocess import Preprocessing, apply_filters
 from exp_tools.errors import UserError
@@ -190,7 +190,7 @@ def _opened(source: Source) -> Iterator[tuple[Image.Image, IO[bytes]]]:
         return
     with BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
         head = file.read(HEAD)
-        kind = require_readable(head, "" if isinstance(source, bytes) else Path(source).name)
+        kind = format_to_read(head, "" if isinstance(source, bytes) else Path(source).name)
         if kind in COMPRESSED:
             require_end(file, kind)
         content = BytesIO(without_end(head + file.read())) if kind == "JPEG" else file

@@ -89,7 +89,7 @@ def is_image(path: Path) -> bool:
         return True
 
 
-def require_readable(head: bytes, name: str) -> str:
+def format_to_read(head: bytes, name: str) -> str:
     """The format to decode a file with, of FORMATS, by its first bytes and its name ("" where it has none).
 
     Raises
