@@ -1,55 +1,48 @@
 """The typed view of params.yaml, and its only reader.
 
-Every value comes from the file: no field here has a default, so this module checks values and never makes one.
+Every value comes from the file: no field here has a default (but what an external set may leave out), so this module
+checks values and never makes one.
 """
 
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from exp_tools.errors import UserError
 from exp_tools.param_errors import explain_errors
+from exp_tools.param_types import (
+    Attributes,
+    Auto,
+    Classes,
+    Columns,
+    Filter,
+    Licences,
+    NotNegative,
+    Number,
+    Off,
+    Positive,
+    Probability,
+    Query,
+    Section,
+    Seed,
+    Source,
+)
 
 PARAMS_FILE = Path("params.yaml")
 
 
-def _number_written_as_text(value: Any) -> Any:
-    """YAML 1.1 reads `3e-05`, which DVC writes for `-S train.lr=3e-5`, as a string."""
-    if isinstance(value, str) and re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", value.strip()):
-        return float(value)
-    return value
-
-
-def _off(value: Any) -> Any:
-    """YAML 1.1 reads `off` as false."""
-    return "off" if value is False else value
-
-
-Number = Annotated[float, BeforeValidator(_number_written_as_text)]
-Positive = Annotated[Number, Field(gt=0)]
-NotNegative = Annotated[Number, Field(ge=0)]
-Probability = Annotated[Number, Field(ge=0, lt=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Auto = Literal["auto"]
-
-
-class Section(BaseModel):
-    """A group of parameters: an unknown or missing key is an error, never a silent default."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=False)
-
-
-Source = Literal["synthetic", "ham10000", "isic2018", "isic2018_test", "ph2", "combined", "isic", "folder", "table"]
-
-
 class ExternalParams(Section):
-    """A set that is only ever tested on."""
+    """A set that is only ever tested on; what it does not say is null."""
 
     source: Source
-    dir: str | None
+    dir: str | None = None
+    table: str | None = None
+    columns: Columns | None = None
+    classes: Classes | None = None
+    filter: Filter | None = None
+    licences: Licences | None = None
 
 
 class DataParams(Section):
@@ -58,6 +51,11 @@ class DataParams(Section):
     second_dir: str | None
     table: str | None
     test_table: str | None
+    columns: Columns | None
+    classes: Classes | None
+    filter: Filter | None
+    licences: Licences | None
+    query: Query | None
     limit: Annotated[int, Field(ge=20)] | None
     seed: Seed
     sample_images: Annotated[int, Field(ge=20, le=100_000)]
@@ -105,17 +103,17 @@ class PrepareParams(Section):
     hair_removal: bool
     colour_constancy: bool
     clahe: bool
-    duplicates: Annotated[Literal["known", "search", "off"], BeforeValidator(_off)]
+    duplicates: Annotated[Literal["known", "search", "off"], Off]
     on_problem: OnProblemParams
 
 
 class SplitParams(Section):
     seed: Seed
-    scheme: Literal["auto", "holdout", "kfold", "official", "paper", "column"]
+    scheme: Literal["auto", "holdout", "kfold", "official", "paper", "column", "image"]
     fractions: Annotated[list[Positive], Field(min_length=3, max_length=3)]
     folds: Annotated[int, Field(ge=3, le=50)]
     fold: Annotated[int, Field(ge=0)]
-    stratify: Annotated[list[Literal["dx", "source", "sex"]], Field(min_length=1)]
+    stratify: Attributes
 
     @model_validator(mode="after")
     def _consistent(self) -> "SplitParams":
@@ -261,6 +259,7 @@ class EvaluateParams(Section):
     tta: Literal["none", "flips", "dihedral"]
     costs: Costs | None
     prevalence: dict[str, Annotated[float, Field(gt=0, lt=1)]] | None
+    subgroups: Attributes
     figures: Literal["png", "svg", "pdf"]
     resamples: Annotated[int, Field(ge=100, le=100_000)]
     seed: Seed

@@ -43,7 +43,9 @@ OTHER_DIAGNOSES = {
         Diagnosis("atypical_nevus", "Atypical nevus", "benign mole that looks irregular (PH2)", False, "nv"),
         Diagnosis("ak", "Actinic keratosis alone", "without intraepithelial carcinoma (ISIC 2019)", True, "akiec"),
         Diagnosis("scc", "Squamous cell carcinoma", "malignant tumour of keratinocytes (ISIC 2019)", True),
-        Diagnosis("benign", "Benign", "anything that is not malignant (ISIC 2020)", False),
+        Diagnosis("benign", "Benign", "anything that is not malignant (ISIC 2020, ISIC Archive)", False),
+        Diagnosis("malignant", "Malignant", "malignant, of none of the other kinds (ISIC Archive)", True),
+        Diagnosis("indeterminate", "Indeterminate", "neither clearly benign nor malignant (ISIC Archive)", False),
         Diagnosis("unk", "Unknown", "none of the other diagnoses of ISIC 2019", False),
     )
 }
@@ -88,12 +90,3 @@ def broader(code: str) -> str:
     """The diagnosis of the seven that a code is a kind of; a code of the seven, and any other, is its own."""
     diagnosis = OTHER_DIAGNOSES.get(code)
     return diagnosis.broader if diagnosis and diagnosis.broader else code
-
-
-def code_of(word: str) -> str:
-    """Code of a diagnosis that is given by code or name, in any case, with - or _ for spaces; else the word itself."""
-    plain = word.strip().casefold().replace("-", " ").replace("_", " ")
-    for diagnosis in (*DIAGNOSES.values(), *OTHER_DIAGNOSES.values()):
-        if plain in (diagnosis.code.replace("_", " "), diagnosis.name.casefold()):
-            return diagnosis.code
-    return word

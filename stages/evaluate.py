@@ -6,7 +6,8 @@ Writes  data/predictions.csv, metrics/{evaluate, report}.json, MODEL_CARD.md, pl
 """
 
 import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ import pandas as pd
 import torch
 
 from exp_tools.data.inputs.metadata import Vocabulary, encode
+from exp_tools.data.labels.attributes import check_attributes
 from exp_tools.data.labels.select import as_task
 from exp_tools.data.labels.table import SET, read_labels, read_splits
 from exp_tools.devices import prepare_machine
@@ -24,6 +26,7 @@ from exp_tools.evaluation.compare.paired import paired_differences
 from exp_tools.evaluation.metrics.bootstrap import bootstrap_intervals
 from exp_tools.evaluation.metrics.catalogue import HEADLINE
 from exp_tools.evaluation.metrics.classification import headline_metrics
+from exp_tools.evaluation.metrics.subgroup_scores import ATTRIBUTES
 from exp_tools.evaluation.metrics.weighted import headline_scorer
 from exp_tools.evaluation.plots.write import draw_figures, write_curves
 from exp_tools.evaluation.predict import VIEWS, predict_views
@@ -79,6 +82,7 @@ def main() -> None:
         "tta": params.evaluate.tta,
     }
     own = own_set(facts)
+    check_attributes(params.evaluate.subgroups, ATTRIBUTES, own.labels, "evaluate.subgroups")
     table, plain = predict(own, facts, run)
     test = table[table["split"] == "test"]
     report: dict[str, Any] = {"test": score(test, own.labels, facts, params.evaluate), "external": {}}
@@ -147,9 +151,21 @@ def external_sets(facts: ModelFacts) -> Iterator[tuple[str, TestSet, dict[str, i
     """The external test sets: name, images of the model's classes, and what was left out."""
     every = read_labels(EXTERNAL_LABELS)
     for name in every[SET].unique():
-        known, left_out = as_task(every[every[SET] == name], facts.task, facts.classes)
+        of_set = every[every[SET] == name]
+        known, left_out = as_task(of_set, facts.task, facts.classes)
+        if left_out:
+            print(_unmapped(name, left_out, len(of_set), facts.classes), file=sys.stderr, flush=True)
         labels = every.assign(dx=known["dx"].reindex(every.index))
         yield name, TestSet(EXTERNAL_IMAGES, labels, known.index.to_numpy(), f"external:{name}"), left_out
+
+
+def _unmapped(name: str, left_out: dict[str, int], images: int, classes: Sequence[str]) -> str:
+    named = ", ".join(f"{code} ({count:,})" for code, count in left_out.items())
+    return (
+        f"warning: {sum(left_out.values()):,} of {images:,} images of {name} are NOT scored, as the model has no class "
+        f"for {named}; it has {', '.join(classes)}. Where a word of the set means one of these, say so in "
+        f"data.external.{name}.classes (docs/data.md)"
+    )
 
 
 def predict(images: TestSet, facts: ModelFacts, run: dict[str, Any]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -174,6 +190,7 @@ def score(table: pd.DataFrame, labels: pd.DataFrame, facts: ModelFacts, params: 
         thresholds=facts.thresholds,
         costs=params.costs,
         prevalence=params.prevalence,
+        subgroups=params.subgroups,
         resamples=params.resamples,
         seed=params.seed,
     )

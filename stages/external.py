@@ -51,17 +51,21 @@ def main() -> None:
         for name, chosen in params.data.external.items():
             raw = EXTERNAL_RAW / name
             table = read_source(chosen.source, raw)
+            notes = table.attrs["notes"]
+            print("\n".join(f"{name}: {note}" for note in notes), end="\n" * bool(notes), flush=True)
             left, removed = without_known_images(
                 table, main_table, main_labels, params.prepare.duplicates, processes=processes
             )
             arrays.append(Path(folder, f"{name}.npy"))
-            kept, problems = check_and_pack(left, spec_of(chosen.source), raw, arrays[-1], packing)
+            passed_over = [*table.attrs["left_out"], *table["image_id"]]
+            kept, problems = check_and_pack(left, spec_of(chosen.source), raw, arrays[-1], packing, passed_over)
             reports.append(of_set(name, report_table(problems)))
             write_csv(EXTERNAL_PROBLEMS, pd.concat(reports))
             stop_on(problems, EXTERNAL_PROBLEMS)
             labels = with_groups(typed_labels(kept))
             tables.append(of_set(name, labels))
             counted = {"rows_read": len(table), "removed": removed, "problems": summarise_problems(problems)}
+            counted |= {"reading": notes} if notes else {}
             metrics[name] = {"source_set": chosen.source} | summarise_labels(labels) | counted
             print(f"{name}: {len(labels):,} images; {sum(removed.values()):,} removed that {RAW} has too")
         join_arrays(arrays, EXTERNAL_IMAGES, packing.preprocessing.image_size)
@@ -75,7 +79,9 @@ def main() -> None:
 def gather(params: Params) -> None:
     """Link or download every set into a folder of its name below data/external_raw/."""
     root, processes = project_root(), io_processes(params.machine)
-    wanted = {name: SourceOptions(dir=chosen.dir) for name, chosen in params.data.external.items()}
+    wanted = {
+        name: SourceOptions(**chosen.model_dump(exclude={"source"})) for name, chosen in params.data.external.items()
+    }
     for name in wanted:
         refuse_own_folder(wanted[name], FILLED, root)
     with refilled(EXTERNAL_RAW, "data.external.NAME.dir") as fresh:

@@ -18,7 +18,7 @@ from exp_tools.data.duplicates.contact_sheet import draw_pairs
 from exp_tools.data.duplicates.groups import pair_report, with_groups
 from exp_tools.data.duplicates.pairs import duplicate_pairs, photograph
 from exp_tools.data.images.masks import find_masks, pack_masks
-from exp_tools.data.labels.issues import stop_on, summarise_problems, write_report
+from exp_tools.data.labels.issues import Problem, stop_on, summarise_problems, write_report
 from exp_tools.data.labels.table import summarise_labels, typed_labels
 from exp_tools.data.prepare import Packing, check_and_pack, packing_of
 from exp_tools.data.sources.registry import DatasetSpec, read_source, spec_of
@@ -48,7 +48,11 @@ def main() -> None:
     packing = packing_of(params.prepare, processes)
     with looking_again(RAW, "data.dir"):
         table = read_source(params.data.source, RAW)
-        kept, problems = check_and_pack(table, spec_of(params.data.source), RAW, IMAGES, packing)
+        notes = table.attrs["notes"]
+        print("\n".join(notes), end="\n" * bool(notes), flush=True)
+        kept, problems = check_and_pack(
+            table, spec_of(params.data.source), RAW, IMAGES, packing, table.attrs["left_out"]
+        )
         write_report(PROBLEMS, problems)
         report = report_path()
         write_report(report, problems)
@@ -67,14 +71,21 @@ def main() -> None:
         "rows_left_out": len(table) - len(kept),
         "problems": summarise_problems(problems),
         "lesion_masks": masks,
+        **({"reading": notes} if notes else {}),
     }
     write_json(DATA_METRICS, summarise_labels(labels) | counted)
     counts = labels["dx"].value_counts().loc[task_classes("diagnosis", labels["dx"])]
     draw_class_distribution(DATA_FIGURES / "classes.png", counts.to_frame("images"), params.data.source)
     print(
         f"{IMAGES}: {len(labels):,} images of {labels['lesion_id'].nunique():,} lesions; {LABELS}, {DATA_METRICS}; "
-        f"{len(problems):,} problems noted or fixed, listed in {PROBLEMS}"
+        f"{_said(problems)}, listed in {PROBLEMS}"
     )
+
+
+def _said(problems: list[Problem]) -> str:
+    """How many problems there were, those that cost an image apart from the others."""
+    skipped = sum(problem.action == "skipped" for problem in problems)
+    return f"{skipped:,} rows left out for a problem, {len(problems) - skipped:,} problems noted or mended"
 
 
 def pack_lesion_masks(image_ids: list[str], files: list[str], facts: DatasetSpec, packing: Packing) -> int:

@@ -12,7 +12,10 @@ from helpers.import_graph import Modules
 from helpers.project import ROOT
 
 LAYERS = (
-    {f"exp_tools.{name}" for name in ("errors", "io", "param_errors", "params", "project", "system", "taxonomy")},
+    {
+        f"exp_tools.{name}"
+        for name in ("errors", "io", "param_errors", "param_types", "params", "project", "system", "taxonomy")
+    },
     {"exp_tools.data", "exp_tools.devices", "exp_tools.revisions"},
     {"exp_tools.models"},
     {"exp_tools.evaluation"},

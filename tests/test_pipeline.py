@@ -144,8 +144,7 @@ def test_a_key_is_read_by_these_stages_and_no_other(project, edit, keys, stages)
     ("file", "stages"),
     [
         ("models/architectures/timm.py", []),  # not in use
-        ("data/sources/isic.py", ["external"]),  # not in use either; `external` takes any source
-        ("data/sources/ph2.py", ["download", "prepare", "external"]),  # a part of other sources, so always listed
+        ("data/sources/isic.py", ["download", "prepare", "external"]),  # `data.source` may name any of them
         ("data/sources/synthetic.py", ["download", "prepare", "external"]),
         ("evaluation/calibrate.py", ["calibrate"]),
         ("evaluation/metrics/catalogue.py", ["evaluate"]),  # a metric more

@@ -64,6 +64,12 @@ def add_commands(commands: Commands) -> None:
     )
     score.add_argument("predictions", type=Path, help="prediction table of any experiment")
     score.add_argument("--labels", type=Path, help="labels.csv, for subgroups (default: the project's, where it fits)")
+    score.add_argument(
+        "--subgroups",
+        nargs="+",
+        metavar="NAME",
+        help="attributes to score apart (default: evaluate.subgroups)",
+    )
     score.add_argument("--split", help="test, val or external:NAME (default: test, or the only one there is)")
     score.add_argument("--melanoma-threshold", type=float, help="flag melanoma from this probability on")
     score.add_argument("--abstain", type=float, help="leave to a human what is less certain than this")
@@ -154,17 +160,23 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _score(options: argparse.Namespace) -> int:
+    from exp_tools.evaluation.metrics.subgroup_scores import ATTRIBUTES
     from exp_tools.evaluation.report.text import summary_text
     from exp_tools.evaluation.standalone.rescore import rescore
     from exp_tools.io import plain
+    from exp_tools.params import PARAMS_FILE, load_params
 
-    labels = options.labels or find_project(Path.cwd()) / LABELS
+    root = find_project(Path.cwd())
+    labels, subgroups = options.labels or root / LABELS, options.subgroups
+    if subgroups is None:
+        subgroups = load_params(root / PARAMS_FILE).evaluate.subgroups if (root / PARAMS_FILE).is_file() else ATTRIBUTES
     report, notes = rescore(
         options.predictions,
         labels,
         needed=options.labels is not None,
         split=options.split,
         thresholds={"melanoma": options.melanoma_threshold, "abstain": options.abstain},
+        subgroups=subgroups,
         resamples=options.resamples,
     )
     for note in notes:

@@ -49,6 +49,9 @@ def add_commands(commands: Commands) -> None:
     batch.add_argument("--images", type=Path, help="folder of the table's images (default: the table's folder)")
     batch.add_argument("--model", type=Path, default=MODEL, help=f"model file, or its .onnx (default: {MODEL})")
     batch.add_argument("--out", type=Path, default=Path("predictions.csv"), help="table to write")
+    batch.add_argument(
+        "--format", choices=("table", "isic"), default="table", help="isic: a submission to the ISIC challenge"
+    )
     batch.add_argument("--batch-size", type=int, default=32, help="images per forward pass (default: 32)")
 
     app = commands.add(
@@ -124,7 +127,14 @@ def _batch(options: argparse.Namespace) -> int:
     device = prepare_machine(MachineParams(**automatic, processes=1, checkpoint_steps=None))
     work = batch_inputs(options.source, options.images)
     predictor = Predictor(options.model, device=device)
-    outcome = predict_batch(predictor, work, options.out, batch_size=options.batch_size, threads=cores())
+    outcome = predict_batch(
+        predictor,
+        work,
+        options.out,
+        batch_size=options.batch_size,
+        threads=cores(),
+        isic=options.format == "isic",
+    )
     if outcome.report:
         print(summary_text(outcome.report))
     print(model_line(options.model, predictor.facts))

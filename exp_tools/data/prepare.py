@@ -1,6 +1,6 @@
 """From a source's text table to checked rows and packed images, for `prepare` and `external` alike."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,7 +36,12 @@ def packing_of(params: PrepareParams, processes: int) -> Packing:
 
 
 def check_and_pack(
-    table: pd.DataFrame, facts: DatasetSpec, raw: Path, target: Path, packing: Packing
+    table: pd.DataFrame,
+    facts: DatasetSpec,
+    raw: Path,
+    target: Path,
+    packing: Packing,
+    passed_over: Collection[str] = (),
 ) -> tuple[pd.DataFrame, list[Problem]]:
     """Check every row and every image; pack the images unless a problem stops it.
 
@@ -47,6 +52,7 @@ def check_and_pack(
     raw : the folder that the table was read from
     target : the .npy file to write; it is not written when a problem has the action "stopped"
     packing : how
+    passed_over : ids of images that are left out on purpose: they are no surprise in the folder
 
     Returns
     -------
@@ -58,7 +64,7 @@ def check_and_pack(
         No row is left, or none of a class, or the disk has no room.
     """
     tidy = table.assign(**tidied(table, facts.classes))
-    found = check_labels(table, facts.classes) + unlisted_images(table, raw, facts.masks)
+    found = check_labels(table, facts.classes) + unlisted_images(table, raw, facts.masks, passed_over)
     problems = decide(found + check_counts(tidy, facts.counts, facts.title), packing.policy)
     kept = apply_actions(table, problems)
     if kept.empty:
@@ -107,10 +113,12 @@ def _stop_on_lost_classes(table: pd.DataFrame, kept: pd.DataFrame, problems: lis
     )
 
 
-def unlisted_images(table: pd.DataFrame, raw: Path, masks: tuple[str, ...] = ()) -> list[Problem]:
+def unlisted_images(
+    table: pd.DataFrame, raw: Path, masks: tuple[str, ...] = (), passed_over: Collection[str] = ()
+) -> list[Problem]:
     """Images below a folder that no row of its table names; `masks` are endings of names that belong to others."""
     named = {Path(file) for file in table["file"] if file}
-    stems = {image_id(path.name) for path in named}
+    stems = {image_id(path.name) for path in named} | set(passed_over)
     return [
         Problem(
             "unlisted_image",

@@ -58,6 +58,7 @@ def test_images_that_the_main_set_has_are_removed_and_counted(project, tmp_path)
     metrics = project.metrics("external")["clinic"]
     assert metrics["removed"] == {"same_id": 1, "same_file": 1, "same_lesion": 0}
     assert (metrics["rows_read"], metrics["images"]) == (7, 5)
+    assert metrics["problems"] == {}
 
 
 def test_ids_of_a_clinic_are_its_own_and_those_of_an_archive_are_everybodys(project, tmp_path):

@@ -1,21 +1,22 @@
 """Fill a folder with links to a source's files: from the user's copy, unpacked or zipped, or from a download."""
 
 import filecmp
-import hashlib
 import tempfile
-import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from exp_tools.data.acquire.archives import archive_kind, content_digest, holds_news, zip_members
 from exp_tools.data.acquire.managed_folder import MARKER
-from exp_tools.data.acquire.unpack import archive_kind, name_in_zip, unpack, zip_members
+from exp_tools.data.acquire.unpack import unpack
 from exp_tools.data.images.decode import files_below, is_clutter, walk_files
-from exp_tools.data.images.formats import HEAD, READ, format_of, has_image_ending, image_id, is_image
+from exp_tools.data.images.formats import READ, image_id, is_image
 from exp_tools.data.images.masks import find_masks
 from exp_tools.data.labels.select import subset_of_lesions
 from exp_tools.data.sources.registry import (
+    OPTIONS_OF_TABLES,
     DatasetSpec,
     SourceOptions,
     licence_text,
@@ -24,7 +25,7 @@ from exp_tools.data.sources.registry import (
     spec_of,
     write_options,
 )
-from exp_tools.data.sources.tables import TABLE_ENDINGS
+from exp_tools.data.sources.tables import OTHERS, is_table
 from exp_tools.errors import UserError
 from exp_tools.io import atomic_write, link_file
 
@@ -57,6 +58,7 @@ def provide(name: str, wanted: SourceOptions, raw: Path, *, root: Path, processe
         A folder is missing or holds no image, an archive or a download fails, a table cannot be read.
     """
     source, facts = load_source(name), spec_of(name)
+    _refuse_unread(name, source, wanted)
     if hasattr(source, "provide"):
         done = source.provide(wanted, raw, root=root, processes=processes)
     elif hasattr(source, "PARTS"):
@@ -71,16 +73,32 @@ def provide(name: str, wanted: SourceOptions, raw: Path, *, root: Path, processe
     return done + _limit(name, wanted, raw)
 
 
+def _refuse_unread(name: str, source: Any, wanted: SourceOptions) -> None:
+    """Raise UserError for an option that the source would not look at."""
+    for key in (*OPTIONS_OF_TABLES, "query"):
+        if getattr(wanted, key) and key not in getattr(source, "OPTIONS", ()):
+            raise UserError(f"data.{key} is of no use with data.source={name}; docs/data.md says which sources read it")
+
+
 def _fill(name: str, folder: str | None, wanted: SourceOptions, raw: Path, root: Path, key: str) -> str:
     facts, store = spec_of(name), root / STORE
     raw.mkdir(parents=True, exist_ok=True)
-    if folder is None:
+    if wanted.query is not None:
+        if folder is not None:
+            raise UserError(f"data.query downloads and {key} is your own copy: set one of them to null")
+        from exp_tools.data.acquire.isic import download_query
+
+        origins = [download_query(wanted.query, store)]
+        came = f"downloaded for {wanted.query}"
+    elif folder is None:
         origins = _download(facts, store, key)
         came = "downloaded"
     else:
         origins = [_local(folder, root, key, facts)]
         came = f"linked from {folder}"
         _link_tables(wanted, origins[0], raw, root)
+    if chosen := {key: getattr(wanted, key) for key in OPTIONS_OF_TABLES if getattr(wanted, key)}:
+        write_options(raw, **chosen)
     taken = _Taken()
     for origin in origins:
         _link_tree(origin, raw, store, facts, taken)
@@ -181,7 +199,7 @@ def _link_tree(origin: Path, raw: Path, store: Path, facts: DatasetSpec, taken: 
             archives.append((path, place))
         elif is_image(path):
             _link_image(path, raw / place, facts, taken)
-        elif ending in (*TABLE_ENDINGS, ".txt", ".xlsx") or (not ending and "metadata" in path.name.lower()):
+        elif is_table(path) or ending in (".txt", *OTHERS) or (not ending and "metadata" in path.name.lower()):
             _link(path, raw / place)
         elif kind := archive_kind(path):
             unread.append(f"{path} ({kind})")
@@ -194,12 +212,11 @@ def _link_tree(origin: Path, raw: Path, store: Path, facts: DatasetSpec, taken: 
         )
     for archive, place in archives:
         members = zip_members(archive)
-        if not _holds_news(archive, members, taken.first, facts):
+        if not (facts.folders_are_labels or holds_news(archive, members, taken.first)):
             continue
         if depth == DEEPEST:
             raise UserError(f"{archive}: archives are more than {DEEPEST} deep inside one another; unpack it yourself")
-        listing = repr([(member.filename, member.CRC, member.file_size) for member in members])
-        folder = _unpacked(archive, store, hashlib.sha256(listing.encode(errors="replace")).hexdigest()[:12])
+        folder = _unpacked(archive, store, content_digest(members))
         try:
             _link_tree(folder, raw / place.with_suffix(""), store, facts, taken, depth + 1)
         except UserError as error:
@@ -235,33 +252,6 @@ def _files(origin: Path) -> Iterator[tuple[Path, Path]]:
         return
     for path in walk_files(origin):
         yield path, path.relative_to(origin)
-
-
-def _holds_news(archive: Path, members: list[zipfile.ZipInfo], seen: dict[str, Path], facts: DatasetSpec) -> bool:
-    """Whether an archive holds an image that is not there unpacked already, by name and size; or no image at all."""
-    if facts.folders_are_labels:
-        return True
-    images = 0
-    with zipfile.ZipFile(archive) as content:
-        for member in members:
-            parts = Path(name_in_zip(member)).parts
-            if any(map(is_clutter, parts)) or not _is_image_in(content, member):
-                continue
-            images += 1
-            there = seen.get(parts[-1].lower())
-            if there is None or there.stat().st_size != member.file_size:
-                return True
-    return not images
-
-
-def _is_image_in(content: zipfile.ZipFile, member: zipfile.ZipInfo) -> bool:
-    if has_image_ending(member.filename):
-        return True
-    try:
-        with content.open(member) as file:
-            return bool(format_of(file.read(HEAD)))
-    except Exception:  # zipfile raises almost anything on damaged or encrypted files, and unpacking says what it is
-        return True
 
 
 def _limit(name: str, wanted: SourceOptions, raw: Path) -> str:

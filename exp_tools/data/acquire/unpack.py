@@ -18,9 +18,9 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from exp_tools.data.acquire.archives import name_in_zip
 from exp_tools.data.acquire.store import one_at_a_time, read_json
 from exp_tools.data.images.decode import is_clutter
-from exp_tools.data.images.formats import HEAD, format_of
 from exp_tools.errors import UserError
 from exp_tools.io import ProgressBar, in_words, require_space, write_json
 
@@ -28,15 +28,6 @@ MARKER = ".unpacked.json"
 CHUNK = 2**20
 MAX_RATIO = 200  # of unpacked to packed size; photographs have about 1, tables 10, black-and-white masks 100
 UNSUSPICIOUS = 10_000_000  # bytes that may be packed as tightly as they like
-KINDS = {
-    "7z": b"7z\xbc\xaf\x27\x1c",
-    "RAR": b"Rar!\x1a\x07",
-    "gzip": b"\x1f\x8b",
-    "bzip2": b"BZh",
-    "xz": b"\xfd7zXZ\0",
-    "zstd": b"\x28\xb5\x2f\xfd",
-}
-TAR_MARK = b"ustar", 257
 DAMAGE = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -83,41 +74,6 @@ def unpack(archive: Path, target: Path, *, max_bytes: int, max_files: int) -> li
         raise _damaged(archive, error) from error
     except DAMAGE as error:
         raise _damaged(archive, error) from error
-
-
-def archive_kind(path: Path) -> str:
-    """The kind of an archive that is no zip, by its first bytes: 7z, RAR, gzip, bzip2, xz, zstd or tar; "" for none."""
-    mark, place = TAR_MARK
-    try:
-        with path.open("rb") as file:
-            head = file.read(place + len(mark))
-    except OSError:
-        return ""
-    if head[place:] == mark:
-        return "tar"
-    return next((kind for kind, start in KINDS.items() if head.startswith(start)), "")
-
-
-def zip_members(archive: Path) -> list[zipfile.ZipInfo]:
-    """The files in a zip archive; UserError where it is none, or not a whole one."""
-    try:
-        with zipfile.ZipFile(archive) as content:
-            return [member for member in content.infolist() if not member.is_dir()]
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        with archive.open("rb") as file:
-            really = archive_kind(archive) or format_of(file.read(HEAD))
-        found = f"its content is {really}" if really else f"{error}"
-        raise UserError(f"{archive} is not a whole zip archive ({found}); unpack it yourself or remove it") from error
-
-
-def name_in_zip(member: zipfile.ZipInfo) -> str:
-    """A member's name. One that is not marked as UTF-8 and is UTF-8 all the same is read so, else as code page 437."""
-    if member.flag_bits & 0x800:
-        return member.filename
-    try:
-        return member.filename.encode("cp437").decode("utf-8")
-    except UnicodeError:
-        return member.filename
 
 
 def _damaged(archive: Path, error: Exception) -> UserError:

@@ -27,6 +27,12 @@ LABEL_COLUMNS = [
 what does stay together, see `duplicates.groups.group_ids`. `split`: the official split of the source, or that of a
 user's table, "" where there is none."""
 
+EXTRA = "extra_"
+"""How the columns begin that a table has beyond these; their cells are text."""
+
+LICENCE = f"{EXTRA}copyright_license"
+"""The licence of each image, where a table of the ISIC Archive names it."""
+
 SET = "set"
 """The column of the external sets' labels.csv that names the set of each image."""
 
@@ -34,8 +40,10 @@ SET = "set"
 def typed_labels(table: pd.DataFrame) -> pd.DataFrame:
     """Turn a checked text table into a label table: age as a number, "unknown" for empty words.
 
-    It has LABEL_COLUMNS but `group_id`, which `duplicates.groups.with_groups` adds.
+    It has LABEL_COLUMNS but `group_id`, which `duplicates.groups.with_groups` adds, and the further columns of the
+    table, which begin with EXTRA.
     """
+    further = [column for column in table if column.startswith(EXTRA)]
     labels = pd.DataFrame(
         {
             "image_id": table["image_id"],
@@ -48,6 +56,7 @@ def typed_labels(table: pd.DataFrame) -> pd.DataFrame:
             "localization": table["localization"].replace("", "unknown"),
             "source": table["source"],
             "split": table["split"],
+            **{column: table[column].str.strip().replace("", "unknown") for column in further},
         }
     )
     return labels.reset_index(drop=True)
@@ -56,8 +65,8 @@ def typed_labels(table: pd.DataFrame) -> pd.DataFrame:
 def read_labels(path: Path) -> pd.DataFrame:
     """Read labels.csv as `prepare` or `external` wrote it; a missing age is NaN, every other column is text."""
     require_file(path, "external" if path.parent.name == "external" else "prepare")
-    types = {column: str for column in (SET, *LABEL_COLUMNS) if column != "age"}
-    return pd.read_csv(path, dtype=types, keep_default_na=False, na_values={"age": [""]})
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    return table.assign(age=pd.to_numeric(table["age"]))
 
 
 def lesions_known(labels: pd.DataFrame) -> bool:
@@ -79,6 +88,7 @@ def summarise_labels(labels: pd.DataFrame) -> dict[str, object]:
         "sex": _counts(labels["sex"]),
         "source": _counts(labels["source"]),
         "dx_type": _counts(labels["dx_type"]),
+        **({"licences": _counts(labels[LICENCE])} if LICENCE in labels else {}),
         "missing": {
             "age": int(labels["age"].isna().sum()),
             "sex": int((labels["sex"] == "unknown").sum()),

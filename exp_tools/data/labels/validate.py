@@ -9,9 +9,9 @@ import pandas as pd
 
 from exp_tools.data.images.decode import EXTENSIONS
 from exp_tools.data.labels.issues import Problem
-from exp_tools.data.labels.table import MISSING
+from exp_tools.data.labels.synonyms import code_of
+from exp_tools.data.labels.table import EXTRA, MISSING
 from exp_tools.errors import did_you_mean
-from exp_tools.taxonomy import code_of
 
 SEXES = ("female", "male", "unknown")
 SEX_WORDS = {"f": "female", "m": "male", "w": "female", "woman": "female", "man": "male"}
@@ -41,7 +41,7 @@ the images of a lesion (a patient), "" for none; `duplicate_of`: the image that 
 
 
 def complete(table: pd.DataFrame) -> pd.DataFrame:
-    """A source's table with all of COLUMNS and `row` (the line in its file), indexed from 0.
+    """A source's table with all of COLUMNS, `row` (the line in its file) and its further columns, indexed from 0.
 
     Ids of lesions and groups are brought to `one_spelling`: two spellings of one lesion would be two lesions. A word of
     labels.MISSING in another column is an empty cell, but for `unknown`, which vocabularies have.
@@ -49,6 +49,7 @@ def complete(table: pd.DataFrame) -> pd.DataFrame:
     if "row" not in table:
         table = table.assign(row=table.index)
     table = table.reset_index(drop=True)
+    further = [column for column in table if column.startswith(EXTRA)]
     lacking = {column: value for column, value in COLUMNS.items() if column not in table}
     table = table.assign(**lacking)
     named_after_image = table["lesion_id"] == table["image_id"]  # nothing is known of it; it stays like the image's id
@@ -56,7 +57,7 @@ def complete(table: pd.DataFrame) -> pd.DataFrame:
         lesion_id=table["lesion_id"].where(named_after_image, one_spelling(table["lesion_id"])),
         group=one_spelling(table["group"]),
         **{column: _emptied(table[column]) for column in ("dx", "dx_type", "age", "sex", "localization", "split")},
-    )[[*COLUMNS, "row"]]
+    )[[*COLUMNS, "row", *further]]
 
 
 def _emptied(column: pd.Series) -> pd.Series:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from exp_tools.data.images.decode import files_below
 from exp_tools.data.sources.registry import DatasetSpec, RemoteFile
-from exp_tools.data.sources.tables import read_text_table, require_columns, with_files
+from exp_tools.data.sources.tables import read_text_table, require_columns, why_not, with_files
 from exp_tools.errors import UserError
 from exp_tools.taxonomy import DIAGNOSES
 
@@ -80,7 +80,8 @@ def find_table(folder: Path) -> Path:
     ]
     if not found:
         raise UserError(
-            f"there is no {TABLE}.csv (or .tab) below {folder}; it comes with the images ({FACTS.where}). "
+            f"there is no {TABLE}.csv (or .tab) below {folder}{why_not(folder, COLUMNS)}. It comes with the images "
+            f"({FACTS.where}). A table of another name is read with data.source=table and data.table. "
             "For class folders without a table use data.source=folder"
         )
     if len({path.read_bytes() for path in found}) > 1:

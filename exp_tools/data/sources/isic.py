@@ -1,6 +1,6 @@
 """Tables of the ISIC challenges: one-hot (2018 Task 3, 2019) and binary (2020), with lesions and patients.
 
-All ground-truth tables below the folder are taken together. Also, where present: the metadata table of
+All ground-truth tables below the folder are taken together. Also, where present: the metadata tables of
 2019 and the LesionGroupings table of 2018 (lesion_id), and 2020's list of duplicates. 2020's images are grouped by
 patient. ISIC 2019 contains HAM10000: as an external set next to it, the images that both have are taken out.
 """
@@ -10,7 +10,15 @@ from pathlib import Path
 import pandas as pd
 
 from exp_tools.data.sources.registry import DatasetSpec
-from exp_tools.data.sources.tables import header_of, joined, one_hot_codes, read_text_table, tables_below, with_files
+from exp_tools.data.sources.tables import (
+    header_of,
+    joined,
+    one_hot_codes,
+    read_table,
+    tables_below,
+    why_not,
+    with_files,
+)
 from exp_tools.errors import UserError
 from exp_tools.taxonomy import DIAGNOSES, OTHER_DIAGNOSES
 
@@ -40,15 +48,15 @@ def read(raw: Path) -> pd.DataFrame:
         elif {"image_name", "patient_id"} <= set(header) and {"target", "benign_malignant"} & set(header):
             truths.append(_binary(path))
         elif {"image_name_1", "image_name_2"} <= set(header):
-            table = read_text_table(path)
+            table = read_table(path)
             duplicates |= dict(zip(table["image_name_2"].str.strip(), table["image_name_1"].str.strip(), strict=True))
-        elif "image" in header and "lesion_id" in header:
-            for row in read_text_table(path).to_dict("records"):
+        elif "image" in header and set(header) & {"lesion_id", "age_approx", "sex", "anatom_site_general"}:
+            for row in read_table(path).to_dict("records"):
                 about.setdefault(row["image"].strip(), {}).update(row)
     if not truths:
         raise UserError(
             f"there is no ground truth below {raw}: expected a table with the columns image, {', '.join(CODES[:4])}, … "
-            "(2018, 2019) or image_name, patient_id, target (2020)"
+            f"(2018, 2019) or image_name, patient_id, target (2020){why_not(raw, ('image', *CODES[:4]))}"
         )
     table = joined(*truths)
     ids = table["image_id"].str.strip()
@@ -69,7 +77,7 @@ def read(raw: Path) -> pd.DataFrame:
 
 
 def _one_hot(path: Path, header: list[str]) -> pd.DataFrame:
-    table = read_text_table(path)
+    table = read_table(path)
     codes = one_hot_codes(table, [code for code in CODES if code in header]).str.lower()
     return pd.DataFrame({"image_id": table["image"], "dx": codes}).assign(
         **dict.fromkeys(("lesion_id", "age", "sex", "localization", "dx_type", "group"), ""), table=path.name
@@ -77,7 +85,7 @@ def _one_hot(path: Path, header: list[str]) -> pd.DataFrame:
 
 
 def _binary(path: Path) -> pd.DataFrame:
-    table = read_text_table(path)
+    table = read_table(path)
     if "target" in table:
         malignant = table["target"].str.strip().map({"1": "mel", "1.0": "mel", "0": "benign", "0.0": "benign"})
     else:

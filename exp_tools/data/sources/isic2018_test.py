@@ -10,7 +10,15 @@ import pandas as pd
 
 from exp_tools.data.sources.ham10000 import DATAVERSE
 from exp_tools.data.sources.registry import DatasetSpec, RemoteFile
-from exp_tools.data.sources.tables import header_of, one_hot_codes, only_one, read_text_table, tables_below, with_files
+from exp_tools.data.sources.tables import (
+    header_of,
+    one_hot_codes,
+    only_one,
+    read_table,
+    tables_below,
+    why_not,
+    with_files,
+)
 from exp_tools.errors import UserError
 from exp_tools.taxonomy import DIAGNOSES
 
@@ -52,11 +60,12 @@ def read(raw: Path) -> pd.DataFrame:
     ]
     if not fitting:
         raise UserError(
-            f"there is no table below {raw} with the columns image_id, dx or image, {', '.join(codes)}: "
-            f"ISIC2018_Task3_Test_GroundTruth.csv comes with the images ({FACTS.where})"
+            f"there is no table below {raw} with the columns image_id, dx or image, {', '.join(codes)}"
+            f"{why_not(raw, ('image', *codes))}. ISIC2018_Task3_Test_GroundTruth.csv comes with the images "
+            f"({FACTS.where})"
         )
     path = only_one(fitting, raw, "table of the test set")
-    table = read_text_table(path)
+    table = read_table(path)
     if "dx" not in table:
         one_hot = one_hot_codes(table, codes)
         table = pd.DataFrame({"image_id": table["image"], "dx": one_hot.str.lower()}, index=table.index)

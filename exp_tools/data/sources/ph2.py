@@ -39,7 +39,8 @@ def read(raw: Path) -> pd.DataFrame:
     sheets = [path for path in files_below(raw) if path.suffix == ".xlsx" and "ph2" in path.name.lower()]
     texts = [path for path in files_below(raw) if path.suffix == ".txt" and "ph2" in path.name.lower()]
     if sheets:
-        table = _from_sheet(only_one(sheets, raw, "workbook of PH2"))
+        book = only_one(sheets, raw, "workbook of PH2")
+        table = _from_rows(read_sheet(book), book)
     elif texts:
         table = _from_text(only_one(texts, raw, "text table of PH2"))
     else:
@@ -52,8 +53,7 @@ def _lesions(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(lesion_id="PH2_" + table["image_id"].str.strip(), source="ph2")
 
 
-def _from_sheet(path: Path) -> pd.DataFrame:
-    rows = read_sheet(path)
+def _from_rows(rows: list[list[str]], path: Path) -> pd.DataFrame:
     head = next((number for number, cells in enumerate(rows) if "Image Name" in cells), None)
     if head is None or not set(CLASSES) <= set(rows[head]):
         raise UserError(f"{path} has no row with the headings Image Name, {', '.join(CLASSES)}; is it PH2's table?")
@@ -72,15 +72,20 @@ def _from_sheet(path: Path) -> pd.DataFrame:
 def _from_text(path: Path) -> pd.DataFrame:
     codes = dict(enumerate(FACTS.classes or ()))
     ids, found, numbers = [], [], []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), 1):
-        cells = [cell.strip() for cell in line.strip().split("||")[1:]]
-        if not line.strip().startswith("||") or len(cells) < 3 or not cells[0].upper().startswith("IMD"):
+    lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    rows = [[cell.strip() for cell in line.split("\t")] for line in lines]
+    if any("Image Name" in cells for cells in rows):  # the workbook, saved as text
+        return _from_rows(rows, path)
+    for number, (line, cells) in enumerate(zip(lines, rows, strict=True), 1):
+        if line.strip().startswith("||"):
+            cells = [cell.strip() for cell in line.strip().split("||")[1:]]
+        if len(cells) < 3 or not cells[0].upper().startswith("IMD"):
             continue
         ids.append(cells[0])
         found.append(codes.get(int(cells[2]), cells[2]) if cells[2].isdecimal() else cells[2])
         numbers.append(number)
     if not ids:
-        raise UserError(f"{path} has no line like `|| IMD003 || … || 0 || …`; is it PH2's table?")
+        raise UserError(f"{path} has no line like `|| IMD003 || … || 0 || …` (or with tabs); is it PH2's table?")
     index = pd.Index(numbers, name="row")
     return pd.DataFrame({"image_id": ids, "dx": found}, index=index, dtype=str).assign(table=path.name)
 

@@ -1,6 +1,7 @@
 """Text tables of any delimiter, and one-hot tables, read with every cell as text."""
 
 import csv
+import gzip
 import io
 import zipfile
 from collections.abc import Iterable, Sequence
@@ -12,18 +13,64 @@ import pandas as pd
 from exp_tools.data.images.decode import EXTENSIONS, files_below, index_images
 from exp_tools.errors import UserError
 
-TABLE_ENDINGS = (".csv", ".tab", ".tsv")
-OTHERS = (".xlsx", ".xls", ".ods", ".parquet", ".json")
-"""Endings of tables that are not read as text."""
+TABLE_ENDINGS = (".csv", ".tab", ".tsv", ".csv.gz", ".tsv.gz", ".xlsx")
+OTHERS = (".xls", ".ods", ".parquet")
+"""Endings of tables that are not read, so that a message can say so."""
+LARGEST_TABLE = 2_000_000_000
+"""Bytes that a packed table may unpack to."""
 MOST_NAMED = 8
 YES = ("1", "1.0", "true")
 NO = ("0", "0.0", "false", "")
 
 
-def read_text_table(path: Path) -> pd.DataFrame:
+def is_table(path: Path) -> bool:
+    """Whether a file is called like a table that is read."""
+    return path.name.lower().endswith(TABLE_ENDINGS)
+
+
+def read_table(path: Path, header: Sequence[str] = ()) -> pd.DataFrame:
+    """Read a text table, packed by gzip or not, or the first sheet of a workbook, with every cell as text.
+
+    The index is the line or row number in the file. `header` names the columns of a table that has no names itself.
+
+    Raises
+    ------
+    UserError : as `read_text_table` and `read_sheet`
+    """
+    if path.suffix.lower() != ".xlsx":
+        return read_text_table(path, header)
+    rows = [(number, cells) for number, cells in enumerate(read_sheet(path), 1) if any(cells)]
+    if not rows:
+        raise UserError(f"{path} cannot be read as a table: its first sheet is empty")
+    names = list(header) or rows.pop(0)[1]
+    while names and not names[-1]:
+        names.pop()
+    _require_distinct(names, path)
+    index = pd.Index([number for number, _ in rows], name="row")
+    return pd.DataFrame([cells[: len(names)] for _, cells in rows], columns=names, index=index, dtype=str)
+
+
+def _require_distinct(names: list[str], path: Path) -> None:
+    if len(set(names)) < len(names):
+        raise UserError(f"{path} names a column twice: {', '.join(names)}")
+
+
+def _text_of(path: Path) -> str:
+    """The text of a table, unpacked where gzip packed it."""
+    if path.suffix.lower() != ".gz":
+        return path.read_text(encoding="utf-8-sig")
+    with gzip.open(path) as file:
+        content = file.read(LARGEST_TABLE + 1)
+    if len(content) > LARGEST_TABLE:
+        raise OSError(f"it unpacks to more than {LARGEST_TABLE:,} bytes")
+    return content.decode("utf-8-sig")
+
+
+def read_text_table(path: Path, names: Sequence[str] = ()) -> pd.DataFrame:
     """Read a delimited text table with every cell as text; the index is the line number in the file, from 2.
 
-    A byte-order mark, CRLF line ends, quoted cells, and commas, semicolons or tabs as delimiters are all read.
+    A byte-order mark, CRLF line ends, quoted cells, and commas, semicolons or tabs as delimiters are all read. `names`
+    are those of a table without a header.
 
     Raises
     ------
@@ -31,10 +78,10 @@ def read_text_table(path: Path) -> pd.DataFrame:
         The file is missing, empty, not UTF-8 text, or a row does not have the header's number of cells: named by line.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = _text_of(path)
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing: expected the label table there") from error
-    except (UnicodeDecodeError, OSError) as error:
+    except (UnicodeDecodeError, OSError, EOFError) as error:
         raise UserError(f"{path} cannot be read as a table of text: {error}; save it as UTF-8 CSV") from error
     if not text.strip() or "\0" in text:
         raise UserError(f"{path} cannot be read as a table of text: it is {'empty' if not text.strip() else 'binary'}")
@@ -42,7 +89,7 @@ def read_text_table(path: Path) -> pd.DataFrame:
     rows, numbers = [], []
     try:
         reader = csv.reader(io.StringIO(text), delimiter=separator, strict=True)
-        header = [cell.strip() for cell in next(reader)]
+        header = list(names) or [cell.strip() for cell in next(reader)]
         for cells in reader:
             if any(cell.strip() for cell in cells):
                 rows.append(cells)
@@ -56,8 +103,7 @@ def read_text_table(path: Path) -> pd.DataFrame:
             f"{path} cannot be read as a table of text: line {number} has {len(cells)} cells, the header {len(header)} "
             f"({len(wrong)} such lines); a cell that holds the delimiter {separator!r} must be in double quotes"
         )
-    if len(set(header)) < len(header):
-        raise UserError(f"{path} names a column twice: {', '.join(header)}")
+    _require_distinct(header, path)
     return pd.DataFrame(rows, columns=header, index=pd.Index(numbers, name="row"), dtype=str)
 
 
@@ -72,33 +118,44 @@ def require_columns(table: pd.DataFrame, columns: Iterable[str], file: str) -> N
 
 
 def tables_below(folder: Path) -> list[Path]:
-    """Delimited text tables anywhere below a folder, in order of their paths."""
-    return [path for path in files_below(folder) if path.suffix.lower() in TABLE_ENDINGS]
+    """Tables anywhere below a folder, in order of their paths."""
+    return [path for path in files_below(folder) if is_table(path)]
 
 
 def header_of(path: Path) -> list[str]:
-    """Column names of a text table; empty for a file that is none."""
+    """Column names of a table, or the cells of its first line; empty for a file that is none."""
     try:
-        with path.open(encoding="utf-8-sig") as file:
+        if path.suffix.lower() == ".xlsx":
+            return list(read_table(path).columns)
+        with (
+            gzip.open(path, "rt", encoding="utf-8-sig")
+            if path.suffix.lower() == ".gz"
+            else path.open(encoding="utf-8-sig") as file
+        ):
             line = file.readline().strip()
-    except (UnicodeDecodeError, OSError):
+    except (UnicodeDecodeError, OSError, EOFError, UserError):
         return []
     return [cell.strip().strip('"') for cell in line.split(max(",;\t", key=line.count))]
 
 
 def why_not(folder: Path, columns: Sequence[str]) -> str:
     """What a message says of the files below a folder that look like tables, and why none is the one wanted."""
-    endings = (*TABLE_ENDINGS, *OTHERS)
-    paths = [path for path in files_below(folder) if path.suffix.lower() in endings]
+    paths = [path for path in files_below(folder) if path.name.lower().endswith((*TABLE_ENDINGS, *OTHERS))]
     said = [f"{path.relative_to(folder).as_posix()} {_why_not(path, columns)}" for path in paths[:MOST_NAMED]]
     more = f"; and {len(paths) - MOST_NAMED:,} more files" if len(paths) > MOST_NAMED else ""
-    return f": {'; '.join(said)}{more}" if said else ", nor any file that looks like one (.csv, .tsv, .tab)"
+    return f": {'; '.join(said)}{more}" if said else f", nor any file that looks like one ({', '.join(TABLE_ENDINGS)})"
 
 
 def _why_not(path: Path, columns: Sequence[str]) -> str:
-    if path.suffix.lower() not in TABLE_ENDINGS:
+    if not is_table(path):
         return "is no text: save it as CSV in UTF-8"
-    content = path.read_bytes()
+    try:
+        if path.suffix.lower() == ".xlsx":
+            found = list(read_table(path).columns)
+            return _lacking(found, columns)
+        content = _text_of(path).encode() if path.suffix.lower() == ".gz" else path.read_bytes()
+    except (UserError, OSError, EOFError, UnicodeDecodeError) as error:
+        return f"cannot be read ({error})"
     if not content.strip():
         return "is empty"
     if content.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in content[:1000]:
@@ -111,6 +168,10 @@ def _why_not(path: Path, columns: Sequence[str]) -> str:
     found = header_of(path)
     if found and found[0].startswith("#"):
         return "begins with a comment: take the lines before the header out"
+    return _lacking(found, columns)
+
+
+def _lacking(found: Sequence[str], columns: Sequence[str]) -> str:
     missing = [column for column in columns if column not in found]
     alike = {name.casefold(): name for name in found}
     renamed = [f"{alike[column]} should be {column}" for column in missing if column in alike]
@@ -148,6 +209,55 @@ def with_files(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
         copies.append(", ".join(path.relative_to(folder).as_posix() for path in paths) if len(paths) > 1 else "")
     text = {"file": files, "copies": copies}
     return table.assign(**{name: pd.Series(cells, index=table.index, dtype=str) for name, cells in text.items()})
+
+
+def with_named_files(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """`with_files`, and ids that are the names of files: the id is the name without folders and its ending.
+
+    A name with folders means the file at that place. Names that then are one id keep their folders, as `a__b`.
+    """
+    cells = table["image_id"].str.strip().str.replace("\\", "/").str.removeprefix("./")
+    named = cells.str.contains("/") | cells.str.lower().str.endswith(EXTENSIONS)
+    named &= ~cells.str.contains(r"(?:^|/)\.\.?(?:/|$)|^/|:")
+    if not named.any():
+        return with_files(table, folder)
+    places: dict[str, list[Path]] = {}
+    for paths in index_images(folder).values():
+        for path in paths:
+            places.setdefault(path.name.casefold(), []).append(path)
+            places.setdefault(path.stem.casefold(), []).append(path)
+    found = {cell: _at_place(cell, places, folder) for cell in cells[named].unique()}
+    stems = {cell: _without_ending(cell.rsplit("/", 1)[-1]) for cell in found}
+    often = pd.Series(list(stems.values())).value_counts()
+    ids = {cell: stem if often[stem] == 1 else _without_ending(cell).replace("/", "__") for cell, stem in stems.items()}
+    done = with_files(table.assign(image_id=table["image_id"].where(~named, cells.map(ids))), folder)
+    one = {cell: str(paths[0]) for cell, paths in found.items() if len(paths) == 1}
+    only = named & cells.isin(one)
+    return done.assign(file=done["file"].where(~only, cells.map(one)), copies=done["copies"].where(~only, ""))
+
+
+def ids_of_names(names: pd.Series) -> list[str]:
+    """The ids of files by their names or paths: the name without folders and its ending."""
+    return [_without_ending(name.strip().replace("\\", "/").rsplit("/", 1)[-1]) for name in names]
+
+
+def _at_place(cell: str, places: dict[str, list[Path]], folder: Path) -> list[Path]:
+    wanted = cell.casefold()
+    fitting = places.get(wanted.rsplit("/", 1)[-1], [])
+    endings = (wanted, _without_ending(wanted))
+    parts = [(path, path.relative_to(folder).as_posix().casefold()) for path in dict.fromkeys(fitting)]
+    return [
+        path for path, at in parts if any(_is_at(name, end) for name in (at, _without_ending(at)) for end in endings)
+    ]
+
+
+def _is_at(place: str, end: str) -> bool:
+    return place == end or place.endswith("/" + end)
+
+
+def _without_ending(name: str) -> str:
+    ending = next((ending for ending in EXTENSIONS if name.lower().endswith(ending)), "")
+    return name[: -len(ending)] if ending else name
 
 
 def joined(*parts: pd.DataFrame) -> pd.DataFrame:

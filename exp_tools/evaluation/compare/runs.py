@@ -19,6 +19,8 @@ from exp_tools.revisions import WORKSPACE, read_at_revision
 
 SEED, FOLD = "train.seed", "split.fold"
 FOLDS, SCHEME = "split.folds", "split.scheme"
+LEAKY = "image"
+"""The split.scheme that parts lesions."""
 MELANOMA_SENSITIVITY = "calibration.melanoma_sensitivity"
 # What changes no prediction of the set.
 IRRELEVANT = (

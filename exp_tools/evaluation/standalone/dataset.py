@@ -82,12 +82,15 @@ def evaluate_standalone(
         raw, images = Path(folder) / "raw", Path(folder) / "images.npy"
         raw.mkdir()
         provide(source, wanted, raw, root=root, processes=processes)
-        table, removed = _without_known(read_source(source, raw), facts, known, params.prepare.duplicates, processes)
-        kept, problems = check_and_pack(table, spec_of(source), raw, images, _packing(facts, params, processes))
+        every = read_source(source, raw)
+        table, removed = _without_known(every, facts, known, params.prepare.duplicates, processes)
+        passed_over = [*every.attrs["left_out"], *every["image_id"]]
+        packing = _packing(facts, params, processes)
+        kept, problems = check_and_pack(table, spec_of(source), raw, images, packing, passed_over)
         write_report(out / "problems.csv", problems)
         stop_on(problems, out / "problems.csv")
-        every = with_groups(typed_labels(kept))
-        labels, left_out = as_task(every, facts.task, facts.classes)
+        scored = with_groups(typed_labels(kept))
+        labels, left_out = as_task(scored, facts.task, facts.classes)
         calibration = Calibration.from_dict(facts.calibration)
         vocabulary = None if facts.vocabulary is None else Vocabulary.from_dict(facts.vocabulary)
         logits = predict_views(
@@ -97,7 +100,7 @@ def evaluate_standalone(
             batch_size=params.evaluate.batch_size,
             device=device,
             precision=params.evaluate.precision,
-            metadata=None if vocabulary is None else encode(every, vocabulary),
+            metadata=None if vocabulary is None else encode(scored, vocabulary),
             tta=params.evaluate.tta,
         ).mean(axis=0, dtype=np.float64)
     predictions = prediction_table(labels, f"external:{source}", logits, facts.classes, calibration)
@@ -108,6 +111,7 @@ def evaluate_standalone(
         thresholds=facts.thresholds,
         costs=params.evaluate.costs,
         prevalence=params.evaluate.prevalence,
+        subgroups=params.evaluate.subgroups,
         resamples=params.evaluate.resamples,
         seed=params.evaluate.seed,
     )

@@ -1,0 +1,86 @@
+"""The types of the parameters in params.yaml, and the base of its sections."""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+Column = Literal["image_id", "lesion_id", "dx", "dx_type", "age", "sex", "localization", "source", "split", "group"]
+"""The columns of a table of images that mean something here."""
+
+
+def _number_written_as_text(value: Any) -> Any:
+    """YAML 1.1 reads `3e-05`, which DVC writes for `-S train.lr=3e-5`, as a string."""
+    if isinstance(value, str) and re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", value.strip()):
+        return float(value)
+    return value
+
+
+def _off(value: Any) -> Any:
+    """YAML 1.1 reads `off` as false."""
+    return "off" if value is False else value
+
+
+Number = Annotated[float, BeforeValidator(_number_written_as_text)]
+Positive = Annotated[Number, Field(gt=0)]
+NotNegative = Annotated[Number, Field(ge=0)]
+Probability = Annotated[Number, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Auto = Literal["auto"]
+Off = BeforeValidator(_off)
+
+
+class Section(BaseModel):
+    """A group of parameters: an unknown or missing key is an error, never a silent default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=False)
+
+
+Source = Literal[
+    "synthetic",
+    "ham10000",
+    "isic2018",
+    "isic2018_test",
+    "ph2",
+    "combined",
+    "isic",
+    "isic_archive",
+    "folder",
+    "table",
+    "bcn20000",
+    "ddi",
+    "derm7pt",
+    "fitzpatrick17k",
+    "hiba",
+    "isic_2016",
+    "isic_2017",
+    "isic_2024",
+    "milk10k",
+    "mskcc",
+    "pad_ufes_20",
+]
+
+
+def _as_text(value: Any) -> Any:
+    """Keys, and cells that YAML reads as numbers or truth values, as the table's text."""
+    if isinstance(value, dict):
+        return {_as_text(key): _as_text(cell) for key, cell in value.items()}
+    if isinstance(value, list):
+        return [_as_text(cell) for cell in value]
+    return value if value is None or isinstance(value, str) else str(value)
+
+
+def _without_repeats(names: list[str]) -> list[str]:
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{', '.join(repeated)} is named twice; name each once")
+    return names
+
+
+Attributes = Annotated[list[str], Field(min_length=1), AfterValidator(_without_repeats)]
+"""Names of columns of the label table; those of a user's table are checked where the labels are read."""
+Words = str | list[str]
+Columns = Annotated[dict[Column, Words], BeforeValidator(_as_text)]
+Classes = Annotated[dict[str, Annotated[str, Field(min_length=1)] | None], BeforeValidator(_as_text)]
+Filter = Annotated[dict[str, Words], BeforeValidator(_as_text)]
+Query = Annotated[str, BeforeValidator(_as_text), Field(min_length=1)]
+Licences = Annotated[list[str], Field(min_length=1)]
