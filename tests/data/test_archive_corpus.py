@@ -207,6 +207,15 @@ def test_a_bad_archive_is_refused_in_one_line(tmp_path, link, make, words):
     assert places <= {"mine", "raw", "downloads"}
 
 
+def test_an_archive_that_may_not_be_read_is_not_called_damaged(link, monkeypatch):
+    def forbidden(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(zipfile, "ZipFile", forbidden)
+    with pytest.raises(UserError, match=r"set\.zip: there is no permission to read it; chmod u\+r"):
+        link({"set.zip": ONE})
+
+
 def test_what_is_neither_image_nor_table_is_counted(link):
     said = link({"paper.pdf": b"%PDF", "film.mp4": b"x", "other.mp4": b"y", "mel/readme": b"z"})
     assert said.endswith("passed over, being no images and no tables: 2 .mp4, 1 .pdf, 1 without ending")

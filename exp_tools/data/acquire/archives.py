@@ -38,7 +38,9 @@ def zip_members(archive: Path) -> list[zipfile.ZipInfo]:
     try:
         with zipfile.ZipFile(archive) as content:
             return [member for member in content.infolist() if not member.is_dir()]
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+    except PermissionError as error:
+        raise UserError(f"{archive}: there is no permission to read it; chmod u+r {archive}") from error
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
         with archive.open("rb") as file:
             really = archive_kind(archive) or format_of(file.read(HEAD))
         found = f"its content is {really}" if really else f"{error}"
