@@ -87,10 +87,13 @@ class OnProblemParams(Section):
     empty_image: StopSkip
     not_an_image: StopSkip
     damaged_image: StopSkip
+    unreadable_image: StopSkip
     too_many_pixels: StopSkip
+    bad_shape: StopSkip
     wrong_ending: StopSkipFix
     other_pixels: StopSkipFix
     exif_rotation: StopSkipFix
+    several_frames: StopSkipFix
     unexpected_count: StopNote
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from exp_tools.data.images.decode import index_images
+from exp_tools.data.images.formats import image_id
 from exp_tools.data.images.pack import array_bytes, pack_images
 from exp_tools.data.images.preprocess import Preprocessing
 from exp_tools.data.labels.issues import Problem, apply_actions, decide
@@ -117,7 +118,7 @@ def unlisted_images(
 ) -> list[Problem]:
     """Images below a folder that no row of its table names; `masks` are endings of names that belong to others."""
     named = {Path(file) for file in table["file"] if file}
-    stems = {path.stem for path in named} | set(passed_over)
+    stems = {image_id(path.name) for path in named} | set(passed_over)
     return [
         Problem(
             "unlisted_image",

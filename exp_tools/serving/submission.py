@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from exp_tools.data.images.formats import image_id
 from exp_tools.errors import UserError
 from exp_tools.evaluation.predictions import decisions
 from exp_tools.evaluation.probabilities import Calibration
@@ -33,7 +34,7 @@ def check_submission(classes: Sequence[str], files: Sequence[str]) -> None:
     UserError : the classes are those of no challenge; two files have the same name without ending
     """
     submission_columns(classes)
-    names = pd.Series([Path(file).stem for file in files])
+    names = pd.Series([image_id(Path(file).name) for file in files])
     twice = np.flatnonzero(names.duplicated())
     if twice.size:
         first = int(np.flatnonzero(names == names[twice[0]])[0])
@@ -76,7 +77,7 @@ def submission(
     found = decision_scores(probabilities, decisions(table, classes), calibration)
     scores = pd.DataFrame(found, columns=[code.upper() for code in classes])
     scores = scores.reindex(columns=list(submission_columns(classes)), fill_value=0.0)
-    scores.insert(0, "image", [Path(file).stem for file in files])
+    scores.insert(0, "image", [image_id(Path(file).name) for file in files])
     return scores
 
 
