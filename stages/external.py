@@ -6,9 +6,6 @@ Writes  data/external_raw/, data/external/{labels.csv, images.npy, problems.csv}
 The sets follow each other in one array, and in tables whose column `set` names them.
 """
 
-import tempfile
-from pathlib import Path
-
 import pandas as pd
 
 from exp_tools.data.acquire.link import provide, refuse_own_folder
@@ -21,7 +18,7 @@ from exp_tools.data.labels.table import LABEL_COLUMNS, SET, read_labels, summari
 from exp_tools.data.prepare import check_and_pack, packing_of
 from exp_tools.data.sources.registry import SourceOptions, licence_text, read_source, spec_of
 from exp_tools.errors import run_main
-from exp_tools.io import write_csv, write_json
+from exp_tools.io import scratch_folder, write_csv, write_json
 from exp_tools.params import Params, load_params
 from exp_tools.project import (
     EXTERNAL_IMAGES,
@@ -36,6 +33,8 @@ from exp_tools.project import (
 )
 from exp_tools.system import io_processes
 
+EXTERNAL_KEY = "data.external.NAME.dir"
+
 
 def main() -> None:
     params = load_params()
@@ -45,9 +44,10 @@ def main() -> None:
     processes = io_processes(params.machine)
     packing = packing_of(params.prepare, processes)
     metrics, tables, reports, arrays = {}, [], [], []
-    EXTERNAL_IMAGES.parent.mkdir(parents=True, exist_ok=True)
-    packed = tempfile.TemporaryDirectory(dir=EXTERNAL_IMAGES.parent, prefix=".packing-")
-    with packed as folder, looking_again(EXTERNAL_RAW, "data.external.NAME.dir"):
+    with (
+        scratch_folder(EXTERNAL_IMAGES.parent, "packing") as folder,
+        looking_again(EXTERNAL_RAW, "data.external.NAME.dir"),
+    ):
         for name, chosen in params.data.external.items():
             raw = EXTERNAL_RAW / name
             table = read_source(chosen.source, raw)
@@ -56,7 +56,7 @@ def main() -> None:
             left, removed = without_known_images(
                 table, main_table, main_labels, params.prepare.duplicates, processes=processes
             )
-            arrays.append(Path(folder, f"{name}.npy"))
+            arrays.append(folder / f"{name}.npy")
             passed_over = [*table.attrs["left_out"], *table["image_id"]]
             kept, problems = check_and_pack(left, spec_of(chosen.source), raw, arrays[-1], packing, passed_over)
             reports.append(of_set(name, report_table(problems)))
@@ -84,7 +84,7 @@ def gather(params: Params) -> None:
     }
     for name in wanted:
         refuse_own_folder(wanted[name], FILLED, root)
-    with refilled(EXTERNAL_RAW, "data.external.NAME.dir") as fresh:
+    with refilled(EXTERNAL_RAW, EXTERNAL_KEY) as fresh:
         for name, chosen in params.data.external.items():
             done = provide(chosen.source, wanted[name], fresh / name, root=root, processes=processes)
             print(f"{licence_text(spec_of(chosen.source))}{EXTERNAL_RAW / name}/: {done}", flush=True)

@@ -1,7 +1,6 @@
 """Fill a folder with links to a source's files: from the user's copy, unpacked or zipped, or from a download."""
 
 import filecmp
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +26,7 @@ from exp_tools.data.sources.registry import (
 )
 from exp_tools.data.sources.tables import OTHERS, is_table
 from exp_tools.errors import UserError
-from exp_tools.io import atomic_write, link_file
+from exp_tools.io import atomic_write, link_file, scratch_folder
 
 LICENCE = "LICENCE.txt"
 STORE = "downloads"
@@ -288,8 +287,8 @@ def folder_changes(
     then = _names(raw)
     if wanted.dir is None or not then:
         return [], []
-    with tempfile.TemporaryDirectory(prefix="exp-tools-") as folder:
-        fresh = Path(folder) / "raw"
+    with scratch_folder() as folder:
+        fresh = folder / "raw"
         provide(name, wanted, fresh, root=root, processes=processes)
         now = _names(fresh)
     return sorted(now - then), sorted(then - now)

@@ -8,14 +8,13 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 from exp_tools.data.images.decode import is_clutter
-from exp_tools.errors import UserError
-from exp_tools.io import write_json
+from exp_tools.errors import UserError, calling
+from exp_tools.io import scratch_folder, write_json
 
 MARKER = "made.json"
 """In the folder: name and content of each file that the stage made; no times, no paths, since it is hashed."""
@@ -37,17 +36,10 @@ def refilled(folder: Path, key: str) -> Iterator[Path]:
         `folder` holds a file that no stage made or that was changed since, is a link or is a file.
     """
     old = files_made(folder, key)
-    fresh = folder.with_name(f".{folder.name}.new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    try:
-        try:
+    with scratch_folder(folder.parent, folder.name) as fresh:
+        with calling(fresh, folder):
             yield fresh
-        except UserError as error:
-            raise UserError(str(error).replace(str(fresh), str(folder))) from error
         _swap(fresh, folder, old)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ import hashlib
 import lzma
 import os
 import re
-import shutil
 import stat
 import struct
 import tarfile
@@ -22,7 +21,7 @@ from exp_tools.data.acquire.archives import name_in_zip
 from exp_tools.data.acquire.store import one_at_a_time, read_json
 from exp_tools.data.images.decode import is_clutter
 from exp_tools.errors import UserError
-from exp_tools.io import ProgressBar, in_words, require_space, write_json
+from exp_tools.io import ProgressBar, in_words, require_space, scratch_folder, write_json
 
 MARKER = ".unpacked.json"
 CHUNK = 2**20
@@ -102,11 +101,13 @@ def _files_there(archive: Path, target: Path) -> list[Path]:
 def _unpack(archive: Path, target: Path, max_bytes: int, max_files: int) -> list[Path]:
     if target.exists() and not (target / MARKER).is_file() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target} is there already and was not unpacked by this program; move it away")
+    if foreign := _foreign(target):
+        raise UserError(
+            f"{target} holds {foreign}, which did not come from an archive; move it to a folder of your own"
+        )
     status = archive.stat()
     limit = min(max_bytes, max(UNSUSPICIOUS, MAX_RATIO * status.st_size))
-    scratch = target.with_name(f".{target.name}.unpacking")
-    shutil.rmtree(scratch, ignore_errors=True)  # what a killed process left
-    try:
+    with scratch_folder(target.parent, "unpacking") as scratch:
         sizes = _extract(archive, scratch / "new", limit, max_files)
         if not sizes:
             raise UserError("there is no file in it")
@@ -115,9 +116,14 @@ def _unpack(archive: Path, target: Path, max_bytes: int, max_files: int) -> list
         if target.exists():
             os.replace(target, scratch / "old")
         os.replace(scratch / "new", target)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return [target / name for name in sorted(sizes)]
+
+
+def _foreign(target: Path) -> str:
+    """A file in a folder that was unpacked here which somebody else put there; "" when there is none."""
+    known = {MARKER, *read_json(target / MARKER).get("files", {})}
+    names = (path.relative_to(target).as_posix() for path in sorted(target.rglob("*")) if not path.is_dir())
+    return next((name for name in names if name not in known), "")
 
 
 def _extract(archive: Path, folder: Path, limit: int, max_files: int) -> dict[str, int]:

@@ -1,6 +1,5 @@
 """Evaluate an existing model on another set, outside the pipeline: `exp-tools evaluate`."""
 
-import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +22,7 @@ from exp_tools.evaluation.predict import predict_views
 from exp_tools.evaluation.predictions import prediction_table
 from exp_tools.evaluation.probabilities import Calibration
 from exp_tools.evaluation.report.build import score_set, with_metadata
-from exp_tools.io import file_digest, write_csv, write_json
+from exp_tools.io import file_digest, scratch_folder, write_csv, write_json
 from exp_tools.models.model_file import ModelFacts
 from exp_tools.models.registry import load_model
 from exp_tools.params import Params
@@ -77,9 +76,8 @@ def evaluate_standalone(
     """
     device = prepare_machine(params.machine)
     network, facts = load_model(model)
-    temporary = tempfile.TemporaryDirectory(prefix="exp-tools-")
-    with temporary as folder, calling(Path(folder) / "raw", wanted.dir or source):
-        raw, images = Path(folder) / "raw", Path(folder) / "images.npy"
+    with scratch_folder() as folder, calling(folder / "raw", wanted.dir or source):
+        raw, images = folder / "raw", folder / "images.npy"
         raw.mkdir()
         provide(source, wanted, raw, root=root, processes=processes)
         every = read_source(source, raw)
