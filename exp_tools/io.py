@@ -13,16 +13,21 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from tqdm import tqdm
 
 from exp_tools.errors import UserError, disk_fault
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 MAKER = f"{re.sub(r'[^A-Za-z0-9]', '', platform.node())[:32]}-{os.getpid()}"
 """This machine and process, in the names of temporaries."""
 _DAY = 86_400
+MARK = {"Software": "exp-tools"}
+"""Text in PNG files that this project draws; a command replaces no other."""
 
 
 @contextlib.contextmanager
@@ -107,6 +112,17 @@ def write_csv(path: Path, table: pd.DataFrame) -> None:
     """Write a table without its index, with "\\n" line ends on every platform."""
     with atomic_write(path) as temporary:
         table.to_csv(temporary, index=False, lineterminator="\n", encoding="utf-8")
+
+
+def write_png(path: Path, picture: "Image") -> None:
+    """Write a picture of Pillow's as PNG, with MARK."""
+    from PIL.PngImagePlugin import PngInfo
+
+    about = PngInfo()
+    for key, text in MARK.items():
+        about.add_text(key, text)
+    with atomic_write(path) as temporary:
+        picture.save(temporary, format="PNG", pnginfo=about)
 
 
 def plain(value: Any) -> Any:

@@ -19,9 +19,6 @@ NETWORK = Path("models/network.safetensors")
 VALIDATION = Path("data/validation.csv")
 MODEL = Path("models/model.safetensors")
 PREDICTIONS = Path("data/predictions.csv")
-FILLED = (RAW, EXTERNAL_RAW, LABELS.parent, EXTERNAL_LABELS.parent)
-"""Folders of outputs, in which a user's own images have no place."""
-
 DATA_METRICS = Path("metrics/data.json")
 EXTERNAL_METRICS = Path("metrics/external.json")
 SPLIT_METRICS = Path("metrics/split.json")
@@ -37,6 +34,16 @@ CURVES = Path("plots/curves")
 FIGURES = Path("plots/figures")
 EXPLAIN_FIGURES = Path("plots/explain")
 DATA_FIGURES = Path("plots/data")
+
+OUTPUT_FOLDERS = (RAW, EXTERNAL_RAW, TRAIN_METRICS, CURVES, FIGURES, EXPLAIN_FIGURES, DATA_FIGURES)
+"""Outputs that are folders: DVC or a stage removes what is in them before it fills them again."""
+OUTPUT_FILES = (
+    *(LABELS, IMAGES, MASKS, PREPROCESSING, PROBLEMS, DUPLICATES, EXTERNAL_LABELS, EXTERNAL_IMAGES, EXTERNAL_PROBLEMS),
+    *(SPLITS, NETWORK, VALIDATION, MODEL, PREDICTIONS, DATA_METRICS, EXTERNAL_METRICS, SPLIT_METRICS),
+    *(VALIDATION_METRICS, CALIBRATION_REPORT, EVALUATE_METRICS, REPORT, EXPLAIN_METRICS, CARD),
+)
+FILLED = (*OUTPUT_FOLDERS, LABELS.parent, EXTERNAL_LABELS.parent)
+"""Folders of outputs, in which a user's own images have no place."""
 
 RUNS_FOLDER = "runs"
 RUNS = Path(os.environ.get("DVC_ROOT") or ".") / RUNS_FOLDER

@@ -46,7 +46,7 @@ def main() -> None:
     metrics, tables, reports, arrays = {}, [], [], []
     with (
         scratch_folder(EXTERNAL_IMAGES.parent, "packing") as folder,
-        looking_again(EXTERNAL_RAW, "data.external.NAME.dir"),
+        looking_again(EXTERNAL_RAW, EXTERNAL_KEY),
     ):
         for name, chosen in params.data.external.items():
             raw = EXTERNAL_RAW / name

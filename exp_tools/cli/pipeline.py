@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from exp_tools.cli.groups import Commands
+from exp_tools.cli.outputs import is_drawn_by_us, is_table, may_write
 from exp_tools.errors import UserError
 from exp_tools.project import RUNS_FOLDER, find_project
 
@@ -146,7 +147,10 @@ def _runs(options: argparse.Namespace) -> int:
 
 def _duplicates(options: argparse.Namespace) -> int:
     from exp_tools.data.duplicates.folder import search_folder
+    from exp_tools.data.duplicates.groups import REPORT_COLUMNS
     from exp_tools.system import cores
 
+    may_write(options.out / "pairs.csv", is_table(*REPORT_COLUMNS), inputs=(options.table,))
+    may_write(options.out / "pairs.png", is_drawn_by_us)
     print(search_folder(options.folder, options.table, options.out, processes=options.processes or cores()))
     return 0

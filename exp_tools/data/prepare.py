@@ -14,7 +14,7 @@ from exp_tools.data.labels.issues import Problem, apply_actions, decide
 from exp_tools.data.labels.validate import check_counts, check_labels, tidied
 from exp_tools.data.sources.registry import DatasetSpec
 from exp_tools.errors import UserError
-from exp_tools.io import in_words, require_space
+from exp_tools.io import in_words
 from exp_tools.params import PrepareParams
 
 
@@ -71,11 +71,7 @@ def check_and_pack(
         raise UserError(f"no image of {facts.title} is left: {len(table)} rows, {len(problems)} problems")
     stopping = any(problem.action == "stopped" for problem in problems)
     if not stopping:
-        size = packing.preprocessing.image_size
-        needed = array_bytes(len(kept), size)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        require_space(target.parent, needed, f"{target} ({len(kept):,} images of {size}x{size} pixels)")
-        print(f"{target} will have {in_words(needed)}", flush=True)
+        print(f"{target} will have {in_words(array_bytes(len(kept), packing.preprocessing.image_size))}", flush=True)
     findings = pack_images(
         kept["file"].to_list(),
         None if stopping else target,

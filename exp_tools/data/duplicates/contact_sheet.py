@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
-from exp_tools.io import atomic_write
+from exp_tools.io import write_png
 
 COLUMNS = 4
 _TILE = (200, 150)
@@ -47,8 +47,7 @@ def draw_pairs(
             corner = _GAP + number % COLUMNS * (_CELL[0] + _GAP), top + _TITLE + number // COLUMNS * _CELL[1]
             _draw_pair(sheet, draw, font, corner, pair, picture)
         top += _TITLE + -(-len(pairs) // COLUMNS) * _CELL[1]
-    with atomic_write(path) as temporary:
-        sheet.save(temporary, format="PNG")
+    write_png(path, sheet)
 
 
 def _draw_pair(sheet, draw, font, corner: tuple[int, int], pair, picture: Callable[[str], np.ndarray]) -> None:

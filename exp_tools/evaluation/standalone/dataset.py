@@ -113,8 +113,8 @@ def evaluate_standalone(
         resamples=params.evaluate.resamples,
         seed=params.evaluate.seed,
     )
-    write_csv(out / "predictions.csv", predictions)
     write_json(out / "report.json", report | {"left_out": left_out, "removed": removed})
+    write_csv(out / "predictions.csv", predictions)
     return StandaloneResult(report, left_out, removed)
 
 
