@@ -22,7 +22,7 @@ help: ## this list
 install: $(STAMP) ## the environment in .venv, with the exact versions of requirements.lock (PYTHON=... chooses a Python)
 
 repro: repository $(STAMP) ## run what changed of the pipeline; the first time all of it, on the embedded sample data
-	@$(RUN) exp_tools.cli data check >/dev/null 2>&1 || $(RUN) exp_tools.cli data check || true
+	@said="$$($(RUN) exp_tools.cli data check 2>&1)"; status=$$?; test $$status = 0 || echo "$$said"; test $$status != 3
 	@$(RUN) dvc repro
 	@echo
 	@echo "Scores: metrics/evaluate.json   Figures: plots/   Model: models/model.safetensors"

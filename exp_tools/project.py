@@ -36,7 +36,7 @@ EXPLAIN_FIGURES = Path("plots/explain")
 DATA_FIGURES = Path("plots/data")
 
 OUTPUT_FOLDERS = (RAW, EXTERNAL_RAW, TRAIN_METRICS, CURVES, FIGURES, EXPLAIN_FIGURES, DATA_FIGURES)
-"""Outputs that are folders: DVC or a stage removes what is in them before it fills them again."""
+"""Folders with nothing but outputs, all of which DVC or a stage removes before it makes them again."""
 OUTPUT_FILES = (
     *(LABELS, IMAGES, MASKS, PREPROCESSING, PROBLEMS, DUPLICATES, EXTERNAL_LABELS, EXTERNAL_IMAGES, EXTERNAL_PROBLEMS),
     *(SPLITS, NETWORK, VALIDATION, MODEL, PREDICTIONS, DATA_METRICS, EXTERNAL_METRICS, SPLIT_METRICS),

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from exp_tools.errors import UserError
-from exp_tools.io import MARK
 from exp_tools.project import OUTPUT_FILES, OUTPUT_FOLDERS, find_project
 
 OUTPUTS = (*OUTPUT_FILES, *OUTPUT_FOLDERS)
@@ -84,6 +83,8 @@ def is_report(*keys: str) -> Callable[[Path], bool]:
 def is_drawn_by_us(path: Path) -> bool:
     """A PNG with MARK."""
     from PIL import Image, UnidentifiedImageError
+
+    from exp_tools.io import MARK
 
     try:
         with Image.open(path, formats=("PNG",)) as image:

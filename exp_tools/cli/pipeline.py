@@ -10,6 +10,8 @@ from exp_tools.errors import UserError
 from exp_tools.project import RUNS_FOLDER, find_project
 
 GROUP = "set up and train"
+NOT_BEFORE = 3
+"""Status of `data check` where `dvc repro` would fail, or delete a file of the user's."""
 
 
 def add_commands(commands: Commands) -> None:
@@ -28,10 +30,14 @@ def add_commands(commands: Commands) -> None:
         GROUP,
         "data",
         _data,
-        "check whether the folder of your images has changed since it was linked, which DVC cannot see",
+        "check, before dvc repro, what DVC cannot see: changes of your folder, dead links, files that it would delete",
         "exp-tools data check",
     )
-    data.add_argument("action", choices=("check",), help="compare data.dir with data/raw; status 1 where they differ")
+    data.add_argument(
+        "action",
+        choices=("check",),
+        help="status 1: data.dir differs from data/raw; 3: dvc repro would fail, or delete a file of yours",
+    )
 
     models = commands.add(
         GROUP,
@@ -79,9 +85,17 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _data(options: argparse.Namespace) -> int:
-    from exp_tools.doctor import LINK_AGAIN, changes_of_data
+    from exp_tools.data_check import LINK_AGAIN, changes_of_data, dead_links, strays
 
-    added, gone = changes_of_data(find_project(Path.cwd()))
+    root = find_project(Path.cwd())
+    wrong = dead_links(root)
+    if lost := strays(root):
+        more = f" (and {len(lost) - 1:,} more)" if lost[1:] else ""
+        wrong.append(f"{lost[0]} is not the pipeline's{more}, and DVC deletes it when the stage runs: mv {lost[0]} .")
+    if wrong:
+        print("\n".join(wrong))
+        return NOT_BEFORE
+    added, gone = changes_of_data(root)
     if not (added or gone):
         print("data/raw has all files of data.dir")
         return 0
