@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from exp_tools.errors import UserError
+from exp_tools.project import users_path
 from exp_tools.taxonomy import is_drawn
 
 INSTALL = "make install"
@@ -249,7 +250,7 @@ def check_data(root: Path) -> Check:
             return Check("data", "ok", "the embedded sample set")
         remedy = "unpack a copy and name its folder: -S data.dir=FOLDER, or in params.yaml"
         return Check("data", "missing", f"data.source is {data.source}, and data.dir names no folder", remedy)
-    folder = root / data.dir
+    folder = users_path(data.dir, root)
     if not folder.is_dir():
         remedy = "set data.dir to the folder of your unpacked copy (relative to the project's root), or to null"
         return Check("data", "missing", f"data.dir: no folder {folder}", remedy)

@@ -89,18 +89,31 @@ def require_file(path: Path, maker: str) -> None:
         raise UserError(f"{path} is not here; make it with `dvc repro {maker}` or fetch it with `dvc pull`")
 
 
+def require_readable(path: Path) -> None:
+    """Raise UserError when a file is there and may not be read: no permission is no damage."""
+    with contextlib.suppress(FileNotFoundError), faults_of_the_system(), path.open("rb"):
+        pass
+
+
+@contextlib.contextmanager
+def faults_of_the_system() -> Iterator[None]:
+    """Errors of disks and permissions in the block are UserErrors, see `disk_fault`."""
+    try:
+        yield
+    except OSError as error:
+        if (fault := disk_fault(error)) is None:
+            raise
+        raise fault from error
+
+
 def run_main(main: Callable[[], None]) -> None:
     """Run a script's main function and end the process, after a UserError or Stopped with message and status."""
     status = 0
     try:
-        main()
+        with faults_of_the_system():
+            main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        status = 1
-    except OSError as error:
-        if (fault := disk_fault(error)) is None:
-            raise
-        print(f"error: {fault}", file=sys.stderr)
         status = 1
     except Stopped as stopped:
         if str(stopped):  # of several processes one speaks

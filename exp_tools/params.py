@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from exp_tools.errors import UserError
+from exp_tools.errors import UserError, require_readable
 from exp_tools.param_errors import explain_errors
 from exp_tools.param_types import (
     Attributes,
@@ -306,8 +306,11 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
     """
     if not path.is_file():
         raise UserError(f"{path} is not here ({Path.cwd()}): run from the project's root folder")
+    require_readable(path)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text ({error}): save it as UTF-8") from error
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {error}") from error
     return parse_params(content, str(path))

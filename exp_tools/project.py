@@ -55,6 +55,11 @@ def project_root() -> Path:
     return Path(os.environ.get("DVC_ROOT") or Path.cwd())
 
 
+def users_path(path: str, root: Path) -> Path:
+    """A path of a user's parameters: `~` is the home folder, anything else is relative to the project's root."""
+    return Path(os.path.realpath(root / os.path.expanduser(path)))
+
+
 def find_project(start: Path) -> Path:
     """The nearest folder at or above `start` that holds a dvc.yaml; `start` itself where there is none."""
     return next((folder for folder in (start, *start.parents) if (folder / "dvc.yaml").is_file()), start)

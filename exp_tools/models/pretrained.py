@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from exp_tools.errors import UserError
+from exp_tools.errors import UserError, require_readable
 from exp_tools.models.backbone import Backbone
 
 LISTED = 4
@@ -112,6 +112,7 @@ def _fitting(stored: Mapping[str, Tensor], own: Mapping[str, Tensor], prefix: st
 def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"model.weights: there is no file {path}; write none, imagenet, or the path of a weight file")
+    require_readable(path)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)

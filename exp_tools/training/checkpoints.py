@@ -107,7 +107,7 @@ class RunStore:
         for old in self.folder.glob("best-*.pt"):
             if old.name != name:
                 old.unlink()
-        with contextlib.suppress(OSError):  # a table's row, nothing that is needed to resume
+        with contextlib.suppress(OSError, UserError):  # a table's row, nothing that is needed to resume
             write_json(self.folder / "run.json", self.summary | progress)
         return True
 
@@ -121,7 +121,7 @@ class RunStore:
                 torch.save(content, temporary)
                 _to_disk(temporary)  # or a power cut after the renaming could leave a file of zeros
             _to_disk(self.folder)
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        except (UserError, OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
             if not self._warned:
                 print(
                     f"warning: {self.folder / name} could not be written ({_first_line(error)}); training goes on, and "

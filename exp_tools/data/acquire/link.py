@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from exp_tools.data.acquire.access import overlap, require_whole
 from exp_tools.data.acquire.archives import archive_kind, content_digest, holds_news, zip_members
 from exp_tools.data.acquire.managed_folder import MARKER
 from exp_tools.data.acquire.unpack import unpack
@@ -27,6 +28,7 @@ from exp_tools.data.sources.registry import (
 from exp_tools.data.sources.tables import OTHERS, is_table
 from exp_tools.errors import UserError
 from exp_tools.io import atomic_write, link_file, scratch_folder
+from exp_tools.project import users_path
 
 LICENCE = "LICENCE.txt"
 STORE = "downloads"
@@ -133,27 +135,32 @@ def _unpacked(archive: Path, store: Path, version: str) -> Path:
 
 
 def _local(folder: str, root: Path, key: str, facts: DatasetSpec) -> Path:
-    path = (root / folder).resolve()
+    path = users_path(folder, root)
+    if path.is_file():
+        raise UserError(f"{key} {folder!r}: {path} is a file; name the folder that it lies in (archives are unpacked)")
     if not path.is_dir():
         got = f"; {facts.title} is available from {facts.where}" if facts.where else ""
         raise UserError(f"{key} {folder!r}: there is no folder {path}{got}")
+    require_whole(path)
     return path
 
 
 def refuse_own_folder(wanted: SourceOptions, filled: Sequence[Path], root: Path) -> None:
     """Raise UserError when the user's files are inside a folder that the pipeline fills, or contain one."""
-    for key, folder in (("data.dir", wanted.dir), ("data.second_dir", wanted.second_dir)):
-        if folder is None:
+    for key in ("dir", "second_dir", "table", "test_table"):
+        if (named := getattr(wanted, key)) is None:
             continue
-        path = (root / folder).resolve()
+        path = users_path(named, root)
+        if "table" in key and not path.is_file():  # it lies in data.dir
+            continue
         for output in filled:
-            for place in (output.parent.resolve() / output.name, (root / output.parent).resolve() / output.name):
-                if path.is_relative_to(place) or place.is_relative_to(path):
-                    raise UserError(
-                        f"{key} {folder!r}: {path} and {output}, which the pipeline fills, overlap. Nothing "
-                        "was touched. Move your files to a folder of their own, outside of those that the pipeline "
-                        f"writes, and set {key} to it"
-                    )
+            places = {output.parent.resolve() / output.name, (root / output.parent).resolve() / output.name}
+            if any(overlap(path, place) for place in places):
+                raise UserError(
+                    f"data.{key} {named!r}: {path} and {output}, which the pipeline fills, overlap. Nothing was "
+                    "touched. Move your files to a folder of their own, outside of those that the pipeline writes, and "
+                    f"set data.{key} to it"
+                )
 
 
 def _link_tables(wanted: SourceOptions, folder: Path, raw: Path, root: Path) -> None:
@@ -162,7 +169,7 @@ def _link_tables(wanted: SourceOptions, folder: Path, raw: Path, root: Path) -> 
     for key, name in (("table", wanted.table), ("test_table", wanted.test_table)):
         if name is None:
             continue
-        path = next((path for path in (folder / name, root / name) if path.is_file()), None)
+        path = next((path for path in (folder / name, users_path(name, root)) if path.is_file()), None)
         if path is None:
             raise UserError(f"data.{key} {name!r}: there is no such file in {folder} or {root}")
         path = path.resolve()
