@@ -62,9 +62,12 @@ def scratch_folder(parent: Path | None = None, name: str = "exp-tools") -> Itera
     Those of the same name that killed processes left are removed first.
     """
     parent = Path(parent or tempfile.gettempdir())
-    parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(parent, name)
-    folder = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=f".{MAKER}.tmp", dir=parent))
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(parent, name)
+        folder = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=f".{MAKER}.tmp", dir=parent))
+    except OSError as error:
+        raise (disk_fault(error, parent, "cannot be written to") or error) from error
     try:
         yield folder
     finally:

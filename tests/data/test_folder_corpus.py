@@ -141,9 +141,9 @@ def read_only(folder: Path) -> None:
 
 def closed(mode: int) -> Callable[[Path], None]:
     def make(folder: Path) -> None:
-        if os.geteuid() == 0:
-            pytest.skip("root may read everything")
         (folder / "mel").chmod(mode)
+        if os.access(folder / "mel", os.R_OK | os.X_OK):
+            pytest.skip("root may read everything")
 
     return make
 
@@ -228,6 +228,8 @@ def everything(folder: Path) -> dict[str, tuple]:
     """Kind, permissions, target or bytes of all there is."""
     found = {}
     for path in sorted(folder.rglob("*")):
+        if not os.access(path.parent, os.X_OK):
+            continue
         status = path.lstat()
         content = os.readlink(path) if path.is_symlink() else path.read_bytes() if stat.S_ISREG(status.st_mode) else b""
         found[str(path.relative_to(folder))] = (status.st_mode, status.st_nlink, status.st_mtime_ns, content)
