@@ -240,7 +240,7 @@ def test_a_stage_on_a_read_only_disk_says_so_and_leaves_what_was_there(small, tm
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     said = done.stderr.splitlines()[-1]
-    assert said.startswith("error: data/")
+    assert said.startswith("error: data")
     assert "the file system is read-only. Make it writable" in said
     assert {path: path.read_bytes() for path in project.folder.rglob("*") if path.is_file()} == before
     monkeypatch.chdir(tmp_path)

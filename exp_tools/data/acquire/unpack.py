@@ -102,9 +102,7 @@ def _unpack(archive: Path, target: Path, max_bytes: int, max_files: int) -> list
     if target.exists() and not (target / MARKER).is_file() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target} is there already and was not unpacked by this program; move it away")
     if foreign := _foreign(target):
-        raise UserError(
-            f"{target} holds {foreign}, which did not come from an archive; move it to a folder of your own"
-        )
+        raise UserError(f"{target} holds {foreign}, which came from no archive; move it to a folder of your own")
     status = archive.stat()
     limit = min(max_bytes, max(UNSUSPICIOUS, MAX_RATIO * status.st_size))
     with scratch_folder(target.parent, "unpacking") as scratch:
