@@ -8,10 +8,11 @@ from exp_tools.data.images.formats import has_image_ending
 from exp_tools.errors import UserError, disk_fault
 
 
-def require_whole(folder: Path) -> None:
+def require_whole(folder: Path, *, dead_links: bool) -> None:
     """Raise UserError for what would be left out without a word: what may not be read, and images whose link is dead.
 
-    Files that may not be read are named here unless they are images, of which each is checked later.
+    Files that may not be read are named here unless they are images, of which each is checked later. `dead_links`:
+    whether images that are dead links count; where a table names the images, each missing one is reported later.
     """
     known: set[str] = set()
     for place, folders, names in os.walk(folder, onerror=_stop, followlinks=True):
@@ -22,7 +23,7 @@ def require_whole(folder: Path) -> None:
             _stop(PermissionError(13, "", place))
         for path in (Path(place, name) for name in names if not is_clutter(name)):
             is_image = has_image_ending(path.name)
-            if is_image and path.is_symlink() and not path.exists():
+            if dead_links and is_image and path.is_symlink() and not path.exists():
                 raise UserError(
                     f"{path} is a link to {os.readlink(path)}, which is not there: bring that back, or take the link "
                     f"away (rm {path})"

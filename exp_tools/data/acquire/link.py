@@ -141,7 +141,7 @@ def _local(folder: str, root: Path, key: str, facts: DatasetSpec) -> Path:
     if not path.is_dir():
         got = f"; {facts.title} is available from {facts.where}" if facts.where else ""
         raise UserError(f"{key} {folder!r}: there is no folder {path}{got}")
-    require_whole(path)
+    require_whole(path, dead_links=facts.folders_are_labels)
     return path
 
 
