@@ -102,7 +102,7 @@ def decode_with_notes(
             if image.width * image.height > MAX_PIXELS:
                 raise _too_large(f"{image.width}x{image.height}")
             short = min(image.size)
-            wanted = size if resize != "pad" else max(1, round(size * short / max(image.size)))
+            wanted = size if resize not in ("pad", "keep") else max(1, round(size * short / max(image.size)))
             found = image.format, image.mode
             image.draft("RGB", (wanted, wanted))
             image.load()
@@ -198,7 +198,11 @@ def _rgb(image: Image.Image) -> Image.Image:
 def square(
     image: Image.Image, size: int, resize: str, resample: Image.Resampling = Image.Resampling.BICUBIC
 ) -> Image.Image:
-    """Bring an image to a square of side `size`; `resize` as in load_image."""
+    """Bring an image to a square of side `size`; `resize` as in Preprocessing, or "keep": its own proportions, the long
+    side at most `size`."""
+    if resize == "keep":
+        fits = max(image.size) <= size
+        return image if fits else ImageOps.contain(image, (size, size), Image.Resampling.BILINEAR)
     if resize == "squash":
         return image.resize((size, size), resample)
     if resize == "crop":
