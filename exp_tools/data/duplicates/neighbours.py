@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from exp_tools.data.labels.table import MISSING
+
 FACTS = ("age", "sex", "localization")
 NEEDED_FACTS = 2
 """Known facts that must be equal, with none that differs, for a pair to agree."""
@@ -15,6 +17,9 @@ LEVELS = 4
 WIDTH = 160
 LOOK = 57
 DIRECTIONS = 128
+MAX_BLOCK = 50_000
+"""A larger block proposes nothing: the time would grow with the square of it."""
+
 _ROWS = 1000
 
 
@@ -28,7 +33,7 @@ def as_facts(table: pd.DataFrame) -> pd.DataFrame:
             facts[name] = years.map("{:g}".format).where(years.notna(), "")
         else:
             words = column.fillna("").astype(str).str.strip().str.lower()
-            facts[name] = words.where(words != "unknown", "")
+            facts[name] = words.where(~words.isin(MISSING), "")
     return pd.DataFrame(facts, index=table.index).reset_index(drop=True)
 
 
@@ -107,11 +112,14 @@ def nearest_in_block(vectors: np.ndarray, block: np.ndarray, wanted: int) -> tup
     order = np.argsort(block, kind="stable")
     pairs, likeness = [], []
     for members in np.split(order, np.flatnonzero(np.diff(block[order])) + 1):
-        for start in range(0, len(members) if len(members) > 1 else 0, _ROWS):
+        if not 1 < len(members) <= MAX_BLOCK:
+            continue
+        for start in range(0, len(members), _ROWS):
             here = members[start : start + _ROWS]
             alike = vectors[here] @ vectors[members].T
             alike[np.arange(len(here)), start + np.arange(len(here))] = -np.inf
-            best = np.argsort(-alike, axis=1, kind="stable")[:, : min(wanted, len(members) - 1)]
+            most = min(wanted, len(members) - 1)
+            best = np.argpartition(-alike, most - 1, axis=1)[:, :most]
             pairs.append(np.column_stack([np.repeat(here, best.shape[1]), members[best].ravel()]))
             likeness.append(np.take_along_axis(alike, best, axis=1).ravel())
     if not pairs:

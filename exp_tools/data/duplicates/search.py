@@ -31,8 +31,8 @@ from exp_tools.system import keep_freed_memory
 MIN_INLIERS, MIN_INLIERS_AGREEING = 12, 8
 """Inliers from which two pictures show the same spot, and from which they do where age, sex and site agree. Key points
 are counted strictly: matched both ways, once a pixel. docs/data.md says how the numbers were found."""
-REPORTED, CERTAIN = 6, 30
-"""Inliers from which a pair is listed though it is not accepted; from there to CERTAIN it gets a second, finer look."""
+REPORTED = 6
+"""Inliers from which a pair is listed though it is not accepted. From there to MIN_INLIERS it gets a second look."""
 SIDE, FINE_SIDE = 300, 600
 """Pixels of the long side that suffice for the first look, and for the second."""
 ALIKE_LISTED = 200
@@ -130,7 +130,7 @@ def find_duplicates(
         pairs, likeness = propose_pairs(folder, spans, run, facts, vectors, readable, seed)
         jobs = [(folder, pairs[at : at + _PAIRS_A_JOB]) for at in range(0, len(pairs), _PAIRS_A_JOB)]
         rows = [row for part in run(_verify, jobs, "compare pairs") for row in part]
-        again = [row for row in rows if row[2] < CERTAIN]
+        again = [row for row in rows if row[2] < MIN_INLIERS]
         parts = [again[at : at + _FINE_A_JOB] for at in range(0, len(again), _FINE_A_JOB)]
         jobs = [(reader(sorted({place for row in part for place in row[:2]})), part) for part in parts]
         rows += [row for part in run(_look_again, jobs, "look again") for row in part]
