@@ -23,7 +23,7 @@ from exp_tools.data.duplicates.stored import VOTING_POINTS, Stored, load_arrays,
 
 MUCH_PASSED_OVER = 0.25
 """Share of key points in crowded words from which the search warns."""
-VOTED, VOTED_IN_BLOCK, VOTED_MIRRORED, ALIKE, EMBEDDED = 6, 8, 3, 8, 12
+VOTED, VOTED_IN_BLOCK, VOTED_MIRRORED, ALIKE, EMBEDDED = 8, 8, 3, 8, 12
 """Candidates of each picture: most voted of all, of its block, of the mirrored, alike in colour and texture within the
 block, and by embedding within the block."""
 
