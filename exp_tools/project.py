@@ -3,6 +3,9 @@
 import os
 from pathlib import Path
 
+VERDICTS = Path("verdicts/duplicates.csv")
+"""What people said of pairs of images; it is in Git."""
+
 RAW = Path("data/raw")
 LABELS = Path("data/prepared/labels.csv")
 IMAGES = Path("data/prepared/images.npy")

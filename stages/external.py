@@ -1,6 +1,6 @@
 """Check and pack the sets of `data.external`, which are only tested on, without the images that the main set also has.
 
-Reads   data/raw/, data/prepared/labels.csv
+Reads   data/raw/, data/prepared/labels.csv, verdicts/duplicates.csv
 Writes  data/external_raw/, data/external/{labels.csv, images.npy, problems.csv}, metrics/external.json
 
 The sets follow each other in one array, and in tables whose column `set` names them.
@@ -12,6 +12,7 @@ from exp_tools.data.acquire.link import provide, refuse_own_folder
 from exp_tools.data.acquire.managed_folder import looking_again, refilled
 from exp_tools.data.duplicates.groups import with_groups
 from exp_tools.data.duplicates.pairs import without_known_images
+from exp_tools.data.duplicates.verdicts import read_verdicts
 from exp_tools.data.images.pack import join_arrays
 from exp_tools.data.labels.issues import report_table, stop_on, summarise_problems
 from exp_tools.data.labels.table import LABEL_COLUMNS, SET, read_labels, summarise_labels, typed_labels
@@ -29,6 +30,7 @@ from exp_tools.project import (
     FILLED,
     LABELS,
     RAW,
+    VERDICTS,
     project_root,
 )
 from exp_tools.system import io_processes
@@ -38,6 +40,7 @@ EXTERNAL_KEY = "data.external.NAME.dir"
 
 def main() -> None:
     params = load_params()
+    verdicts = read_verdicts(VERDICTS)
     gather(params)
     main_labels = read_labels(LABELS)
     main_table = read_source(params.data.source, RAW)
@@ -54,7 +57,7 @@ def main() -> None:
             notes = table.attrs["notes"]
             print("\n".join(f"{name}: {note}" for note in notes), end="\n" * bool(notes), flush=True)
             left, removed = without_known_images(
-                table, main_table, main_labels, params.prepare.duplicates, processes=processes
+                table, main_table, main_labels, params.prepare.duplicates, verdicts=verdicts, processes=processes
             )
             arrays.append(folder / f"{name}.npy")
             passed_over = [*table.attrs["left_out"], *table["image_id"]]

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 
 from exp_tools.cli.groups import Commands
@@ -71,8 +72,17 @@ def add_commands(commands: Commands) -> None:
         "exp-tools duplicates ~/images --out duplicates",
     )
     pairs.add_argument("folder", type=Path, help="images, at any depth")
-    pairs.add_argument("--table", type=Path, help="CSV with image_id and, where known, lesion_id, dx, sex, age")
-    pairs.add_argument("--out", type=Path, default=Path("duplicates"), help="folder for pairs.csv and pairs.png")
+    pairs.add_argument(
+        "--table", type=Path, help="CSV with image_id and, where known, lesion_id, dx, sex, age, localization"
+    )
+    pairs.add_argument("--out", type=Path, default=Path("duplicates"), help="folder for tables and pictures of pairs")
+    pairs.add_argument(
+        "--embed",
+        type=Path,
+        metavar="WEIGHTS",
+        help="also look at pairs with similar embeddings: a weight file of any timm network, trained on ImageNet say",
+    )
+    pairs.add_argument("--backbone", help="timm's name of that network (default: the weight file's name)")
     pairs.add_argument("--processes", type=int, help="how many processes search (default: one per core)")
 
 
@@ -162,9 +172,20 @@ def _runs(options: argparse.Namespace) -> int:
 def _duplicates(options: argparse.Namespace) -> int:
     from exp_tools.data.duplicates.folder import search_folder
     from exp_tools.data.duplicates.groups import REPORT_COLUMNS
+    from exp_tools.data.duplicates.verdicts import is_not_judged
     from exp_tools.system import cores
 
     may_write(options.out / "pairs.csv", is_table(*REPORT_COLUMNS), inputs=(options.table,))
-    may_write(options.out / "pairs.png", is_drawn_by_us)
-    print(search_folder(options.folder, options.table, options.out, processes=options.processes or cores()))
+    may_write(options.out / "to_judge.csv", is_not_judged)
+    for page in [options.out / "pairs_001.png", *sorted(options.out.glob("pairs_[0-9]*.png"))]:
+        may_write(page, is_drawn_by_us)
+    embed = None
+    if options.embed is not None:
+        from exp_tools.models.embeddings import embed_images
+
+        embed = partial(embed_images, weights=options.embed, backbone=options.backbone)
+    elif options.backbone is not None:
+        raise UserError("--backbone names the network of --embed: add --embed WEIGHTS")
+    processes = options.processes or cores()
+    print(search_folder(options.folder, options.table, options.out, embed=embed, processes=processes))
     return 0

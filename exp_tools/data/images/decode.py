@@ -139,7 +139,7 @@ def decode_with_notes(source: Source, preprocessing: Preprocessing) -> tuple[np.
         with _opened(source) as (image, file):
             _require_shape(*image.size)
             short = min(image.size)
-            wanted = size if resize != "pad" else max(1, round(size * short / max(image.size)))
+            wanted = size if resize not in ("pad", "keep") else max(1, round(size * short / max(image.size)))
             kind, mode, bits = image.format, image.mode, stored_bits(image)
             notes = _frames(image)
             if kind in ("JPEG", "MPO"):  # HEIF would give a thumbnail
@@ -256,7 +256,11 @@ def _notes(source: Source, kind: str | None, mode: str, bits: int, image: Image.
 def square(
     image: Image.Image, size: int, resize: str, resample: Image.Resampling = Image.Resampling.BICUBIC
 ) -> Image.Image:
-    """Bring an image to a square of side `size`; `resize` as in load_image."""
+    """Bring an image to a square of side `size`; `resize` as in Preprocessing, or "keep": its own proportions, the long
+    side at most `size`."""
+    if resize == "keep":
+        fits = max(image.size) <= size
+        return image if fits else ImageOps.contain(image, (size, size), Image.Resampling.BILINEAR)
     if resize == "squash":
         return image.resize((size, size), resample)
     if resize == "crop":
