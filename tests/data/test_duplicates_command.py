@@ -107,3 +107,14 @@ def test_a_folder_without_a_pair_to_look_at_is_refused(tmp_path, capsys):
     assert cli.main(["duplicates", str(tmp_path), "--out", str(tmp_path / "out")]) == 1
     assert "holds 0 images" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_list_in_which_somebody_has_written_is_never_made_anew(folder, tmp_path, capsys):
+    command = ["duplicates", str(folder), "--out", str(tmp_path / "out"), "--processes", "1"]
+    assert cli.main(command) == 0
+    assert cli.main(command) == 0
+    judged = tmp_path / "out/to_judge.csv"
+    judged.write_text("image_id,other_image_id,same,note\nI0,turned,yes,\n")
+    assert cli.main(command) == 1
+    assert "to_judge.csv exists" in capsys.readouterr().err
+    assert "I0,turned,yes" in judged.read_text()
