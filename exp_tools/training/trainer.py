@@ -14,6 +14,7 @@ weights of the step's images on all processes, so that N processes compute what 
 
 import contextlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -106,6 +107,7 @@ class Trainer:
         self.steps_an_epoch = -(-len(self.order) // params.accumulate)
         self.weights = torch.from_numpy(class_weights(data.labels[data.train], data.classes, params.class_weights))
         self.device_weights = self.weights.float().to(self.device)
+        self.mix = partial(mix, mixup=params.mixup, cutmix=params.cutmix, seed=params.seed, rank=self.team.rank)
         self.loss_of = make_loss(params)
         self.optimizer = self.accelerator.prepare_optimizer(make_optimizer(self.network, params))
         self.plateau = Plateau()
@@ -201,20 +203,16 @@ class Trainer:
         for place, (batch, target) in enumerate(zip(batches, targets, strict=True)):
             images, *more = network_inputs(self.network, batch.images, batch.metadata, self.device)
             images = images if params.channels_last else images.contiguous()
-            images, target = mix(
-                images,
+            inputs, target = self.mix(
+                (images, *more),
                 target.to(self.device, non_blocking=True),
-                mixup=params.mixup,
-                cutmix=params.cutmix,
-                seed=params.seed,
                 epoch=epoch,
                 step=step * params.accumulate + place,
-                rank=self.team.rank,
             )
             waits = place < len(batches) - 1  # gradients of several processes meet once, after the last batch
             with self.accelerator.no_sync(self.runner) if waits else contextlib.nullcontext():
                 with self.accelerator.autocast():
-                    logits = self.runner(images, *more)
+                    logits = self.runner(*inputs)
                 counted = weighted_targets(target, self.device_weights, params.label_smoothing)
                 loss = self.loss_of(logits, counted).sum()
                 self.accelerator.backward(loss * (self.team.world / total))

@@ -187,6 +187,19 @@ def test_metadata_reach_the_network(data, settings):
     assert not same_weights(one, other)
 
 
+@pytest.mark.parametrize("alphas", [{"mixup": 0.4}, {"cutmix": 1.0}])
+def test_mixed_images_come_with_mixed_metadata(data, settings, alphas):
+    model, seen = network("multimodal"), []
+    model.metadata.register_forward_pre_hook(lambda module, given: seen.append(given) if module.training else None)
+    model, _, _ = train(data, changed(settings, epochs=1, **alphas), model=model)
+    assert len(seen) == 2
+    for own, partners, kept in seen:
+        assert torch.equal(partners, own.flip(0))
+        assert ((kept > 0) & (kept < 1)).all()
+    again, _, _ = train(data, changed(settings, epochs=1, **alphas), model=network("multimodal"))
+    assert same_weights(model, again)
+
+
 def test_a_class_missing_from_train_is_named(data, settings):
     short = TrainingData(data.images, data.labels, np.array([0, 1, 4, 5]), data.val, CLASSES, IDS)
     for sampler in ("none", "balanced"):
