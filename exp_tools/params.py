@@ -192,6 +192,7 @@ class TrainParams(Section):
     optimizer: Literal["adamw", "adam", "sgd"]
     lr: Positive
     weight_decay: NotNegative
+    layer_decay: Annotated[Number, Field(gt=0, le=1)] | None
     momentum: Probability
     eps: Positive
     schedule: Literal["constant", "cosine", "warm_restarts", "one_cycle", "plateau"]

@@ -81,6 +81,11 @@ class Backbone(nn.Module):
         return None
 
 
+def timm_networks(model: nn.Module) -> dict[str, nn.Module]:
+    """The timm network in each Backbone of a model, by its place among the model's modules."""
+    return {f"{name}.network": part.network for name, part in model.named_modules() if isinstance(part, Backbone)}
+
+
 class PooledNet(nn.Module):
     """Feature map, global average, dropout, classifier."""
 

@@ -222,7 +222,7 @@ class Trainer:
         if params.clip_norm is not None:
             self.accelerator.clip_grad_norm_(self.network.parameters(), params.clip_norm)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.rate(epoch, step)
+            group["lr"] = self.rate(epoch, step) * group["lr_scale"]
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.ema is not None:

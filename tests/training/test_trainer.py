@@ -242,6 +242,27 @@ def test_ruined_weights_are_never_saved(data, settings, tmp_path):
         assert store.load() is None
 
 
+def test_layer_decay_slows_the_backbone_down_also_once_it_is_unfrozen(data, settings, monkeypatch):
+    """A step of SGD without momentum is the gradient times the rate; one step an epoch, the first one frozen."""
+    step, noted = Trainer.step, []
+
+    def noting(self, *given):
+        step(self, *given)
+        noted.append(next(self.network.backbone.parameters()).detach().clone())
+
+    monkeypatch.setattr(Trainer, "step", noting)
+    plain = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "clip_norm": None, "schedule": "constant"}
+    settings = changed(settings, epochs=2, frozen_epochs=1, batch_size=8, lr=1.0, warmup_epochs=0, **plain)
+    moved = []
+    for decay in (None, 0.5):
+        noted.clear()
+        train(data, changed(settings, layer_decay=decay), model=network(dropout=0.0))
+        moved.append(noted[1] - noted[0])
+    depth = 5  # of the first layer of timm's test_resnet: a stem and four stages of one block
+    torch.testing.assert_close(moved[1], moved[0] * 0.5**depth, rtol=1e-3, atol=1e-7)
+    assert moved[0].abs().max() > 1e-3
+
+
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_the_memory_layout_is_the_one_asked_for(data, settings, monkeypatch, channels_last):
     model, seen = network(), []

@@ -69,7 +69,7 @@ class MultimodalNet(nn.Module):
     def forward(
         self, x: Tensor, metadata: Tensor | None = None, partners: Tensor | None = None, kept: Tensor | None = None
     ) -> Tensor:
-        """Logits; `metadata` float [B, 3] is needed exactly where `uses_metadata` is set, the rest under mixup alone."""
+        """Logits; `metadata` float [B, 3] is needed exactly where `uses_metadata` is set, the rest under mixup only."""
         features = global_average(self.feature_map(x))
         if self.metadata is not None:
             features = torch.cat([features, self.metadata(metadata, partners, kept)], dim=1)
