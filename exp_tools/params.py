@@ -124,6 +124,7 @@ class SplitParams(Section):
 
 class SoftAttentionParams(Section):
     backbone: str
+    drop_path: Probability
     place: Literal["last", "inner"]
     enabled: bool
     heads: Annotated[int, Field(ge=1, le=256)]
@@ -134,6 +135,7 @@ class SoftAttentionParams(Section):
 
 class TimmParams(Section):
     backbone: str
+    drop_path: Probability
     dropout: Probability
 
 
@@ -144,12 +146,14 @@ class EmasParams(Section):
 
 class EfficientNetV2Params(Section):
     size: Literal["s", "m", "l"]
+    drop_path: Probability
     head: Literal["deep", "linear"]
     dropout: Probability
 
 
 class MultimodalParams(Section):
     backbone: str
+    drop_path: Probability
     enabled: bool
     metadata_dropout: Probability
     dropout: Probability
@@ -205,6 +209,7 @@ class TrainParams(Section):
     frozen_epochs: Annotated[int, Field(ge=0)]
     frozen_lr: Positive | None
     unfreeze: Annotated[Number, Field(ge=0, le=1)]
+    freeze_norm: bool
     loss: Literal["cross_entropy", "focal"]
     focal_gamma: NotNegative
     label_smoothing: Probability
@@ -216,6 +221,7 @@ class TrainParams(Section):
     ema: Annotated[Number, Field(gt=0, lt=1)] | None
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     channels_last: bool
+    checkpointing: bool
     compile: bool
     select_on: Literal["macro_f1", "balanced_accuracy", "macro_auc", "accuracy", "loss"]
     patience: Annotated[int, Field(ge=1)] | None

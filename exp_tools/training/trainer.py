@@ -37,6 +37,7 @@ from exp_tools.training.loader import Setup, TrainingData, groups, make_loader, 
 from exp_tools.training.losses import class_weights, make_loss, one_hot, weighted_targets
 from exp_tools.training.mixup import mix
 from exp_tools.training.optim import Plateau, learning_rate, make_optimizer
+from exp_tools.training.recompute import recompute_activations, statistics_at_rest
 from exp_tools.training.reporting import TrainingReport
 from exp_tools.training.state import Fitted, Progress, Scores, is_finite, pack_state, seed_from, unpack_state
 
@@ -94,6 +95,8 @@ class Trainer:
         state = self.team.share(self.store.load() if self.store else None)
 
         network = model.to(self.device, memory_format=torch.channels_last if params.channels_last else None)
+        if params.checkpointing:
+            recompute_activations(network)
         if params.batch_size == "auto":  # before BatchNorm waits for other processes, which may try another size
             found = state["batch_size"] if state else resolve_batch_size(network, data, setup, self.team)
             params = params.model_copy(update={"batch_size": found})
@@ -147,7 +150,7 @@ class Trainer:
         epoch, progress = 1 + len(self.progress.history), self.progress
         if apply_phase(self.network, epoch, self.params) or self.runner is None:
             self.runner = wrap(self.network, self.team, self.device, compiled=self.params.compile)
-        train_mode(self.network)
+        train_mode(self.network, self.params)
         rate = self.rate(epoch, 0)
         self.loss.fill_(progress.loss)
         self.order.set_epoch(epoch, first=progress.step * self.params.accumulate)
@@ -215,7 +218,8 @@ class Trainer:
                     logits = self.runner(*inputs)
                 counted = weighted_targets(target, self.device_weights, params.label_smoothing)
                 loss = self.loss_of(logits, counted).sum()
-                self.accelerator.backward(loss * (self.team.world / total))
+                with statistics_at_rest(self.network) if params.checkpointing else contextlib.nullcontext():
+                    self.accelerator.backward(loss * (self.team.world / total))
             self.note_loss(loss.detach(), step * params.accumulate + place)
         self.progress.step += 1
         self.progress.weight += own

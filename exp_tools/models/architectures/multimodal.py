@@ -81,6 +81,7 @@ def multimodal(
     num_classes: int,
     *,
     backbone: str = "tf_efficientnetv2_s",
+    drop_path: float = 0.0,
     enabled: bool = True,
     metadata_dropout: float = 0.2,
     dropout: float = 0.3,
@@ -90,4 +91,5 @@ def multimodal(
 ) -> nn.Module:
     """Image with age, sex and localization, joined before the classifier."""
     metadata = MetadataBranch(sexes, localizations, metadata_dropout) if enabled else None
-    return MultimodalNet(Backbone(backbone, pretrained=pretrained), metadata, num_classes, dropout)
+    features = Backbone(backbone, pretrained=pretrained, drop_path=drop_path)
+    return MultimodalNet(features, metadata, num_classes, dropout)
