@@ -175,7 +175,7 @@ class ModelParams(Section):
 
 
 class AugmentParams(Section):
-    preset: Literal["none", "light", "medium", "heavy"]
+    preset: Literal["none", "light", "medium", "heavy", "trivial"]
     flip: bool | None
     rotation: Annotated[Number, Field(ge=0, le=180)] | None
     scale: Probability | None
@@ -186,6 +186,7 @@ class AugmentParams(Section):
     contrast: Probability | None
     saturation: Probability | None
     hue: Annotated[Number, Field(ge=0, le=180)] | None
+    erase: Annotated[Number, Field(ge=0, le=1)] | None
 
 
 class TrainParams(Section):

@@ -9,6 +9,7 @@ from huggingface_hub import constants, try_to_load_from_cache
 from timm.models import EfficientNet
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from exp_tools.errors import UserError
 
@@ -90,6 +91,11 @@ class Backbone(nn.Module):
 def timm_networks(model: nn.Module) -> dict[str, nn.Module]:
     """The timm network in each Backbone of a model, by its place among the model's modules."""
     return {f"{name}.network": part.network for name, part in model.named_modules() if isinstance(part, Backbone)}
+
+
+def batch_norms(model: nn.Module) -> list[nn.Module]:
+    """The BatchNorm layers of a model, of any dimension, timm's and synchronised ones among them."""
+    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
 
 
 class PooledNet(nn.Module):

@@ -4,9 +4,9 @@ What is frozen is fully frozen: BatchNorm uses the statistics that it has and ga
 """
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm as AnyBatchNorm  # of all dimensions, timm's and synchronised ones
 
 from exp_tools.errors import UserError
+from exp_tools.models.backbone import batch_norms
 from exp_tools.params import TrainParams
 
 
@@ -32,7 +32,9 @@ def apply_phase(model: nn.Module, epoch: int, params: TrainParams) -> bool:
     parts = backbone.values() if isinstance(backbone, nn.ModuleDict) else [backbone]
     resting = set().union(*(_all_but_the_last(list(part.parameters()), share) for part in parts))
     if params.freeze_norm:
-        resting |= {id(parameter) for norm in batch_norms(backbone) for parameter in norm.parameters()}
+        if not (norms := batch_norms(backbone)):
+            raise UserError("train.freeze_norm: this backbone has no BatchNorm to freeze; set it to false")
+        resting |= {id(parameter) for norm in norms for parameter in norm.parameters()}
     changed = False
     for parameter in model.parameters():
         learns = id(parameter) not in resting
@@ -50,14 +52,6 @@ def train_mode(model: nn.Module, params: TrainParams) -> None:
     _rest_where_frozen(model.backbone)
     for norm in batch_norms(model.backbone) if params.freeze_norm else ():
         norm.eval()
-
-
-def batch_norms(backbone: nn.Module) -> list[nn.Module]:
-    """The BatchNorm layers of a backbone; raises UserError where there are none to freeze."""
-    found = [module for module in backbone.modules() if isinstance(module, AnyBatchNorm)]
-    if not found:
-        raise UserError("train.freeze_norm: this backbone has no BatchNorm to freeze; set it to false")
-    return found
 
 
 def _all_but_the_last(parameters: list[nn.Parameter], share: float) -> set[int]:

@@ -13,10 +13,10 @@ from torch.nn.functional import cross_entropy
 from exp_tools.data.inputs.metadata import Vocabulary
 from exp_tools.devices import prepare_machine, resolve_precision
 from exp_tools.models.normalize import network_inputs
+from exp_tools.models.recompute import recompute_activations
 from exp_tools.models.registry import build_model, depthwise_share, metadata_knobs
 from exp_tools.params import Params
 from exp_tools.training.optim import make_optimizer
-from exp_tools.training.recompute import recompute_activations
 
 LOWER = {"bf16": torch.bfloat16, "fp16": torch.float16}
 PRECISIONS = {"cpu": ("fp32", "bf16"), "mps": ("fp32", "bf16"), "cuda": ("fp32", "bf16", "fp16")}

@@ -28,6 +28,7 @@ from exp_tools.data.inputs.dataset import PADDING, Batch
 from exp_tools.errors import Stopped
 from exp_tools.evaluation.validation import validation_scores
 from exp_tools.models.normalize import network_inputs
+from exp_tools.models.recompute import recompute_activations, statistics_at_rest
 from exp_tools.params import TrainParams
 from exp_tools.training.checkpoints import RunStore
 from exp_tools.training.distributed import ProcessGroup, predict_together, wrap
@@ -37,7 +38,6 @@ from exp_tools.training.loader import Setup, TrainingData, groups, make_loader, 
 from exp_tools.training.losses import class_weights, make_loss, one_hot, weighted_targets
 from exp_tools.training.mixup import mix
 from exp_tools.training.optim import Plateau, learning_rate, make_optimizer
-from exp_tools.training.recompute import recompute_activations, statistics_at_rest
 from exp_tools.training.reporting import TrainingReport
 from exp_tools.training.state import Fitted, Progress, Scores, is_finite, pack_state, seed_from, unpack_state
 

@@ -303,7 +303,7 @@ def test_paths_drop_in_training_alone_and_most_at_the_end(name, knobs):
     dropped = build_model(name, knobs | {"drop_path": 0.3}, 3)
     rates = [part.drop_prob for part in dropped.backbone.modules() if isinstance(part, DropPath)]
     assert rates == sorted(rates)
-    assert 0.29 < rates[-1] <= 0.3 + 1e-9  # EfficientNets: i / n of it, i < n
+    assert 0.29 < rates[-1] <= 0.3 + 1e-6  # EfficientNets: i / n of it, i < n
     plain = build_model(name, knobs, 3)
     assert not any(isinstance(part, DropPath) for part in plain.backbone.modules() if getattr(part, "drop_prob", 0))
     plain.load_state_dict(dropped.state_dict())

@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from torch import nn
 
 from exp_tools.errors import UserError
-from exp_tools.models.backbone import Backbone
-from exp_tools.training.freezing import AnyBatchNorm
+from exp_tools.models.backbone import Backbone, batch_norms
 
 
 def recompute_activations(model: nn.Module) -> None:
@@ -36,7 +35,7 @@ def recompute_activations(model: nn.Module) -> None:
 @contextlib.contextmanager
 def statistics_at_rest(model: nn.Module) -> Iterator[None]:
     """Let BatchNorm gather no statistics: what the backward pass computes again has been counted already."""
-    norms = [module for module in model.modules() if isinstance(module, AnyBatchNorm)]
+    norms = batch_norms(model)
     kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
         norm.momentum, norm.num_batches_tracked = None, None  # without either, torch averages with a share of 0

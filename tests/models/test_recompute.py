@@ -7,8 +7,8 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from exp_tools.errors import UserError
+from exp_tools.models.recompute import recompute_activations, statistics_at_rest
 from exp_tools.models.registry import build_model
-from exp_tools.training.recompute import recompute_activations, statistics_at_rest
 
 BACKBONES = ["test_resnet", "resnet10t", "tf_efficientnet_lite0", "test_vit", "convnext_atto"]
 
