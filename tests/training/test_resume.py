@@ -27,7 +27,11 @@ BUSY = {  # everything that has a state of its own
     "schedule": "plateau",
     "plateau_patience": 1,
     "frozen_epochs": 1,
+    "layer_decay": 0.7,
     "mixup": 0.2,
+    "cutmix": 0.5,
+    "checkpointing": True,
+    "augment": {"preset": "trivial", "erase": 0.5},
     "ema": 0.9,
     "patience": None,
 }
@@ -37,7 +41,12 @@ BUSY = {  # everything that has a state of its own
 def project(ran_project, tmp_path) -> Project:
     """A project whose data are ready and whose training takes seconds."""
     project = ran_project.copy(tmp_path / "project")
-    change(project, train=BUSY, machine={"checkpoint_steps": 1})
+    change(
+        project,
+        train=BUSY,
+        model={"soft_attention": {"drop_path": 0.2}},
+        machine={"checkpoint_steps": 1},
+    )
     return project
 
 

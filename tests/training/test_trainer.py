@@ -83,7 +83,8 @@ def test_it_overfits_eight_images(data, settings):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_same_seed_gives_the_same_bytes_with_any_workers(data, settings, precision):
-    settings = changed(settings, epochs=2, sampler="balanced", mixup=0.3, cutmix=0.5, augment={"preset": "heavy"})
+    augment = {"preset": "heavy", "erase": 0.5}
+    settings = changed(settings, epochs=2, sampler="balanced", mixup=0.3, cutmix=0.5, layer_decay=0.8, augment=augment)
     checkpoints = [train(data, settings, precision=precision, workers=workers) for workers in (0, 0, 2)]
     for model, fitted, history in checkpoints[1:]:
         assert history == checkpoints[0][2]
@@ -168,6 +169,73 @@ def test_the_average_by_hand(data, settings, monkeypatch, decay):
         kept = min(decay, 1 - number ** (-2 / 3))
         average = kept * average + (1 - kept) * bias
     torch.testing.assert_close(averaged.classifier.bias.detach(), average)
+
+
+def test_statistics_of_batchnorm_are_averaged_with_the_weights_they_belong_to(data, settings, monkeypatch):
+    step, noted = Trainer.step, []
+
+    def noting(self, *given):
+        step(self, *given)
+        noted.append({name: tensor.clone() for name, tensor in self.network.backbone.state_dict().items()})
+
+    monkeypatch.setattr(Trainer, "step", noting)
+    settings = changed(settings, epochs=3, ema=0.8, select_on="loss", schedule="constant", warmup_epochs=0)
+    averaged, fitted, _ = train(data, settings)
+    statistics = [name for name in noted[0] if "running" in name]
+    assert fitted.best_epoch == 3
+    assert len(statistics) > 4
+    for name in statistics:
+        average = torch.zeros_like(noted[0][name])
+        for number, tensors in enumerate(noted, start=1):
+            kept = min(0.8, 1 - number ** (-2 / 3))
+            average = kept * average + (1 - kept) * tensors[name]
+        torch.testing.assert_close(averaged.backbone.state_dict()[name], average)
+        assert not torch.equal(average, noted[-1][name])
+
+
+def test_the_average_chooses_the_epoch(data, settings, monkeypatch):
+    """Scores are those of the averaged weights: a network ruined by its last step is not what is validated."""
+    step = Trainer.step
+
+    def ruin(self, *given):
+        step(self, *given)
+        with torch.no_grad():
+            self.network.classifier.bias.add_(1e4 if self.progress.step == self.steps_an_epoch else 0)
+
+    settings = changed(settings, epochs=1, select_on="loss", schedule="constant", warmup_epochs=0, ema=0.9999)
+    monkeypatch.setattr(Trainer, "step", ruin)
+    model, fitted, _ = train(data, settings)
+    logits = predict_logits(model, data.images, data.val, batch_size=8, device=CPU)
+    np.testing.assert_allclose(fitted.logits, logits, rtol=1e-5)
+    assert fitted.logits.max() < 1e4  # 1 - 2^(-2/3) of the first step's weights are left
+
+
+def test_a_compiled_network_learns_the_same_and_its_weights_keep_their_names(data, settings, monkeypatch):
+    compiled, real = [], torch.compile
+
+    def by_tracing_alone(network):
+        compiled.append(network)
+        return real(network, backend="eager")
+
+    monkeypatch.setattr(torch, "compile", by_tracing_alone)
+    settings = changed(settings, epochs=2, frozen_epochs=1, ema=0.5, mixup=0.2, checkpointing=True)
+    plain, _, history = train(data, settings, model=network("multimodal"))
+    assert compiled == []
+    model, _, again = train(data, changed(settings, compile=True), model=network("multimodal"))
+    assert compiled == [model, model]  # the head alone, then all
+    assert model.state_dict().keys() == plain.state_dict().keys()
+    assert [row["train/loss"] for row in again] == pytest.approx([row["train/loss"] for row in history], rel=1e-4)
+    for name, tensor in plain.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], tensor, rtol=1e-3, atol=1e-5)
+
+
+def test_checkpointing_changes_no_byte_of_a_run(data, settings):
+    settings = changed(settings, epochs=2, frozen_epochs=1, ema=0.5, mixup=0.2, accumulate=2, batch_size=2)
+    plain, fitted, history = train(data, settings)
+    lean, also, again = train(data, changed(settings, checkpointing=True))
+    assert again == history
+    assert np.array_equal(fitted.logits, also.logits)
+    assert same_weights(plain, lean)
 
 
 def test_the_average_is_what_is_scored(data, settings):
