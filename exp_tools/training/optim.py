@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import asdict, dataclass
-from fnmatch import fnmatch
+from fnmatch import fnmatchcase
 
 import torch
 from timm.models import group_parameters
@@ -50,7 +50,7 @@ def _spared(model: nn.Module) -> set[str]:
     for place, network in timm_networks(model).items():
         patterns = network.no_weight_decay() if hasattr(network, "no_weight_decay") else ()
         for name, _ in network.named_parameters():
-            if any(fnmatch(name, pattern) for pattern in patterns):
+            if any(fnmatchcase(name, pattern) for pattern in patterns):
                 found.add(f"{place}.{name}")
     return found
 

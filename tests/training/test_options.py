@@ -11,6 +11,7 @@ from exp_tools.params import AugmentParams, TrainParams
 from exp_tools.training import trainer
 from exp_tools.training.loader import Setup, TrainingData
 from exp_tools.training.trainer import fit
+from stages.train import warn
 
 CPU = torch.device("cpu")
 CLASSES = ["a", "b", "c", "d"]
@@ -190,3 +191,12 @@ def test_a_batch_of_one_image_has_nothing_to_mix(run, alphas):
         UserError, match=r"train\.(mixup|cutmix) mixes the images of a batch.*: raise train\.batch_size"
     ):
         run({"batch_size": 1} | alphas)
+
+
+def test_frozen_norms_of_a_network_with_random_weights_are_warned_of(params, capsys):
+    for freeze_norm in (False, True):
+        train = params.train.model_copy(update={"freeze_norm": freeze_norm})
+        for weights in ("none", "imagenet"):
+            model = params.model.model_copy(update={"weights": weights})
+            warn(params.model_copy(update={"train": train, "model": model}))
+            assert ("train.freeze_norm keeps" in capsys.readouterr().err) == (freeze_norm and weights == "none")
