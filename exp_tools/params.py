@@ -128,6 +128,7 @@ class SplitParams(Section):
 
 class SoftAttentionParams(Section):
     backbone: str
+    drop_path: Probability
     place: Literal["last", "inner"]
     enabled: bool
     heads: Annotated[int, Field(ge=1, le=256)]
@@ -138,6 +139,7 @@ class SoftAttentionParams(Section):
 
 class TimmParams(Section):
     backbone: str
+    drop_path: Probability
     dropout: Probability
 
 
@@ -148,12 +150,14 @@ class EmasParams(Section):
 
 class EfficientNetV2Params(Section):
     size: Literal["s", "m", "l"]
+    drop_path: Probability
     head: Literal["deep", "linear"]
     dropout: Probability
 
 
 class MultimodalParams(Section):
     backbone: str
+    drop_path: Probability
     enabled: bool
     metadata_dropout: Probability
     dropout: Probability
@@ -175,7 +179,7 @@ class ModelParams(Section):
 
 
 class AugmentParams(Section):
-    preset: Literal["none", "light", "medium", "heavy"]
+    preset: Literal["none", "light", "medium", "heavy", "trivial"]
     flip: bool | None
     rotation: Annotated[Number, Field(ge=0, le=180)] | None
     scale: Probability | None
@@ -186,6 +190,7 @@ class AugmentParams(Section):
     contrast: Probability | None
     saturation: Probability | None
     hue: Annotated[Number, Field(ge=0, le=180)] | None
+    erase: Annotated[Number, Field(ge=0, le=1)] | None
 
 
 class TrainParams(Section):
@@ -196,6 +201,7 @@ class TrainParams(Section):
     optimizer: Literal["adamw", "adam", "sgd"]
     lr: Positive
     weight_decay: NotNegative
+    layer_decay: Annotated[Number, Field(gt=0, le=1)] | None
     momentum: Probability
     eps: Positive
     schedule: Literal["constant", "cosine", "warm_restarts", "one_cycle", "plateau"]
@@ -208,6 +214,7 @@ class TrainParams(Section):
     frozen_epochs: Annotated[int, Field(ge=0)]
     frozen_lr: Positive | None
     unfreeze: Annotated[Number, Field(ge=0, le=1)]
+    freeze_norm: bool
     loss: Literal["cross_entropy", "focal"]
     focal_gamma: NotNegative
     label_smoothing: Probability
@@ -219,6 +226,7 @@ class TrainParams(Section):
     ema: Annotated[Number, Field(gt=0, lt=1)] | None
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     channels_last: bool
+    checkpointing: bool
     compile: bool
     select_on: Literal["macro_f1", "balanced_accuracy", "macro_auc", "accuracy", "loss"]
     patience: Annotated[int, Field(ge=1)] | None

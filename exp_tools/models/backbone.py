@@ -9,6 +9,7 @@ from huggingface_hub import constants, try_to_load_from_cache
 from timm.models import EfficientNet
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from exp_tools.errors import UserError
 
@@ -16,15 +17,21 @@ from exp_tools.errors import UserError
 class Backbone(nn.Module):
     """A timm network without its head: float [B, 3, S, S] to a feature map [B, num_features, H, W].
 
+    `drop_path` is the rate of stochastic depth at the last block, from 0 at the first (Huang et al. 2016,
+    arXiv:1603.09382); UserError where timm's network has none.
+
     Attributes
     ----------
     num_features : channels of the feature map
     pixel_mean, pixel_std : what the network's images are normalised with, three numbers each in 0..1
     """
 
-    def __init__(self, name: str, *, pretrained: bool = False, **options: Any):
+    def __init__(self, name: str, *, pretrained: bool = False, drop_path: float = 0.0, **options: Any):
         super().__init__()
         self.name = name
+        if drop_path:
+            _require_paths(name)
+            options["drop_path_rate"] = drop_path
         self.network = create_timm(name, pretrained=pretrained, num_classes=0, global_pool="", **options)
         _drop_head(self.network)
         self.num_features: int = self.network.num_features
@@ -79,6 +86,16 @@ class Backbone(nn.Module):
                 "change prepare.image_size or the backbone"
             )
         return None
+
+
+def timm_networks(model: nn.Module) -> dict[str, nn.Module]:
+    """The timm network in each Backbone of a model, by its place among the model's modules."""
+    return {f"{name}.network": part.network for name, part in model.named_modules() if isinstance(part, Backbone)}
+
+
+def batch_norms(model: nn.Module) -> list[nn.Module]:
+    """The BatchNorm layers of a model, of any dimension, timm's and synchronised ones among them."""
+    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
 
 
 class PooledNet(nn.Module):
@@ -146,6 +163,17 @@ def create_timm(name: str, *, pretrained: bool, **options: Any) -> nn.Module:
             f"the ImageNet weights of {name} could not be downloaded ({_first_line(error)}). Either "
             "connect to the network (they come from the Hugging Face hub and are kept in its cache), or set "
             "model.weights to none or to the path of a weight file"
+        ) from error
+
+
+def _require_paths(name: str) -> None:
+    """Raise UserError for an unknown network, and for one without residual paths to drop."""
+    try:
+        with torch.device("meta"):
+            create_timm(name, pretrained=False, drop_path_rate=0.1)
+    except TypeError as error:
+        raise UserError(
+            f"drop_path: timm's {name} cannot drop paths; set drop_path to 0 or take another backbone"
         ) from error
 
 

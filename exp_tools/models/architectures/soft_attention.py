@@ -110,8 +110,8 @@ class CutBackbone(Backbone):
     one does.
     """
 
-    def __init__(self, name: str, *, pretrained: bool = False):
-        super().__init__(name, pretrained=pretrained)
+    def __init__(self, name: str, *, pretrained: bool = False, drop_path: float = 0.0):
+        super().__init__(name, pretrained=pretrained, drop_path=drop_path)
         network = self.network
         if isinstance(network, VGG):
             pools = [place for place, layer in enumerate(network.features) if isinstance(layer, nn.MaxPool2d)]
@@ -190,6 +190,7 @@ def soft_attention(
     num_classes: int,
     *,
     backbone: str = "resnet50",
+    drop_path: float = 0.0,
     place: str = "last",
     enabled: bool = True,
     heads: int = 16,
@@ -201,7 +202,7 @@ def soft_attention(
     """CNN with soft attention on its last feature map, or before its last stage (Datta et al. 2021)."""
     make = CutBackbone if place == "inner" else Backbone
     return SoftAttentionNet(
-        make(backbone, pretrained=pretrained),
+        make(backbone, pretrained=pretrained, drop_path=drop_path),
         num_classes,
         enabled=enabled,
         heads=heads,

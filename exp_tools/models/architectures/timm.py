@@ -10,7 +10,14 @@ from exp_tools.models.registry import register
 
 
 @register
-def timm(num_classes: int, *, backbone: str = "resnet50", dropout: float = 0.0, pretrained: bool = False) -> nn.Module:
+def timm(
+    num_classes: int,
+    *,
+    backbone: str = "resnet50",
+    drop_path: float = 0.0,
+    dropout: float = 0.0,
+    pretrained: bool = False,
+) -> nn.Module:
     """Any timm backbone with one linear layer, the baseline."""
-    features = Backbone(backbone, pretrained=pretrained)
+    features = Backbone(backbone, pretrained=pretrained, drop_path=drop_path)
     return PooledNet(features, nn.Linear(features.num_features, num_classes), dropout)
