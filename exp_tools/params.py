@@ -135,6 +135,7 @@ class SoftAttentionParams(Section):
 class TimmParams(Section):
     backbone: str
     dropout: Probability
+    options: dict[str, Any] | None
 
 
 class EmasParams(Section):

@@ -159,8 +159,8 @@ def test_a_size_that_does_not_fit_is_said(backbone, size, message):
 def test_tokens_that_are_no_map_are_said():
     model = build_model("timm", {"backbone": "test_vit"}, 2).eval()
     model.backbone.network.forward_features = lambda x: torch.zeros(len(x), 1 + 15, 64)
-    with pytest.raises(UserError, match="tokens of test_vit form no square map"):
-        model(torch.randn(1, 3, 64, 64))
+    with pytest.raises(UserError, match="features of test_vit form no square map"):
+        model.feature_map(torch.randn(1, 3, 64, 64))
 
 
 def test_a_batch_that_is_too_small_for_batchnorm_is_said():
@@ -198,7 +198,7 @@ def test_vocabulary_sizes_go_to_the_builder_that_takes_them():
 def test_unknown_names_get_a_suggestion():
     with pytest.raises(UserError, match="did you mean 'soft_attention'"):
         build_model("softattention", {}, 7)
-    with pytest.raises(UserError, match=r"timm has no backbone 'resnet1'.*for example"):
+    with pytest.raises(UserError, match=r"timm has no backbone 'resnet1'.*did you mean"):
         build_model("timm", {"backbone": "resnet1"}, 7)
     with pytest.raises(UserError, match=r"no weights 'mine' of resnet18; it has .*a1_in1k"):
         build_model("timm", {"backbone": "resnet18.mine"}, 7)

@@ -3,6 +3,8 @@
 Wightman, PyTorch Image Models, https://github.com/huggingface/pytorch-image-models.
 """
 
+from typing import Any
+
 from torch import nn
 
 from exp_tools.models.backbone import Backbone, PooledNet
@@ -10,7 +12,14 @@ from exp_tools.models.registry import register
 
 
 @register
-def timm(num_classes: int, *, backbone: str = "resnet50", dropout: float = 0.0, pretrained: bool = False) -> nn.Module:
+def timm(
+    num_classes: int,
+    *,
+    backbone: str = "resnet50",
+    dropout: float = 0.0,
+    options: dict[str, Any] | None = None,
+    pretrained: bool = False,
+) -> nn.Module:
     """Any timm backbone with one linear layer, the baseline."""
-    features = Backbone(backbone, pretrained=pretrained)
-    return PooledNet(features, nn.Linear(features.num_features, num_classes), dropout)
+    features = Backbone(backbone, pretrained=pretrained, options=options)
+    return PooledNet(features, nn.Linear(features.pooled_features, num_classes), dropout)
