@@ -32,10 +32,13 @@ FEW_CHANNELS = 8
 
 
 class Shapes(NamedTuple):
-    """What a network makes of an image: its map [C, H, W], its pooled features, the layers that only those need."""
+    """What a network makes of an image: its map [C, H, W], its pooled features, the layers that only those need.
+
+    `pooled` is None for an encoder that has no pooling of its own.
+    """
 
     map: tuple[int, int, int]
-    pooled: int
+    pooled: int | None
     behind: tuple[str, ...]
 
 
@@ -212,9 +215,9 @@ def _shapes(name: str, options: str, size: int | None) -> Shapes:
         pooled = head_of(network, features)
     if pooled is not None and pooled.ndim != 2:
         pooled = None
-    behind = tuple(sorted(late - early)) if pooled is not None else ()
-    channels = tuple(found.shape[1:])
-    return Shapes(channels, channels[0] if pooled is None else pooled.shape[1], behind)
+    if pooled is None:
+        return Shapes(tuple(found.shape[1:]), None, ())
+    return Shapes(tuple(found.shape[1:]), pooled.shape[1], tuple(sorted(late - early)))
 
 
 def head_of(network: nn.Module, features: Any) -> Tensor | None:

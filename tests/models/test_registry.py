@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -261,6 +262,48 @@ def test_a_file_that_is_no_model_of_ours_is_refused(tmp_path, facts):
         read_facts(tmp_path / "new.safetensors")
     save_model(tmp_path / "m.safetensors", build_model("timm", TINY, 4), facts)
     with pytest.raises(UserError, match="do not fit the architecture"):
+        load_model(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda header: header.pop("classes"), "its header has no usable classes, so the file is incomplete"),
+        (lambda header: header.update(knobs=[1]), "its header has no usable knobs"),
+        (lambda header: header["preprocessing"].pop("image_size"), "its header has no usable preprocessing"),
+        (lambda header: header["knobs"].update(dropuot=0), r"timm has no knob 'dropuot' \(did you mean 'dropout'\?\)"),
+        (lambda header: header.update(architecture="tim"), r"there is no architecture 'tim'.*did you mean 'timm'"),
+    ],
+)
+def test_a_header_that_is_wrong_is_one_line(tmp_path, facts, change, message):
+    path = tmp_path / "m.safetensors"
+    model = build_model("timm", TINY, 3)
+    header = json.loads(json.dumps(asdict(facts)))
+    change(header)
+    save_file(model.state_dict(), path, metadata={model_file.HEADER_KEY: json.dumps(header)})
+    with pytest.raises(UserError, match=message) as caught:
+        load_model(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("header", "message"), [("{", "is not valid JSON"), ("[]", "holds list and no named facts")])
+def test_a_header_that_is_no_json_is_one_line(tmp_path, header, message):
+    save_file({"a": torch.zeros(2)}, tmp_path / "m.safetensors", metadata={model_file.HEADER_KEY: header})
+    with pytest.raises(UserError, match=message):
+        read_facts(tmp_path / "m.safetensors")
+
+
+def test_weights_that_are_not_finite_or_missing_are_one_line(tmp_path, facts):
+    model = build_model("timm", TINY, 3)
+    model.classifier.bias.data[1] = float("nan")
+    save_model(tmp_path / "m.safetensors", model, facts)
+    with pytest.raises(UserError, match=r"1 of its tensors are NaN or infinite \(classifier.bias, …\)"):
+        load_model(tmp_path / "m.safetensors")
+    state = model.state_dict()
+    del state["classifier.bias"]
+    header = {model_file.HEADER_KEY: json.dumps(asdict(facts))}
+    save_file(state, tmp_path / "m.safetensors", metadata=header)
+    with pytest.raises(UserError, match=r"do not fit the architecture timm it names: .*classifier.bias[^\n]*train it"):
         load_model(tmp_path / "m.safetensors")
 
 
