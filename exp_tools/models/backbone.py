@@ -50,7 +50,7 @@ class Backbone(nn.Module):
         for place in () if head else behind:
             if place != self.norm:
                 self.network.set_submodule(place, nn.Identity())
-        self.averaged = not head or (not behind and self._averages())
+        self.averaged = not head or made.pooled is None or (not behind and self._averages())
         self.pooled_features: int = made.map[0] if self.averaged else made.pooled
         config = self.network.pretrained_cfg
         self.pixel_mean, self.pixel_std = tuple(config["mean"]), tuple(config["std"])
@@ -76,7 +76,7 @@ class Backbone(nn.Module):
         finally:
             self.network.train(was)
         expected = example.mean(dim=(2, 3))
-        return pooled is None or (pooled.shape == expected.shape and torch.allclose(pooled, expected, atol=1e-5))
+        return pooled.shape == expected.shape and torch.allclose(pooled, expected, atol=1e-5)
 
     def names_with_head(self) -> set[str]:
         """Names of the tensors of the whole timm network, with the head that is left out here."""

@@ -191,7 +191,7 @@ NOT_AT_ALL: dict[str, str] = {}
 def names() -> list:
     """Forty names across timm, and all of them in the sweep."""
     every = timm.list_models()
-    chosen = {*every[:: len(every) // 20], *QUICK, "coat_lite_tiny", "selecsls42", "skresnet18"}
+    chosen = {*every[:: len(every) // 20], *QUICK, "coat_lite_tiny", "qwen3_vit_88m_enc", "selecsls42", "skresnet18"}
     return [name if name in chosen else pytest.param(name, marks=pytest.mark.sweep) for name in every]
 
 

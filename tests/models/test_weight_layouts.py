@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+import yaml
 from safetensors.torch import save_file
 from torch import nn
 
@@ -320,7 +321,19 @@ def test_what_cannot_work_is_said_by_shapes_alone(backbone, size, message):
         check_start("timm", {"backbone": backbone}, "none", size)
 
 
-def test_the_stage_reads_no_data_for_a_file_that_does_not_fit(tmp_path):
+def test_the_stage_says_it_before_it_reads_data(monkeypatch, tmp_path, content):
+    from stages import train
+
+    monkeypatch.chdir(tmp_path)
+    content["model"]["weights"] = "gone.pth"
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
+    (tmp_path / "data/prepared").mkdir(parents=True)
+    (tmp_path / "data/prepared/preprocessing.json").write_text('{"image_size": 64}')
+    with pytest.raises(UserError, match=r"model.weights: there is no file gone.pth"):  # and no labels either
+        train.main()
+
+
+def test_a_file_that_does_not_fit_is_said_by_shapes_alone(tmp_path):
     torch.save(plain("test_vit"), tmp_path / "w.pth")
     with pytest.raises(UserError, match=r"model.weights .*w.pth: "):
         check_start("soft_attention", TINY, str(tmp_path / "w.pth"), 64)
