@@ -1,5 +1,6 @@
 """Any timm network as a feature extractor, and what the architectures around it share."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -78,6 +79,7 @@ class Backbone(nn.Module):
         expected = example.mean(dim=(2, 3))
         return pooled.shape == expected.shape and torch.allclose(pooled, expected, atol=1e-5)
 
+    @functools.cached_property
     def names_with_head(self) -> set[str]:
         """Names of the tensors of the whole timm network, with the head that is left out here."""
         with torch.device("meta"):

@@ -1,9 +1,11 @@
 """Load weights from a file into a network, and say what fits, what stays new, and what of the file is left over."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from timm.layers import resample_abs_pos_embed
@@ -13,7 +15,7 @@ from exp_tools.errors import UserError
 from exp_tools.models.backbone import Backbone
 from exp_tools.models.registry import build_model
 from exp_tools.models.timm_networks import has_source, resolve
-from exp_tools.models.weight_files import from_lukemelas, read_weights, wrappers
+from exp_tools.models.weight_files import Tensors, from_lukemelas, read_weights, wrappers
 
 LISTED = 4
 """Tensors of one part that are listed by name; more are counted."""
@@ -120,39 +122,86 @@ def match_weights(model: nn.Module, source: str | Path) -> Match:
     if has_source(source):
         _require_same(source, backbones.values())
     own = model.state_dict()
-    best: tuple[int, Any] = (-1, None)
-    for kept, tensors in read_weights(source).items():
+    sets = read_weights(source)
+    best = max((_match(way, own, backbones) for way in _ways(sets, own, backbones)), key=lambda one: len(one.fitting))
+    if best.fault() is not None:
+        others = [_match(way, own, backbones) for way in _converted(sets, backbones)]
+        best = max([best, *others], key=lambda one: len(one.fitting))
+    return best
+
+
+class _Way(NamedTuple):
+    """A way to read a file: where in it, without which prefix, into which place, the tensors by name there."""
+
+    set: str
+    prefix: str
+    place: str
+    named: Mapping[str, Tensor]
+    stored: int
+    outside: int
+    resampled: tuple[str, ...] = ()
+
+
+def _ways(sets: Mapping[str, Tensors], own: Mapping[str, Tensor], backbones: Mapping[str, Backbone]) -> Iterator[_Way]:
+    for kept, tensors in sets.items():
         for prefix in wrappers(tensors):
             inside = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
             for place in ("", *backbones):
                 named = inside
                 if place and "_conv_stem.weight" in inside:
                     named = from_lukemelas(inside, _names_below(own, place))
-                fitting, resampled = _fitting(named, own, place, backbones)
-                if len(fitting) > best[0]:
-                    best = (len(fitting), (kept, prefix, place, named, fitting, resampled, len(tensors) - len(inside)))
-    kept, prefix, place, named, fitting, resampled, outside = best[1]
-    optional = {
+                yield _Way(kept, prefix, place, named, len(tensors), len(tensors) - len(inside))
+
+
+def _converted(sets: Mapping[str, Tensors], backbones: Mapping[str, Backbone]) -> Iterator[_Way]:
+    """What timm itself makes of a network's original files (OpenAI's CLIP, Meta's DINOv2, Microsoft's Swin, …)."""
+    for kept, tensors in sets.items():
+        for prefix in wrappers(tensors):
+            inside = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+            for place, backbone in backbones.items():
+                convert = getattr(sys.modules[type(backbone.network).__module__], "checkpoint_filter_fn", None)
+                try:
+                    named = convert(dict(inside), backbone.network)
+                except Exception:  # it is no file that timm knows, and may be anything
+                    continue
+                positions = getattr(backbone.network, "pos_embed", None)
+                other = [
+                    f"{name} to {positions.shape[1]} positions"
+                    for name, tensor in inside.items()
+                    if re.search("pos(itional)?_embed", name)
+                    and positions is not None
+                    and tensor.shape[-2] != positions.shape[1]
+                ]
+                outside = max(0, len(tensors) - len(named))
+                yield _Way(kept, prefix, place, named, len(tensors), outside, tuple(other))
+
+
+def _match(way: _Way, own: Mapping[str, Tensor], backbones: Mapping[str, Backbone]) -> Match:
+    place = way.place
+    fitting, resampled = _fitting(way.named, own, place, backbones)
+    optional = tuple(
         f"{at}{layer}." for at, backbone in backbones.items() for layer in backbone.behind if at.startswith(place)
-    }
+    )
     wanted = [name for name in own if name.startswith(place or "backbone.") and own[name].is_floating_point()]
-    heads = {at + name for at, backbone in backbones.items() for name in backbone.names_with_head()}
-    rest = [place + name for name, tensor in named.items() if tensor.is_floating_point() and place + name not in own]
+    rest = [
+        place + name for name, tensor in way.named.items() if tensor.is_floating_point() and place + name not in own
+    ]
     rest = [name for name in rest if name.startswith(place or "backbone.")]
+    heads = {at + name for at, backbone in backbones.items() if rest for name in backbone.names_with_head}
     return Match(
-        kept,
-        prefix,
+        way.set,
+        way.prefix,
         place,
         " and ".join(sorted({backbone.name for at, backbone in backbones.items() if at == (place or at)})),
         fitting,
-        resampled,
+        [*way.resampled, *resampled],
         new=[name for name in own if name not in fitting],
-        missing=[name for name in wanted if name not in fitting and not name.startswith(tuple(optional) or "\0")],
+        missing=[name for name in wanted if name not in fitting and not name.startswith(optional)],
         wanted=len(wanted),
         left_over=[name.removeprefix(place) for name in rest if name not in heads],
         head=[name.removeprefix(place) for name in rest if name in heads],
-        outside=outside,
-        stored=len(named) + outside,
+        outside=way.outside,
+        stored=way.stored,
     )
 
 

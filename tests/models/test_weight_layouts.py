@@ -173,6 +173,38 @@ def test_a_position_embedding_that_is_no_grid_is_refused(tmp_path):
         loaded(state, tmp_path / "w.pth", VIT)
 
 
+# --- other names
+
+
+def openai(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The state of timm's vision transformer under the names of OpenAI's CLIP and open_clip, next to a text tower."""
+    swaps = {"patch_embed.proj": "conv1", "blocks.": "transformer.resblocks.", "norm_pre": "ln_pre"}
+    swaps |= {"norm1": "ln_1", "norm2": "ln_2", "attn.qkv.": "attn.in_proj_", "attn.proj": "attn.out_proj"}
+    swaps |= {"mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj", "norm.": "ln_post."}
+    made = {"visual.class_embedding": state["cls_token"][0, 0], "visual.positional_embedding": state["pos_embed"][0]}
+    for name, tensor in state.items():
+        if name not in ("cls_token", "pos_embed") and not name.startswith("head"):
+            for ours, theirs in swaps.items():
+                name = name.replace(ours, theirs)
+            made[f"visual.{name}"] = tensor
+    return made | {"visual.proj": torch.zeros(64, 8), "token_embedding.weight": torch.zeros(5, 4)}
+
+
+@pytest.mark.parametrize(("size", "resampled"), [(160, []), (224, ["visual.positional_embedding to 101 positions"])])
+def test_names_of_openai_are_converted_by_timm(tmp_path, size, resampled):
+    options = {"pre_norm": True, "class_token": True, "global_pool": "token", "img_size": size}
+    torch.manual_seed(4)
+    whole = timm.create_model("test_vit", **options)
+    knobs = VIT | {"options": options | {"img_size": 160}}
+    state = whole.state_dict()
+    state = {name: tensor for name, tensor in state.items() if "reg_token" not in name}
+    model, match = loaded(openai(state), tmp_path / "w.pth", knobs)
+    assert match.resampled == resampled
+    ours = model.backbone.network.state_dict()
+    same = [name for name in ours if name != "pos_embed" or not resampled]
+    assert all(torch.equal(ours[name], state[name]) for name in same)
+
+
 # --- EfficientNets of lukemelas
 
 
