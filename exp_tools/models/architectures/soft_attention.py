@@ -118,9 +118,9 @@ class CutBackbone(Backbone):
             pools = [place for place, layer in enumerate(network.features) if isinstance(layer, nn.MaxPool2d)]
             self.cut = pools[-2]
         elif not _has_plain_stage(network):
+            why = "has other layers than plain convolutions at the cut" if isinstance(network, ResNet) else "is neither"
             raise UserError(
-                f"model.soft_attention.place inner is for VGG and ResNet backbones, and {name} is neither, "
-                "or has other layers than plain convolutions at the cut; "
+                f"model.soft_attention.place inner is for VGG and ResNet backbones, and {name} {why}; "
                 "use place last, which fits any backbone"
             )
         parent, name_there = self._readers()[0]
