@@ -141,6 +141,7 @@ class TimmParams(Section):
     backbone: str
     drop_path: Probability
     dropout: Probability
+    options: dict[str, Any] | None
 
 
 class EmasParams(Section):

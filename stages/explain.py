@@ -78,7 +78,14 @@ def main() -> None:
     chosen = cases["image_id"].to_list()
     write_json(EXPLAIN_METRICS, {"map_size": size, "cases": chosen, "sanity": sanity, "focus": focus})
     print(f"{EXPLAIN_METRICS}, {EXPLAIN_FIGURES}/: {summary(by_step, focus)}")
-    if min(side for sides in size.values() for side in sides) < COARSE:
+    least = min(side for sides in size.values() for side in sides)
+    if least == 1:
+        print(
+            f"warning: {title}: a map of a single position means nothing, it is the same everywhere; raise "
+            "prepare.image_size, or choose a backbone that keeps positions",
+            file=sys.stderr,
+        )
+    elif least < COARSE:
         print(f"warning: {title}: too coarse to say where; raise prepare.image_size for a finer one", file=sys.stderr)
 
 

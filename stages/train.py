@@ -16,7 +16,6 @@ import json
 import sys
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,8 +27,9 @@ from exp_tools.devices import loader_workers, prepare_machine, resolve_precision
 from exp_tools.errors import run_main
 from exp_tools.io import file_digest, write_csv
 from exp_tools.models.model_file import ModelFacts, save_model
-from exp_tools.models.pretrained import load_weights
+from exp_tools.models.pretrained import check_start, load_weights, resolved, summarise_names, weights_source
 from exp_tools.models.registry import build_model, depthwise_share, metadata_knobs
+from exp_tools.models.weight_files import weights_path
 from exp_tools.params import Params, load_params
 from exp_tools.project import IMAGES, LABELS, NETWORK, PREPROCESSING, RUNS, SPLITS, TRAIN_METRICS, VALIDATION
 from exp_tools.taxonomy import task_classes, task_label
@@ -49,9 +49,11 @@ def main() -> None:
     start_processes(params.machine.processes, "stages.train")
     device = prepare_machine(params.machine)
     rank, world = world_of()
-    data, vocabulary = training_data(params.task)
     preprocessing = json.loads(PREPROCESSING.read_text())
-    knobs = params.model.architecture | metadata_knobs(params.model.name, vocabulary)
+    weights = weights_source(params.model.weights, params.model.architecture)
+    check_start(params.model.name, params.model.architecture, weights, preprocessing["image_size"])
+    data, vocabulary = training_data(params.task)
+    knobs = resolved(params.model.architecture) | metadata_knobs(params.model.name, vocabulary)
     depthwise = partial(depthwise_share, params.model.name, knobs, preprocessing["image_size"])
     setup = Setup(
         device,
@@ -80,7 +82,7 @@ def main() -> None:
             live = stack.enter_context(track(TRAIN_METRICS))
         stop = stack.enter_context(StopRequest())
         torch.manual_seed(params.train.seed)
-        model = make_model(params, knobs, len(data.classes))
+        model = make_model(params.model.name, knobs, len(data.classes), weights)
         fitted = fit(
             model,
             data,
@@ -114,26 +116,27 @@ def training_data(task: str) -> tuple[TrainingData, Vocabulary]:
     return TrainingData(IMAGES, numbers, train, val, classes, labels["image_id"], metadata), vocabulary
 
 
-def make_model(params: Params, knobs: dict[str, Any], num_classes: int) -> torch.nn.Module:
-    """The architecture with random, ImageNet or own weights, as set by `model.weights`."""
-    weights = params.model.weights
-    model = build_model(params.model.name, knobs, num_classes, pretrained=weights == "imagenet")
+def make_model(name: str, knobs: dict[str, Any], num_classes: int, weights: str) -> torch.nn.Module:
+    """The architecture with random, ImageNet or own weights."""
+    model = build_model(name, knobs, num_classes, pretrained=weights == "imagenet")
     if weights not in ("none", "imagenet"):
-        new = load_weights(model, Path(weights))
+        match = load_weights(model, weights)
         if world_of()[0] == 0:
-            print(f"weights from {weights}; not in it, so random: {', '.join(new) or 'nothing'}")
+            new = ", ".join(summarise_names(match.new)) or "nothing"
+            more = f"; resampled: {', '.join(match.resampled)}" if match.resampled else ""
+            print(f"weights from {weights}; not in it, so random: {new}{more}")
     return model
 
 
 def inputs_of(params: Params, setup: Setup, world: int) -> dict[str, Any]:
     """Everything that the result depends on besides the code, for the model file and for resuming."""
-    weights = Path(params.model.weights)
+    weights = weights_path(params.model.weights)
     return {
         "task": params.task,
         "model": params.model.name,
         "knobs": params.model.architecture,
         "weights": params.model.weights,
-        "md5_weights": file_digest(weights) if weights.is_file() else None,
+        "md5_weights": file_digest(weights) if weights else None,
         "parameters": params.train.model_dump(),
         "precision": setup.precision,
         "device": setup.device.type,

@@ -49,6 +49,16 @@ def add_commands(commands: Commands) -> None:
     )
     models.add_argument("--json", action="store_true", help="print JSON, for programs")
 
+    weights = commands.add(
+        GROUP,
+        "weights",
+        _weights,
+        "show how a weight file would fit a network: prefix, what fits, what is new, what is left over",
+        "exp-tools weights checkpoint.pth --backbone resnet50",
+    )
+    weights.add_argument("file", metavar="FILE", help="path, local-dir:FOLDER or hf-hub:owner/name")
+    weights.add_argument("--backbone", metavar="NAME", help="a network of timm (default: the model of params.yaml)")
+
     recipe = commands.add(
         GROUP,
         "recipe",
@@ -131,6 +141,27 @@ def _models(options: argparse.Namespace) -> int:
     for name, *numbers, summary in rows:
         aligned = [f"{number:>{width}}" for number, width in zip(numbers, widths[1:], strict=True)]
         print("  ".join([f"{name:<{widths[0]}}", *aligned, summary]))
+    return 0
+
+
+def _weights(options: argparse.Namespace) -> int:
+    import torch
+
+    from exp_tools.models.pretrained import match_weights
+    from exp_tools.models.registry import build_model
+    from exp_tools.params import PARAMS_FILE, load_params
+
+    name, knobs = "timm", {"backbone": options.backbone}
+    if options.backbone is None:
+        model = load_params(find_project(Path.cwd()) / PARAMS_FILE).model
+        name, knobs = model.name, model.architecture
+    with torch.device("meta"):
+        network = build_model(name, knobs, 2)
+    match = match_weights(network, options.file)
+    fault = match.fault()
+    print(f"{options.file} {'does not fit' if fault else 'fits'} {match.names}\n{match.report()}")
+    if fault:
+        raise UserError(f"{options.file}: {fault}")
     return 0
 
 

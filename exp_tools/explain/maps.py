@@ -1,6 +1,5 @@
 """Maps of many packed images, a batch at a time."""
 
-import copy
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -9,19 +8,20 @@ from torch import Tensor, nn
 
 from exp_tools.data.inputs.dataset import FixedOrder, PackedImages
 from exp_tools.errors import UserError
+from exp_tools.explain.watched import map_and_gradient
 from exp_tools.models.normalize import network_inputs
 
 
 def grad_cam(model: nn.Module, inputs: tuple[Tensor, ...], target: Tensor) -> np.ndarray:
     """Where the feature map speaks for a class.
 
-    L_c = ReLU(Σ_k α_k A_k), where A_k is channel k of `model.feature_map` and α_k the mean over its positions of the
-    gradient of the logit of class c (equations 1 and 2 of the paper). Computed in fp32, also under autocast and under
-    inference_mode; the model is not changed, and several threads may explain one model at once.
+    L_c = ReLU(Σ_k α_k A_k), where A_k is channel k of the map that `watched` chooses and α_k the mean over its
+    positions of the gradient of the logit of class c (equations 1 and 2 of the paper). Computed in fp32, also under
+    autocast and under inference_mode; the model is not changed, and several threads may explain one model at once.
 
     Parameters
     ----------
-    model : in evaluation mode; its forward goes through its own `feature_map`
+    model : in evaluation mode, as `watched.map_and_gradient` takes it
     inputs : the arguments of its forward, as `network_inputs` makes them, for B images
     target : int64 [B], the class to explain of each image
 
@@ -29,23 +29,13 @@ def grad_cam(model: nn.Module, inputs: tuple[Tensor, ...], target: Tensor) -> np
     -------
     float32 [B, H, W], the size of the feature map, not negative; all zero where nothing speaks for the class
     """
-    kept: list[Tensor] = []
-
-    def feature_map(x: Tensor) -> Tensor:
-        with torch.no_grad():  # only what lies behind the map needs gradients
-            features = model.feature_map(x)
-        kept.append(features.detach().requires_grad_())
-        return kept[0]
-
-    observed = copy.copy(model)  # shares weights and layers, but not this attribute
-    observed.feature_map = feature_map
     device = inputs[0].device.type
+    chosen = target.to(inputs[0].device)[:, None]
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device, enabled=False):
-        logits = observed(*(_usable(tensor) for tensor in inputs))
-        score = logits.gather(1, target.to(logits.device)[:, None]).sum()
-        (gradient,) = torch.autograd.grad(score, kept[0])
+        usable = tuple(_usable(tensor) for tensor in inputs)
+        found, gradient = map_and_gradient(model, usable, lambda logits: logits.gather(1, chosen[: len(logits)]).sum())
         weights = gradient.mean(dim=(2, 3), keepdim=True)
-        return (weights * kept[0].detach()).sum(dim=1).relu().float().cpu().numpy()
+        return (weights * found).sum(dim=1).relu().float().cpu().numpy()
 
 
 def _usable(tensor: Tensor) -> Tensor:
@@ -80,6 +70,13 @@ METHODS: dict[str, Method] = {
     "gradcam": grad_cam,
     "attention": lambda model, inputs, _: attention_map(model, inputs),
 }
+
+
+def positions(model: nn.Module, image_size: int) -> int:
+    """How many positions the feature map has; a map of a single one is the same everywhere and means nothing."""
+    parameter = next(model.parameters())
+    with torch.inference_mode():
+        return model.feature_map(parameter.new_zeros(1, 3, image_size, image_size)).shape[2:].numel()
 
 
 def methods_of(model: nn.Module, wanted: str) -> list[str]:

@@ -1,21 +1,26 @@
 """Any timm network as a feature extractor, and what the architectures around it share."""
 
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import requests
-import timm
 import torch
-from huggingface_hub import constants, try_to_load_from_cache
-from timm.models import EfficientNet
+from timm.layers import LayerNorm2d
+from timm.models import VGG
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from exp_tools.errors import UserError
+from exp_tools.models.timm_networks import as_map, create_timm, head_of, shapes
 
 
 class Backbone(nn.Module):
-    """A timm network without its head: float [B, 3, S, S] to a feature map [B, num_features, H, W].
+    """A timm network without its classifier: float [B, 3, S, S] to a feature map or to one vector per image.
+
+    With `head=False` what timm has behind the map is left out, for an architecture that pools in its own way: it would
+    learn nothing, and processes that average gradients would wait for it. A norm behind the map is then taken position
+    by position, so that what it has learnt is kept.
 
     `drop_path` is the rate of stochastic depth at the last block, from 0 at the first (Huang et al. 2016,
     arXiv:1603.09382); UserError where timm's network has none.
@@ -23,46 +28,113 @@ class Backbone(nn.Module):
     Attributes
     ----------
     num_features : channels of the feature map
+    pooled_features : length of `pooled`
     pixel_mean, pixel_std : what the network's images are normalised with, three numbers each in 0..1
+    behind : places of the layers of timm's whole network that only `pooled` needs
+    explained_at : the layer of `network` that explanations look at; None: the feature map
     """
 
-    def __init__(self, name: str, *, pretrained: bool = False, drop_path: float = 0.0, **options: Any):
+    def __init__(
+        self,
+        name: str,
+        *,
+        pretrained: bool = False,
+        drop_path: float = 0.0,
+        head: bool = True,
+        options: Mapping[str, Any] | None = None,
+        **fixed: Any,
+    ):
         super().__init__()
-        self.name = name
+        self.name, self.options = name, {**(options or {}), **fixed}
         if drop_path:
-            _require_paths(name)
-            options["drop_path_rate"] = drop_path
-        self.network = create_timm(name, pretrained=pretrained, num_classes=0, global_pool="", **options)
-        _drop_head(self.network)
-        self.num_features: int = self.network.num_features
+            _require_paths(name, options)
+        paths = {"drop_path_rate": drop_path} if drop_path else {}
+        self.network = create_timm(name, pretrained=pretrained, num_classes=0, options=options, **fixed, **paths)
+        made = shapes(name, self.options)
+        self.num_features: int = made.map[0]
+        self.behind = behind = made.behind
+        if isinstance(self.network, VGG):  # 119 M weights in two layers of 4,096, for 512 maps
+            behind, head = tuple(place for place in behind if place.startswith("pre_logits")), False
+        self.norm = "" if head else self._keep_norm(behind)
+        for place in () if head else behind:
+            if place != self.norm:
+                self.network.set_submodule(place, nn.Identity())
+        self.averaged = not head or made.pooled is None or (not behind and self._averages())
+        self.pooled_features: int = made.map[0] if self.averaged else made.pooled
         config = self.network.pretrained_cfg
         self.pixel_mean, self.pixel_std = tuple(config["mean"]), tuple(config["std"])
+        self.explained_at: str | None = None
 
+    def _keep_norm(self, behind: Sequence[str]) -> str:
+        """The place of the norm that is all that stands behind the map, if it fits the map's channels."""
+        layers = [self.network.get_submodule(place) for place in behind]
+        fits = [isinstance(layer, nn.LayerNorm) and layer.normalized_shape == (self.num_features,) for layer in layers]
+        return behind[0] if fits == [True] else ""
+
+    def _averages(self) -> bool:
+        """Whether timm's head is a plain average over positions, which `global_average` computes to the last bit."""
+        example = torch.linspace(-1, 1, self.num_features * 4).reshape(1, -1, 2, 2)
+        if self.options or example.is_meta:
+            return False
+        was = self.network.training
+        try:
+            with torch.no_grad():
+                pooled = head_of(self.network.eval(), example)
+        except (RuntimeError, ValueError, IndexError):
+            return False  # it takes tokens
+        finally:
+            self.network.train(was)
+        expected = example.mean(dim=(2, 3))
+        return pooled.shape == expected.shape and torch.allclose(pooled, expected, atol=1e-5)
+
+    @functools.cached_property
     def names_with_head(self) -> set[str]:
         """Names of the tensors of the whole timm network, with the head that is left out here."""
         with torch.device("meta"):
-            return set(_create(self.name, pretrained=False).state_dict())
+            return set(create_timm(self.name, pretrained=False, options=self.options).state_dict())
+
+    def as_map(self, features: Any) -> Tensor:
+        """The map [B, num_features, H, W] of what timm's `forward_features` gives."""
+        found = self.as_plain_map(features)
+        if not self.norm:
+            return found
+        norm = self.network.get_submodule(self.norm)
+        if isinstance(norm, LayerNorm2d):
+            return norm(found)
+        return norm(found.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    def as_plain_map(self, features: Any) -> Tensor:
+        """The map [B, C, H, W] in what a layer of the network gives; raises UserError when there is none."""
+        return as_map(features, self.network, self.name)
+
+    def pool(self, features: Any) -> Tensor:
+        """The vectors [B, pooled_features] that timm makes of what its `forward_features` gives, dropout included."""
+        if self.averaged:
+            return global_average(self.as_map(features))
+        return self.network.forward_head(features, pre_logits=True)
 
     def features(self, x: Tensor) -> Tensor:
         """`forward` without its explanations of errors."""
-        features = self.network.forward_features(x)
-        if features.ndim == 3:  # tokens of a transformer: [B, prefix + H·W, C]
-            tokens = features[:, getattr(self.network, "num_prefix_tokens", 0) :]
-            side = round(tokens.shape[1] ** 0.5)
-            if side**2 != tokens.shape[1]:
-                raise UserError(f"the tokens of {self.name} form no square map; choose another backbone")
-            return tokens.transpose(1, 2).reshape(len(x), -1, side, side)
-        if features.shape[1] != self.num_features:  # [B, H, W, C]
-            return features.permute(0, 3, 1, 2)
-        return features
+        return self.as_map(self.network.forward_features(x))
+
+    def pooled(self, x: Tensor) -> Tensor:
+        """Pooled features [B, pooled_features], as timm's own classifier of this network sees them.
+
+        Its pooling (average, class token, attention) with the norms and layers behind it, all trained with the rest;
+        of VGG the average of the map alone. Raises UserError as `forward` does.
+        """
+        return self._explained(lambda images: self.pool(self.network.forward_features(images)), x)
 
     def forward(self, x: Tensor, *more: Any) -> Tensor:
         """The feature map; raises UserError for a size or a batch that the network cannot take."""
+        return self._explained(self.features, x, *more)
+
+    def _explained(self, compute: Callable[..., Tensor], x: Tensor, *more: Any) -> Tensor:
         try:
-            return self.features(x, *more)
+            return compute(x, *more)
         except torch.OutOfMemoryError:
             raise
-        except (AssertionError, RuntimeError, ValueError) as error:
+        except (AssertionError, RuntimeError, ValueError, TypeError, IndexError) as error:
             fault = self._fault_of_input(x, str(error))
             if fault is None:
                 raise
@@ -77,14 +149,9 @@ class Backbone(nn.Module):
                 "position, and BatchNorm needs two values. Raise train.batch_size or prepare.image_size"
             )
         try:
-            with torch.device("meta"), torch.no_grad():
-                _create(self.name, pretrained=False).eval().forward_features(torch.empty(1, 3, size, size))
-        except (AssertionError, RuntimeError, ValueError):
-            native = self.network.pretrained_cfg["input_size"][-1]
-            return (
-                f"{self.name} cannot take images of {size} pixels, it was made for {native}: "
-                "change prepare.image_size or the backbone"
-            )
+            shapes(self.name, self.options, size)
+        except UserError as error:
+            return str(error)
         return None
 
 
@@ -99,9 +166,10 @@ def batch_norms(model: nn.Module) -> list[nn.Module]:
 
 
 class PooledNet(nn.Module):
-    """Feature map, global average, dropout, classifier."""
+    """Pooled features, dropout, classifier."""
 
     uses_metadata = False
+    pools_as_timm = True
 
     def __init__(self, backbone: Backbone, classifier: nn.Module, dropout: float):
         super().__init__()
@@ -115,7 +183,7 @@ class PooledNet(nn.Module):
         return self.backbone(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.classifier(self.dropout(global_average(self.feature_map(x))))
+        return self.classifier(self.dropout(self.backbone.pooled(x)))
 
 
 class _OneValueNorm:
@@ -138,83 +206,17 @@ class PooledNorm(_OneValueNorm, nn.BatchNorm2d):
     """BatchNorm over pooled maps [B, C, 1, 1] that takes a batch of one."""
 
 
-def create_timm(name: str, *, pretrained: bool, **options: Any) -> nn.Module:
-    """timm.create_model, for images of any size where timm can, with errors that a person can act on."""
-    plain, _, tag = name.partition(".")
-    if not timm.is_model(plain):
-        near = [found.split(".")[0] for found in timm.list_models(f"*{plain.split('_')[0]}*")][:5]
-        hint = f"; timm has for example {', '.join(near)}" if near else ""
-        raise UserError(
-            f"timm has no backbone {name!r}{hint}. All names: python -c 'import timm; print(timm.list_models())'"
-        )
-    tags = [found.partition(".")[2] for found in timm.list_pretrained(f"{plain}.*")]
-    if tag and tag not in tags:
-        raise UserError(f"timm has no weights {tag!r} of {plain}; it has {', '.join(tags) or 'none'}")
-    if pretrained and not tags:
-        raise UserError(f"timm has no ImageNet weights of {name}: set model.weights to none or to a weight file")
-    try:
-        if pretrained:
-            _require_hub(name)
-        return _create(name, pretrained=pretrained, **options)
-    except Exception as error:  # the hub's client lets errors of the libraries below it through
-        if not pretrained:
-            raise
-        raise UserError(
-            f"the ImageNet weights of {name} could not be downloaded ({_first_line(error)}). Either "
-            "connect to the network (they come from the Hugging Face hub and are kept in its cache), or set "
-            "model.weights to none or to the path of a weight file"
-        ) from error
-
-
-def _require_paths(name: str) -> None:
-    """Raise UserError for an unknown network, and for one without residual paths to drop."""
+def _require_paths(name: str, options: Mapping[str, Any] | None) -> None:
+    """Raise UserError for an unknown network, one without residual paths to drop, and a rate that is given twice."""
+    if "drop_path_rate" in (options or {}):
+        raise UserError("drop_path and model.timm.options.drop_path_rate are one thing: give one of them")
     try:
         with torch.device("meta"):
-            create_timm(name, pretrained=False, drop_path_rate=0.1)
+            create_timm(name, pretrained=False, options=options, drop_path_rate=0.1)
     except TypeError as error:
         raise UserError(
             f"drop_path: timm's {name} cannot drop paths; set drop_path to 0 or take another backbone"
         ) from error
-
-
-def _require_hub(name: str) -> None:
-    """Raise OSError when weights are neither in the cache nor available: the hub's own client tries for a minute."""
-    config = timm.get_pretrained_cfg(name)
-    place = config.hf_hub_id or ""
-    place += f"{config.architecture}.{config.tag}" if place.endswith("/") else ""
-    names = ("model.safetensors", "pytorch_model.bin")
-    if not place or constants.HF_HUB_OFFLINE or any(try_to_load_from_cache(place, file) for file in names):
-        return
-    try:
-        requests.head(constants.ENDPOINT, timeout=10)
-    except requests.exceptions.SSLError:
-        pass  # it is there; the client has its own certificates
-    except (requests.ConnectionError, requests.Timeout) as error:
-        raise OSError(f"no answer from {constants.ENDPOINT}") from error
-
-
-def _create(name: str, **options: Any) -> nn.Module:
-    try:  # a vision transformer takes one size by default; other networks do not know these arguments
-        return timm.create_model(name, dynamic_img_size=True, dynamic_img_pad=True, **options)
-    except TypeError:
-        return timm.create_model(name, **options)
-
-
-def _drop_head(network: nn.Module) -> None:
-    """Remove timm's layers behind the feature map (119 M weights of VGG, ConvNeXt's norm).
-
-    It would learn nothing, and processes that average gradients would wait for it.
-    """
-    behind = ["pre_logits", "head"]
-    if not isinstance(network, EfficientNet):  # whose conv_head makes the feature map
-        behind.append("conv_head")
-    for name in behind:
-        if isinstance(getattr(network, name, None), nn.Module):
-            setattr(network, name, nn.Identity())
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def global_average(features: Tensor) -> Tensor:

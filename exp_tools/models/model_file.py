@@ -5,9 +5,10 @@ equal models must have equal bytes.
 """
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -91,10 +92,37 @@ def read_facts(path: Path) -> ModelFacts:
         raise UserError(
             f"{path} holds weights only, not a model of this project: its header has no {HEADER_KEY!r} entry"
         )
-    content = json.loads(metadata[HEADER_KEY])
+    content = _parsed(path, metadata[HEADER_KEY])
     unknown = set(content) - {entry.name for entry in fields(ModelFacts)}
     if content.get("format") != FORMAT or unknown:
         raise UserError(
             f"{path} is of format {content.get('format')}, this version reads format {FORMAT}: train it again"
         )
+    wrong = [entry.name for entry in fields(ModelFacts) if not _fits(entry, content)]
+    if wrong:
+        raise UserError(
+            f"{path}: its header has no usable {', '.join(wrong)}, so the file is incomplete or was changed; write it "
+            "again with `dvc repro` or fetch it with `dvc pull`"
+        )
     return ModelFacts(**content)
+
+
+def _parsed(path: Path, text: str) -> dict[str, Any]:
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: its header is not valid JSON ({error}); fetch the file again") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: its header holds {type(content).__name__} and no named facts; fetch the file again")
+    return content
+
+
+def _fits(entry: Field, content: dict[str, Any]) -> bool:
+    """Whether a fact is there, or may be left out, and is of its type: text, number, list or dict."""
+    if entry.name not in content:
+        return entry.default is not MISSING or entry.default_factory is not MISSING
+    value, kind = content[entry.name], entry.type
+    if entry.name == "preprocessing":
+        return isinstance(value, dict) and {"image_size", "resize"} <= value.keys()
+    kinds = get_args(kind) if get_origin(kind) is UnionType else (kind,)
+    return isinstance(value, tuple(get_origin(one) or one for one in kinds))

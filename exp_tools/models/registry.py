@@ -140,11 +140,26 @@ def _builder(name: str) -> Callable[..., nn.Module]:
 def load_model(path: Path) -> tuple[nn.Module, ModelFacts]:
     """Build the network a model file describes, with its weights, in evaluation mode, on the CPU."""
     facts = read_facts(path)
+    known = inspect.signature(_builder(facts.architecture)).parameters
+    if unknown := [knob for knob in facts.knobs if knob not in known]:
+        raise UserError(
+            f"{path}: {facts.architecture} has no knob {unknown[0]!r}{did_you_mean(unknown[0], known)}: "
+            "train it again, or use the version that wrote it"
+        )
     model = build_model(facts.architecture, facts.knobs, len(facts.classes))
     try:
         load_tensors(model, path)
     except (RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
         raise UserError(
-            f"{path}: its weights do not fit the architecture {facts.architecture} it names: {error}"
+            f"{path}: its weights do not fit the architecture {facts.architecture} it names: {reason[:400]}; it may be "
+            "of an earlier version: train it again"
         ) from error
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    broken = [name for name, tensor in tensors.items() if "mask" not in name and not torch.isfinite(tensor).all()]
+    if broken:
+        raise UserError(
+            f"{path}: {len(broken)} of its tensors are NaN or infinite ({broken[0]}, …), so it predicts nothing: "
+            "train it again with a lower train.lr, or fetch the file again"
+        )
     return model.eval(), facts

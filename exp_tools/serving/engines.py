@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from exp_tools.explain.maps import attention_map, grad_cam, methods_of
+from exp_tools.explain.maps import attention_map, grad_cam, methods_of, positions
 from exp_tools.explain.overlay import upsample
 from exp_tools.models.model_file import ModelFacts
 from exp_tools.models.normalize import network_inputs
@@ -46,7 +46,8 @@ class TorchEngine:
         network, self.facts = load_model(model)
         self.network = network.to(device, memory_format=torch.channels_last).requires_grad_(False)
         self.device = device
-        self.explanations = methods_of(network, "auto")
+        size = self.facts.preprocessing["image_size"]
+        self.explanations = methods_of(network, "auto") if positions(network, size) > 1 else []
 
     def logits(self, pixels: NDArray[np.uint8], metadata: NDArray[np.float32]) -> NDArray[np.float32]:
         with torch.inference_mode():

@@ -16,7 +16,7 @@ from safetensors.torch import save, save_file
 from torch import nn
 
 from exp_tools.errors import UserError
-from exp_tools.models import backbone as backbones
+from exp_tools.models import timm_networks
 from exp_tools.models.pretrained import load_weights, summarise_names
 from exp_tools.models.registry import build_model
 
@@ -65,8 +65,8 @@ def pretrained_files(monkeypatch, tmp_path):
             options["pretrained_cfg_overlay"] = {"file": str(path)}
         return create(name, pretrained=pretrained, **options)
 
-    monkeypatch.setattr(backbones.timm, "create_model", from_file)
-    monkeypatch.setattr(backbones, "_require_hub", lambda name: None)
+    monkeypatch.setattr(timm_networks.timm, "create_model", from_file)
+    monkeypatch.setattr(timm_networks, "_require_weights", lambda name: None)
 
 
 @pytest.mark.parametrize(("name", "knobs"), ARCHITECTURES)
@@ -211,7 +211,7 @@ def test_all_but_a_head_of_another_size_is_loaded(tmp_path, ending):
     else:
         save_file(old.state_dict(), path)
     head = new.classifier.weight.clone()
-    assert load_weights(new, path) == ["classifier.weight", "classifier.bias"]
+    assert load_weights(new, path).new == ["classifier.weight", "classifier.bias"]
     assert torch.equal(new.classifier.weight, head)
     assert_backbone_is(new.backbone, old.backbone.state_dict())
 
@@ -225,14 +225,14 @@ def test_the_own_file_of_another_class_count_loads_all_but_the_last_layer(tmp_pa
             parameter.add_(1.0)
     save_file(old.state_dict(), tmp_path / "w.safetensors")
     last = list(new.state_dict())[-2:]
-    assert load_weights(new, tmp_path / "w.safetensors") == last
+    assert load_weights(new, tmp_path / "w.safetensors").new == last
     for key, tensor in new.state_dict().items():
         assert (key in last) != torch.equal(tensor, old.state_dict()[key]), key
 
 
 def test_the_same_class_count_leaves_nothing_out(tmp_path):
     save_file(build_model("timm", TINY, 3).state_dict(), tmp_path / "w.safetensors")
-    assert load_weights(build_model("timm", TINY, 3), tmp_path / "w.safetensors") == []
+    assert load_weights(build_model("timm", TINY, 3), tmp_path / "w.safetensors").new == []
 
 
 @pytest.mark.parametrize(("name", "knobs"), [entry for entry in ARCHITECTURES if "emas" not in entry])
@@ -253,7 +253,7 @@ def test_emas_takes_the_file_of_either_backbone(tmp_path, part, other):
     torch.save(weights, tmp_path / "timm.pth")
     kept = model.backbone[other].network.conv_stem.weight.clone()
     count = len(model.backbone[other].state_dict())
-    random = load_weights(model, tmp_path / "timm.pth")
+    random = summarise_names(load_weights(model, tmp_path / "timm.pth").new)
     assert random[0] == f"backbone.{other} ({count} tensors)"
     assert "excite.fc1.weight" in random
     assert not any(line.startswith(f"backbone.{part}") for line in random)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -160,8 +161,8 @@ def test_a_size_that_does_not_fit_is_said(backbone, size, message):
 def test_tokens_that_are_no_map_are_said():
     model = build_model("timm", {"backbone": "test_vit"}, 2).eval()
     model.backbone.network.forward_features = lambda x: torch.zeros(len(x), 1 + 15, 64)
-    with pytest.raises(UserError, match="tokens of test_vit form no square map"):
-        model(torch.randn(1, 3, 64, 64))
+    with pytest.raises(UserError, match="features of test_vit form no square map"):
+        model.feature_map(torch.randn(1, 3, 64, 64))
 
 
 def test_a_batch_that_is_too_small_for_batchnorm_is_said():
@@ -199,7 +200,7 @@ def test_vocabulary_sizes_go_to_the_builder_that_takes_them():
 def test_unknown_names_get_a_suggestion():
     with pytest.raises(UserError, match="did you mean 'soft_attention'"):
         build_model("softattention", {}, 7)
-    with pytest.raises(UserError, match=r"timm has no backbone 'resnet1'.*for example"):
+    with pytest.raises(UserError, match=r"timm has no backbone 'resnet1'.*did you mean"):
         build_model("timm", {"backbone": "resnet1"}, 7)
     with pytest.raises(UserError, match=r"no weights 'mine' of resnet18; it has .*a1_in1k"):
         build_model("timm", {"backbone": "resnet18.mine"}, 7)
@@ -262,6 +263,48 @@ def test_a_file_that_is_no_model_of_ours_is_refused(tmp_path, facts):
         read_facts(tmp_path / "new.safetensors")
     save_model(tmp_path / "m.safetensors", build_model("timm", TINY, 4), facts)
     with pytest.raises(UserError, match="do not fit the architecture"):
+        load_model(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda header: header.pop("classes"), "its header has no usable classes, so the file is incomplete"),
+        (lambda header: header.update(knobs=[1]), "its header has no usable knobs"),
+        (lambda header: header["preprocessing"].pop("image_size"), "its header has no usable preprocessing"),
+        (lambda header: header["knobs"].update(dropuot=0), r"timm has no knob 'dropuot' \(did you mean 'dropout'\?\)"),
+        (lambda header: header.update(architecture="tim"), r"there is no architecture 'tim'.*did you mean 'timm'"),
+    ],
+)
+def test_a_header_that_is_wrong_is_one_line(tmp_path, facts, change, message):
+    path = tmp_path / "m.safetensors"
+    model = build_model("timm", TINY, 3)
+    header = json.loads(json.dumps(asdict(facts)))
+    change(header)
+    save_file(model.state_dict(), path, metadata={model_file.HEADER_KEY: json.dumps(header)})
+    with pytest.raises(UserError, match=message) as caught:
+        load_model(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("header", "message"), [("{", "is not valid JSON"), ("[]", "holds list and no named facts")])
+def test_a_header_that_is_no_json_is_one_line(tmp_path, header, message):
+    save_file({"a": torch.zeros(2)}, tmp_path / "m.safetensors", metadata={model_file.HEADER_KEY: header})
+    with pytest.raises(UserError, match=message):
+        read_facts(tmp_path / "m.safetensors")
+
+
+def test_weights_that_are_not_finite_or_missing_are_one_line(tmp_path, facts):
+    model = build_model("timm", TINY, 3)
+    model.classifier.bias.data[1] = float("nan")
+    save_model(tmp_path / "m.safetensors", model, facts)
+    with pytest.raises(UserError, match=r"1 of its tensors are NaN or infinite \(classifier.bias, …\)"):
+        load_model(tmp_path / "m.safetensors")
+    state = model.state_dict()
+    del state["classifier.bias"]
+    header = {model_file.HEADER_KEY: json.dumps(asdict(facts))}
+    save_file(state, tmp_path / "m.safetensors", metadata=header)
+    with pytest.raises(UserError, match=r"do not fit the architecture timm it names: .*classifier.bias[^\n]*train it"):
         load_model(tmp_path / "m.safetensors")
 
 

@@ -24,7 +24,7 @@ def efficientnet_v2(
     """EfficientNetV2 S, M or L with a head of three layers (Tan & Le 2021)."""
     backbone = Backbone(f"tf_efficientnetv2_{size}", pretrained=pretrained, drop_path=drop_path)
     make = deep_head if head == "deep" else linear_head
-    return PooledNet(backbone, make(backbone.num_features, num_classes, dropout), dropout)
+    return PooledNet(backbone, make(backbone.pooled_features, num_classes, dropout), dropout)
 
 
 def linear_head(channels: int, num_classes: int, dropout: float) -> nn.Module:

@@ -76,7 +76,7 @@ class EmasNet(nn.Module):
 @register
 def emas(num_classes: int, *, output_stride: int = 32, dropout: float = 0.3, pretrained: bool = False) -> nn.Module:
     """MobileNetV2 x EfficientNet-B0 with ASPP and squeeze-and-excitation (E-MAS)."""
-    options = {"pretrained": pretrained, "output_stride": output_stride}
+    options = {"pretrained": pretrained, "head": False, "output_stride": output_stride}
     parts = {
         "mobilenet": Backbone("mobilenetv2_100", **options),
         "efficientnet": Backbone("efficientnet_b0", **options),

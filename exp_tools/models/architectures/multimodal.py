@@ -3,10 +3,12 @@
 The backbone may be any of timm's; without metadata the same network is the control that shows what they are worth.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from exp_tools.models.backbone import Backbone, global_average
+from exp_tools.models.backbone import Backbone
 from exp_tools.models.registry import register
 
 METADATA_FEATURES = 128
@@ -48,13 +50,15 @@ class MultimodalNet(nn.Module):
     With `metadata=None` the first layer of the classifier takes the image features alone and all else is the same.
     """
 
+    pools_as_timm = True
+
     def __init__(self, backbone: Backbone, metadata: MetadataBranch | None, num_classes: int, dropout: float):
         super().__init__()
         self.backbone, self.metadata = backbone, metadata
         self.pixel_mean, self.pixel_std = backbone.pixel_mean, backbone.pixel_std
         self.uses_metadata = metadata is not None
         self.classifier = nn.Sequential(
-            nn.Linear(backbone.num_features + (METADATA_FEATURES if self.uses_metadata else 0), 512),
+            nn.Linear(backbone.pooled_features + (METADATA_FEATURES if self.uses_metadata else 0), 512),
             nn.ReLU(inplace=True),
             nn.Dropout(dropout),
             nn.Linear(512, 128),
@@ -70,7 +74,7 @@ class MultimodalNet(nn.Module):
         self, x: Tensor, metadata: Tensor | None = None, partners: Tensor | None = None, kept: Tensor | None = None
     ) -> Tensor:
         """Logits; `metadata` float [B, 3] is needed exactly where `uses_metadata` is set, the rest under mixup only."""
-        features = global_average(self.feature_map(x))
+        features = self.backbone.pooled(x)
         if self.metadata is not None:
             features = torch.cat([features, self.metadata(metadata, partners, kept)], dim=1)
         return self.classifier(features)
@@ -87,9 +91,10 @@ def multimodal(
     dropout: float = 0.3,
     sexes: int = 3,
     localizations: int = 15,
+    options: dict[str, Any] | None = None,
     pretrained: bool = False,
 ) -> nn.Module:
     """Image with age, sex and localization, joined before the classifier."""
     metadata = MetadataBranch(sexes, localizations, metadata_dropout) if enabled else None
-    features = Backbone(backbone, pretrained=pretrained, drop_path=drop_path)
+    features = Backbone(backbone, pretrained=pretrained, drop_path=drop_path, options=options)
     return MultimodalNet(features, metadata, num_classes, dropout)

@@ -4,6 +4,7 @@ Datta, Shaikh, Srihari, Gao: Soft-Attention Improves Skin Cancer Classification 
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from timm.models import VGG, ResNet
@@ -110,15 +111,16 @@ class CutBackbone(Backbone):
     one does.
     """
 
-    def __init__(self, name: str, *, pretrained: bool = False, drop_path: float = 0.0):
-        super().__init__(name, pretrained=pretrained, drop_path=drop_path)
+    def __init__(self, name: str, **options: Any):
+        super().__init__(name, **options)
         network = self.network
         if isinstance(network, VGG):
             pools = [place for place, layer in enumerate(network.features) if isinstance(layer, nn.MaxPool2d)]
             self.cut = pools[-2]
-        elif not isinstance(network, ResNet) or network.layer4[0].downsample is None:
+        elif not _has_plain_stage(network):
+            why = "has other layers than plain convolutions at the cut" if isinstance(network, ResNet) else "is neither"
             raise UserError(
-                f"model.soft_attention.place inner is for VGG and ResNet backbones, and {name} is neither; "
+                f"model.soft_attention.place inner is for VGG and ResNet backbones, and {name} {why}; "
                 "use place last, which fits any backbone"
             )
         parent, name_there = self._readers()[0]
@@ -156,6 +158,14 @@ class CutBackbone(Backbone):
         block = network.layer4[0]
         shortcut = next(name for name, layer in block.downsample.named_children() if isinstance(layer, nn.Conv2d))
         return [(block, "conv1"), (block.downsample, shortcut)]
+
+
+def _has_plain_stage(network: nn.Module) -> bool:
+    """Whether the last stage of a ResNet begins with two convolutions that can be widened, of block and shortcut."""
+    block = network.layer4[0] if isinstance(network, ResNet) else None
+    if block is None or block.downsample is None or not isinstance(block.conv1, nn.Conv2d):
+        return False
+    return any(isinstance(layer, nn.Conv2d) for layer in block.downsample.children())
 
 
 class WidenedConv2d(nn.Conv2d):
@@ -197,12 +207,13 @@ def soft_attention(
     kernel_size: int = 3,
     concat: bool = True,
     dropout: float = 0.5,
+    options: dict[str, Any] | None = None,
     pretrained: bool = False,
 ) -> nn.Module:
     """CNN with soft attention on its last feature map, or before its last stage (Datta et al. 2021)."""
     make = CutBackbone if place == "inner" else Backbone
     return SoftAttentionNet(
-        make(backbone, pretrained=pretrained, drop_path=drop_path),
+        make(backbone, pretrained=pretrained, drop_path=drop_path, head=False, options=options),
         num_classes,
         enabled=enabled,
         heads=heads,

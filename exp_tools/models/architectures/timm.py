@@ -3,6 +3,8 @@
 Wightman, PyTorch Image Models, https://github.com/huggingface/pytorch-image-models.
 """
 
+from typing import Any
+
 from torch import nn
 
 from exp_tools.models.backbone import Backbone, PooledNet
@@ -16,8 +18,9 @@ def timm(
     backbone: str = "resnet50",
     drop_path: float = 0.0,
     dropout: float = 0.0,
+    options: dict[str, Any] | None = None,
     pretrained: bool = False,
 ) -> nn.Module:
     """Any timm backbone with one linear layer, the baseline."""
-    features = Backbone(backbone, pretrained=pretrained, drop_path=drop_path)
-    return PooledNet(features, nn.Linear(features.num_features, num_classes), dropout)
+    features = Backbone(backbone, pretrained=pretrained, drop_path=drop_path, options=options)
+    return PooledNet(features, nn.Linear(features.pooled_features, num_classes), dropout)
