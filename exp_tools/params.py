@@ -19,6 +19,7 @@ from exp_tools.param_types import (
     Columns,
     Filter,
     Licences,
+    ModelParams,
     NotNegative,
     Number,
     Off,
@@ -124,59 +125,6 @@ class SplitParams(Section):
         if "dx" not in self.stratify:
             raise ValueError(f"stratify {self.stratify} lacks dx; a split always keeps the classes' proportions")
         return self
-
-
-class SoftAttentionParams(Section):
-    backbone: str
-    drop_path: Probability
-    place: Literal["last", "inner"]
-    enabled: bool
-    heads: Annotated[int, Field(ge=1, le=256)]
-    kernel_size: Literal[1, 3, 5, 7]
-    concat: bool
-    dropout: Probability
-
-
-class TimmParams(Section):
-    backbone: str
-    drop_path: Probability
-    dropout: Probability
-    options: dict[str, Any] | None
-
-
-class EmasParams(Section):
-    output_stride: Literal[16, 32]
-    dropout: Probability
-
-
-class EfficientNetV2Params(Section):
-    size: Literal["s", "m", "l"]
-    drop_path: Probability
-    head: Literal["deep", "linear"]
-    dropout: Probability
-
-
-class MultimodalParams(Section):
-    backbone: str
-    drop_path: Probability
-    enabled: bool
-    metadata_dropout: Probability
-    dropout: Probability
-
-
-class ModelParams(Section):
-    name: Literal["soft_attention", "emas", "efficientnet_v2", "multimodal", "timm"]
-    weights: str
-    soft_attention: SoftAttentionParams
-    emas: EmasParams
-    efficientnet_v2: EfficientNetV2Params
-    multimodal: MultimodalParams
-    timm: TimmParams
-
-    @property
-    def architecture(self) -> dict[str, Any]:
-        """The knobs of the architecture in use."""
-        return getattr(self, self.name).model_dump()
 
 
 class AugmentParams(Section):
