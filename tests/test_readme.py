@@ -40,7 +40,10 @@ def test_every_command_runs_as_written(project):
     for command in ran:
         if " -S " in command:  # the reader's values are kept, the size of the test's run too
             command += _keep_it_small(command)
-        shown[command] = project.run("bash", "-c", command).stdout
+        done = project.run("bash", "-c", command, check="--explain" not in command)
+        # At the test's 32 pixels the last map has one position, of which no heat map is drawn.
+        assert done.returncode == 0 or "single position" in done.stderr, done.stderr
+        shown[command] = done.stdout
     assert "macro_auc" in shown["dvc metrics diff HEAD timm"]
 
     table = project.run("dvc", "exp", "show", "--csv", "--only-changed").stdout

@@ -133,13 +133,11 @@ class Predictor:
         pixels = self.prepare(image)
         wrong = [kind for kind in explain if kind not in self.explanations]
         if wrong:
-            other = ", ".join(self.explanations)
-            raise UserError(
-                f"this model has no {wrong[0]} map; it has {other}"
-                if other
-                else "this model has no map: at its image size the network's last map has a single position, which "
-                "says nothing of where. Ask for no explanation, or train with a larger prepare.image_size"
+            other = ", ".join(self.explanations) or (
+                "none: an exported model has no maps, and neither has one whose last map is a single position, which "
+                "says nothing of where (train with a larger prepare.image_size)"
             )
+            raise UserError(f"this model has no {wrong[0]} map; it has {other}")
         prediction = self.predict_pixels(pixels[None], [patient])[0]
         if not explain:
             return prediction
