@@ -8,6 +8,10 @@ PYTHONS := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11 py
 # DVC runs the stages' `python` from PATH: it must be the environment's, whether that is activated or not.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
+# Before anything in .venv goes: whether it is an environment at all.
+OWN_VENV = if test -d .venv && test -n "$$(ls -A .venv)" && ! test -e .venv/pyvenv.cfg && ! test -e .venv/.installing; \
+	then echo "The folder .venv is no environment of Python, and what is in it may be yours: move it away" >&2; exit 1; fi
+
 # An upgrade of the system's Python (Homebrew's, say) can leave the environment without one: then it is made again.
 ifneq ($(shell .venv/bin/python -c 'print("works")' 2>/dev/null),works)
 .PHONY: $(STAMP)
@@ -22,7 +26,7 @@ help: ## this list
 install: $(STAMP) ## the environment in .venv, with the exact versions of requirements.lock (PYTHON=... chooses a Python)
 
 repro: repository $(STAMP) ## run what changed of the pipeline; the first time all of it, on the embedded sample data
-	@$(RUN) exp_tools.cli data check >/dev/null 2>&1 || $(RUN) exp_tools.cli data check || true
+	@said="$$($(RUN) exp_tools.cli data check 2>&1)"; status=$$?; test $$status = 0 || echo "$$said"; test $$status != 3
 	@$(RUN) dvc repro
 	@echo
 	@echo "Scores: metrics/evaluate.json   Figures: plots/   Model: models/model.safetensors"
@@ -56,13 +60,16 @@ lock: ## rewrite requirements.lock from pyproject.toml, with uv (LOCK_ARGS=--upg
 		--no-emit-index-url --no-emit-find-links $(LOCK_ARGS) pyproject.toml -o requirements.lock
 
 clean: ## remove the environment and caches of tools (never data, models or results)
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis *.egg-info
+	@$(OWN_VENV)
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis skin_lesion_experiments.egg-info
 
 # `.venv/.installing` lives from the first to the last step, so that an installation that was interrupted is started
 # afresh. The stamp keeps its time of birth: an edit made meanwhile is newer and installs again.
 $(STAMP): pyproject.toml requirements.lock
 	@rm -f $@
+	@$(OWN_VENV)
 	@if test -d .venv && { test -e .venv/.installing || ! .venv/bin/python -c '' 2>/dev/null; }; then \
+		test ! -L .venv || { echo ".venv is a link to an environment that does not work: rm .venv" >&2; exit 1; }; \
 		echo "The environment in .venv is incomplete or its Python is gone: installing afresh."; \
 		find .venv/ -mindepth 1 -maxdepth 1 ! -name .installing -exec rm -rf {} +; \
 	fi

@@ -22,7 +22,7 @@ from exp_tools.system import cores
 
 MEDIUM = Magnitudes(**PRESETS["medium"])
 HAM10000 = 10_015
-DUPLICATES_SECONDS = 120
+DUPLICATES_SECONDS = 240
 
 
 def plain_augmentation() -> v2.Compose:

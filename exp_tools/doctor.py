@@ -1,6 +1,5 @@
 """What this machine and this project have, what is missing, and how to get it; without the network."""
 
-import dataclasses
 import importlib.metadata
 import os
 import platform
@@ -12,11 +11,10 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from exp_tools.errors import UserError
-from exp_tools.project import RAW
+from exp_tools.project import users_path
 from exp_tools.taxonomy import is_drawn
 
 INSTALL = "make install"
-LINK_AGAIN = "dvc repro -f -s download, then dvc repro"
 GIB = 2**30
 AUTO_GPU = {"cuda": "fp16", "mps": "fp32"}
 """The choice of `train.precision: auto` on a GPU that does not compute in bf16."""
@@ -252,12 +250,19 @@ def check_data(root: Path) -> Check:
             return Check("data", "ok", "the embedded sample set")
         remedy = "unpack a copy and name its folder: -S data.dir=FOLDER, or in params.yaml"
         return Check("data", "missing", f"data.source is {data.source}, and data.dir names no folder", remedy)
-    folder = root / data.dir
+    folder = users_path(data.dir, root)
     if not folder.is_dir():
         remedy = "set data.dir to the folder of your unpacked copy (relative to the project's root), or to null"
         return Check("data", "missing", f"data.dir: no folder {folder}", remedy)
     if not any(folder.iterdir()):
         return Check("data", "missing", f"data.dir: the folder {folder} is empty", "unpack the data set there")
+    from exp_tools.data_check import LINK_AGAIN, changes_of_data, dead_links, strays
+
+    if dead := dead_links(root):
+        said, _, remedy = dead[0].partition(". ")
+        return Check("data", "missing", said, remedy)
+    if lost := strays(root):
+        return Check("data", "warn", f"{lost[0]} is not the pipeline's, and DVC will delete it", f"mv {lost[0]} .")
     try:
         added, gone = changes_of_data(root)
     except UserError as error:
@@ -266,25 +271,6 @@ def check_data(root: Path) -> Check:
         detail = f"{folder} has {len(added):,} new files since `download`, and {len(gone):,} less; DVC cannot see that"
         return Check("data", "warn", detail, LINK_AGAIN)
     return Check("data", "ok", f"{data.source} from {folder}")
-
-
-def changes_of_data(root: Path) -> tuple[list[str], list[str]]:
-    """Files that were added to the user's folder since the stage `download`, and those that are gone.
-
-    Raises
-    ------
-    UserError : the parameters or the folder are wrong
-    """
-    from exp_tools.data.acquire.link import folder_changes
-    from exp_tools.data.sources.registry import SourceOptions
-    from exp_tools.params import PARAMS_FILE, load_params
-    from exp_tools.system import io_processes
-
-    params = load_params(root / PARAMS_FILE)
-    data = params.data.model_dump()
-    wanted = SourceOptions(**{field.name: data[field.name] for field in dataclasses.fields(SourceOptions)})
-    processes = io_processes(params.machine)
-    return folder_changes(params.data.source, wanted, root / RAW, root=root, processes=processes)
 
 
 def check_pipeline(root: Path) -> list[Check]:

@@ -1,33 +1,107 @@
-"""File helpers: atomic writes, links without copies, hashes."""
+"""File helpers: atomic writes, temporaries that killed runs leave, links without copies, hashes."""
 
 import contextlib
 import hashlib
 import json
 import math
 import os
+import platform
+import re
 import shutil
 import sys
+import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from tqdm import tqdm
 
-from exp_tools.errors import UserError
+from exp_tools.errors import UserError, disk_fault
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MAKER = f"{re.sub(r'[^A-Za-z0-9]', '', platform.node())[:32]}-{os.getpid()}"
+"""This machine and process, in the names of temporaries."""
+_DAY = 86_400
+MARK = {"Software": "exp-tools"}
+"""Text in PNG files that this project draws; a command replaces no other."""
 
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary path next to `path`; rename it to `path` on success, remove it on any error."""
+    """Yield a temporary path next to `path`; rename it to `path` on success, remove it on any error.
+
+    Temporaries of the same file that killed processes left are removed first. A full or read-only disk is a UserError.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{MAKER}.tmp")
     try:
-        yield temporary
-        os.replace(temporary, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path.parent, path.name)
+        try:
+            yield temporary
+            os.replace(temporary, path)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+    except Exception as error:
+        of_others = {getattr(error, "filename", None)} - {None, *map(str, (temporary, path, path.parent))}
+        fault = None if of_others else disk_fault(error, path, "could not be written")
+        if fault is None:
+            raise
+        raise fault from error
+
+
+@contextlib.contextmanager
+def scratch_folder(parent: Path | None = None, name: str = "exp-tools") -> Iterator[Path]:
+    """An empty folder in `parent` (default: the system's place for such), removed at the end.
+
+    Those of the same name that killed processes left are removed first.
+    """
+    parent = Path(parent or tempfile.gettempdir())
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(parent, name)
+        folder = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=f".{MAKER}.tmp", dir=parent))
+    except OSError as error:
+        raise (disk_fault(error, parent, "cannot be written to") or error) from error
+    try:
+        yield folder
     finally:
-        temporary.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path, name: str) -> None:
+    """Remove temporaries of `atomic_write` and `scratch_folder` whose process is gone: of killed runs.
+
+    Only what has the whole name that we give goes. Of another machine (a shared disk) nobody can tell what runs there:
+    its temporaries go when they are older than a day.
+    """
+    pattern = re.compile(rf"\.{re.escape(name)}\.(\w+\.)?((?P<machine>[A-Za-z0-9]*)-)?(?P<process>\d+)\.tmp")
+    for entry in os.scandir(folder):
+        found = pattern.fullmatch(entry.name)
+        if not found or _at_work(found["machine"], int(found["process"]), entry.stat(follow_symlinks=False).st_mtime):
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                os.unlink(entry.path)
+
+
+def _at_work(machine: str | None, process: int, changed: float) -> bool:
+    """Whether a temporary's maker may still be there; a process that started later has only got its number."""
+    import psutil  # here, since there is hardly ever a leftover
+
+    if machine not in (None, MAKER.rpartition("-")[0]):
+        return time.time() - changed < _DAY
+    try:
+        return psutil.Process(process).create_time() <= changed
+    except psutil.NoSuchProcess:
+        return False
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -41,6 +115,17 @@ def write_csv(path: Path, table: pd.DataFrame) -> None:
     """Write a table without its index, with "\\n" line ends on every platform."""
     with atomic_write(path) as temporary:
         table.to_csv(temporary, index=False, lineterminator="\n", encoding="utf-8")
+
+
+def write_png(path: Path, picture: "Image") -> None:
+    """Write a picture of Pillow's as PNG, with MARK."""
+    from PIL.PngImagePlugin import PngInfo
+
+    about = PngInfo()
+    for key, text in MARK.items():
+        about.add_text(key, text)
+    with atomic_write(path) as temporary:
+        picture.save(temporary, format="PNG", pnginfo=about)
 
 
 def plain(value: Any) -> Any:

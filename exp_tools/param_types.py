@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 Column = Literal["image_id", "lesion_id", "dx", "dx_type", "age", "sex", "localization", "source", "split", "group"]
 """The columns of a table of images that mean something here."""
@@ -70,6 +70,14 @@ def _as_text(value: Any) -> Any:
     return value if value is None or isinstance(value, str) else str(value)
 
 
+def _without_repeats(names: list[str]) -> list[str]:
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{', '.join(repeated)} is named twice; name each once")
+    return names
+
+
+Attributes = Annotated[list[str], Field(min_length=1), AfterValidator(_without_repeats)]
+"""Names of columns of the label table; those of a user's table are checked where the labels are read."""
 Words = str | list[str]
 Columns = Annotated[dict[Column, Words], BeforeValidator(_as_text)]
 Classes = Annotated[dict[str, Annotated[str, Field(min_length=1)] | None], BeforeValidator(_as_text)]

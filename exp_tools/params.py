@@ -10,9 +10,10 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from exp_tools.errors import UserError
+from exp_tools.errors import UserError, require_readable
 from exp_tools.param_errors import explain_errors
 from exp_tools.param_types import (
+    Attributes,
     Auto,
     Classes,
     Columns,
@@ -86,10 +87,13 @@ class OnProblemParams(Section):
     empty_image: StopSkip
     not_an_image: StopSkip
     damaged_image: StopSkip
+    unreadable_image: StopSkip
     too_many_pixels: StopSkip
+    bad_shape: StopSkip
     wrong_ending: StopSkipFix
     other_pixels: StopSkipFix
     exif_rotation: StopSkipFix
+    several_frames: StopSkipFix
     unexpected_count: StopNote
 
 
@@ -105,11 +109,11 @@ class PrepareParams(Section):
 
 class SplitParams(Section):
     seed: Seed
-    scheme: Literal["auto", "holdout", "kfold", "official", "paper", "column"]
+    scheme: Literal["auto", "holdout", "kfold", "official", "paper", "column", "image"]
     fractions: Annotated[list[Positive], Field(min_length=3, max_length=3)]
     folds: Annotated[int, Field(ge=3, le=50)]
     fold: Annotated[int, Field(ge=0)]
-    stratify: Annotated[list[Literal["dx", "source", "sex"]], Field(min_length=1)]
+    stratify: Attributes
 
     @model_validator(mode="after")
     def _consistent(self) -> "SplitParams":
@@ -256,6 +260,7 @@ class EvaluateParams(Section):
     tta: Literal["none", "flips", "dihedral"]
     costs: Costs | None
     prevalence: dict[str, Annotated[float, Field(gt=0, lt=1)]] | None
+    subgroups: Attributes
     figures: Literal["png", "svg", "pdf"]
     resamples: Annotated[int, Field(ge=100, le=100_000)]
     seed: Seed
@@ -302,8 +307,11 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
     """
     if not path.is_file():
         raise UserError(f"{path} is not here ({Path.cwd()}): run from the project's root folder")
+    require_readable(path)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text ({error}): save it as UTF-8") from error
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {error}") from error
     return parse_params(content, str(path))

@@ -3,6 +3,9 @@
 import os
 from pathlib import Path
 
+VERDICTS = Path("verdicts/duplicates.csv")
+"""What people said of pairs of images; it is in Git."""
+
 RAW = Path("data/raw")
 LABELS = Path("data/prepared/labels.csv")
 IMAGES = Path("data/prepared/images.npy")
@@ -19,9 +22,6 @@ NETWORK = Path("models/network.safetensors")
 VALIDATION = Path("data/validation.csv")
 MODEL = Path("models/model.safetensors")
 PREDICTIONS = Path("data/predictions.csv")
-FILLED = (RAW, EXTERNAL_RAW, LABELS.parent, EXTERNAL_LABELS.parent)
-"""Folders of outputs, in which a user's own images have no place."""
-
 DATA_METRICS = Path("metrics/data.json")
 EXTERNAL_METRICS = Path("metrics/external.json")
 SPLIT_METRICS = Path("metrics/split.json")
@@ -38,6 +38,16 @@ FIGURES = Path("plots/figures")
 EXPLAIN_FIGURES = Path("plots/explain")
 DATA_FIGURES = Path("plots/data")
 
+OUTPUT_FOLDERS = (RAW, EXTERNAL_RAW, TRAIN_METRICS, CURVES, FIGURES, EXPLAIN_FIGURES, DATA_FIGURES)
+"""Folders with nothing but outputs, all of which DVC or a stage removes before it makes them again."""
+OUTPUT_FILES = (
+    *(LABELS, IMAGES, MASKS, PREPROCESSING, PROBLEMS, DUPLICATES, EXTERNAL_LABELS, EXTERNAL_IMAGES, EXTERNAL_PROBLEMS),
+    *(SPLITS, NETWORK, VALIDATION, MODEL, PREDICTIONS, DATA_METRICS, EXTERNAL_METRICS, SPLIT_METRICS),
+    *(VALIDATION_METRICS, CALIBRATION_REPORT, EVALUATE_METRICS, REPORT, EXPLAIN_METRICS, CARD),
+)
+FILLED = (*OUTPUT_FOLDERS, LABELS.parent, EXTERNAL_LABELS.parent)
+"""Folders of outputs, in which a user's own images have no place."""
+
 RUNS_FOLDER = "runs"
 RUNS = Path(os.environ.get("DVC_ROOT") or ".") / RUNS_FOLDER
 """State of unfinished training, in the project itself also for queued experiments, which run in folders elsewhere."""
@@ -46,6 +56,11 @@ RUNS = Path(os.environ.get("DVC_ROOT") or ".") / RUNS_FOLDER
 def project_root() -> Path:
     """The project's real root folder, also in queued DVC experiments, which run in a folder of their own."""
     return Path(os.environ.get("DVC_ROOT") or Path.cwd())
+
+
+def users_path(path: str, root: Path) -> Path:
+    """A path of a user's parameters: `~` is the home folder, anything else is relative to the project's root."""
+    return Path(os.path.realpath(root / os.path.expanduser(path)))
 
 
 def find_project(start: Path) -> Path:

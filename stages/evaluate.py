@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 
 from exp_tools.data.inputs.metadata import Vocabulary, encode
+from exp_tools.data.labels.attributes import check_attributes
 from exp_tools.data.labels.select import as_task
 from exp_tools.data.labels.table import SET, read_labels, read_splits
 from exp_tools.devices import prepare_machine
@@ -25,6 +26,7 @@ from exp_tools.evaluation.compare.paired import paired_differences
 from exp_tools.evaluation.metrics.bootstrap import bootstrap_intervals
 from exp_tools.evaluation.metrics.catalogue import HEADLINE
 from exp_tools.evaluation.metrics.classification import headline_metrics
+from exp_tools.evaluation.metrics.subgroup_scores import ATTRIBUTES
 from exp_tools.evaluation.metrics.weighted import headline_scorer
 from exp_tools.evaluation.plots.write import draw_figures, write_curves
 from exp_tools.evaluation.predict import VIEWS, predict_views
@@ -80,6 +82,7 @@ def main() -> None:
         "tta": params.evaluate.tta,
     }
     own = own_set(facts)
+    check_attributes(params.evaluate.subgroups, ATTRIBUTES, own.labels, "evaluate.subgroups")
     table, plain = predict(own, facts, run)
     test = table[table["split"] == "test"]
     report: dict[str, Any] = {"test": score(test, own.labels, facts, params.evaluate), "external": {}}
@@ -187,6 +190,7 @@ def score(table: pd.DataFrame, labels: pd.DataFrame, facts: ModelFacts, params: 
         thresholds=facts.thresholds,
         costs=params.costs,
         prevalence=params.prevalence,
+        subgroups=params.subgroups,
         resamples=params.resamples,
         seed=params.seed,
     )

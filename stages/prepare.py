@@ -1,6 +1,6 @@
 """Check labels and images, and decode and resize every image once.
 
-Reads   data/raw/
+Reads   data/raw/, verdicts/duplicates.csv
 Writes  data/prepared/{labels.csv, images.npy, masks.npy, preprocessing.json, problems.csv, duplicates.csv},
         metrics/data.json, plots/data/
 
@@ -17,6 +17,7 @@ from exp_tools.data.acquire.managed_folder import looking_again
 from exp_tools.data.duplicates.contact_sheet import draw_pairs
 from exp_tools.data.duplicates.groups import pair_report, with_groups
 from exp_tools.data.duplicates.pairs import duplicate_pairs, photograph
+from exp_tools.data.duplicates.verdicts import read_verdicts, still_united
 from exp_tools.data.images.masks import find_masks, pack_masks
 from exp_tools.data.labels.issues import Problem, stop_on, summarise_problems, write_report
 from exp_tools.data.labels.table import summarise_labels, typed_labels
@@ -36,6 +37,7 @@ from exp_tools.project import (
     PREPROCESSING,
     PROBLEMS,
     RAW,
+    VERDICTS,
     project_root,
 )
 from exp_tools.system import io_processes
@@ -44,6 +46,7 @@ from exp_tools.taxonomy import task_classes
 
 def main() -> None:
     params = load_params()
+    verdicts = read_verdicts(VERDICTS)
     processes = io_processes(params.machine)
     packing = packing_of(params.prepare, processes)
     with looking_again(RAW, "data.dir"):
@@ -60,8 +63,10 @@ def main() -> None:
 
     labels = typed_labels(kept)
     files = kept["file"].to_list()
-    pairs = duplicate_pairs(labels["image_id"].to_list(), files, params.prepare.duplicates, processes=processes)
+    pairs = duplicate_pairs(labels, files, params.prepare.duplicates, verdicts=verdicts, processes=processes)
     labels = with_groups(labels, pairs)
+    if united := still_united(labels, verdicts):
+        print(f"warning: {VERDICTS} says no of {united}", file=sys.stderr)
     list_duplicates(labels, files, pairs)
     write_csv(LABELS, labels)
     write_json(PREPROCESSING, packing.preprocessing._asdict())

@@ -3,6 +3,7 @@
 import re
 import shutil
 
+import pytest
 from helpers.project import ROOT, TINY, clone
 
 
@@ -18,6 +19,26 @@ def test_a_zip_is_told_what_is_missing_before_anything_is_installed(tmp_path):
     assert "no commit here yet" in done.stderr
     project.run("bash", "-c", "git commit -qm start")  # the remedy
     assert "dvc repro" in project.run("make", "-n", "repro").stdout
+
+
+@pytest.mark.parametrize("target", ["clean", "install"])
+@pytest.mark.parametrize("kind", ["folder", "link"])
+def test_a_venv_that_is_none_is_not_emptied(tmp_path, target, kind):
+    project = clone(tmp_path / "project", TINY)
+    mine = (project.folder if kind == "folder" else tmp_path) / (".venv" if kind == "folder" else "mine")
+    mine.mkdir()
+    (mine / "notes.txt").write_text("mine")
+    (project.folder / "my.egg-info").write_text("mine")
+    if kind == "link":
+        (mine / "pyvenv.cfg").write_text("")  # an environment without its Python
+        (project.folder / ".venv").symlink_to(mine)
+    done = project.run("make", target, "PYTHON=false", check=False)
+    assert (mine / "notes.txt").read_text() == "mine"
+    assert (project.folder / "my.egg-info").read_text() == "mine"
+    if kind == "folder":
+        assert "The folder .venv is no environment of Python" in done.stderr
+    elif target == "install":
+        assert ".venv is a link to an environment that does not work: rm .venv" in done.stderr
 
 
 def test_training_in_a_repository_without_a_commit_is_one_line(ran_project, tmp_path):

@@ -20,6 +20,7 @@ LAYERS = (
     {"exp_tools.models"},
     {"exp_tools.evaluation"},
     {"exp_tools.explain", "exp_tools.training"},
+    {"exp_tools.data_check"},
     {"exp_tools.doctor", "exp_tools.recipes", "exp_tools.serving"},
     {"exp_tools.app"},
     {"exp_tools.cli", "stages"},

@@ -104,6 +104,20 @@ def test_a_split_is_always_stratified_by_class(content):
         parse_params(content)
 
 
+@pytest.mark.parametrize("key", ["split.stratify", "evaluate.subgroups"])
+def test_attributes_are_named_once_by_words(content, key):
+    section, name = key.split(".")
+    content[section][name] = ["dx", "hospital", "hospital"]
+    with pytest.raises(UserError, match=f"{key}: hospital is named twice"):
+        parse_params(content)
+    for wrong in ([], ["dx", 3], "dx"):
+        content[section][name] = wrong
+        with pytest.raises(UserError, match=key):
+            parse_params(content)
+    content[section][name] = ["dx", "hospital"]
+    assert getattr(getattr(parse_params(content), section), name) == ["dx", "hospital"]
+
+
 @pytest.mark.parametrize("text", ["a: [1", "just words", ""])
 def test_a_file_that_is_no_mapping_is_refused(tmp_path, text):
     (tmp_path / "params.yaml").write_text(text)

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from exp_tools.cli.groups import Commands
+from exp_tools.cli.outputs import is_drawn_by_us, is_report, is_table, may_write, starts_with
 from exp_tools.errors import UserError
 from exp_tools.project import CARD, LABELS, MODEL, PREDICTIONS, RAW, find_project
 
@@ -64,6 +65,12 @@ def add_commands(commands: Commands) -> None:
     )
     score.add_argument("predictions", type=Path, help="prediction table of any experiment")
     score.add_argument("--labels", type=Path, help="labels.csv, for subgroups (default: the project's, where it fits)")
+    score.add_argument(
+        "--subgroups",
+        nargs="+",
+        metavar="NAME",
+        help="attributes to score apart (default: evaluate.subgroups)",
+    )
     score.add_argument("--split", help="test, val or external:NAME (default: test, or the only one there is)")
     score.add_argument("--melanoma-threshold", type=float, help="flag melanoma from this probability on")
     score.add_argument("--abstain", type=float, help="leave to a human what is less certain than this")
@@ -91,6 +98,11 @@ def _compare(options: argparse.Namespace) -> int:
     from exp_tools.params import PARAMS_FILE, load_params
     from exp_tools.revisions import count_scored
 
+    if options.out:
+        read = [Path(word) for word in options.experiments]
+        may_write(Path(f"{options.out}.md"), starts_with("## Comparison"))
+        may_write(Path(f"{options.out}.csv"), is_table("made_from", "metric", "verdict"), inputs=read)
+        may_write(Path(f"{options.out}.png"), is_drawn_by_us)
     groups, baseline = gather(
         options.experiments,
         options.baseline,
@@ -124,12 +136,22 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
+    from exp_tools.data.labels.issues import REPORT_COLUMNS
     from exp_tools.data.sources.registry import SourceOptions
+    from exp_tools.evaluation.predictions import ID_COLUMNS
     from exp_tools.evaluation.report.text import summary_text
     from exp_tools.evaluation.standalone.dataset import TrainingSet, evaluate_standalone
     from exp_tools.params import PARAMS_FILE, load_params
     from exp_tools.system import io_processes
 
+    report = options.out / "report.json"
+    is_own = is_report("left_out", "removed")
+    read = (options.model, options.table and options.dir / options.table)
+    may_write(report, is_own)
+    # Without its report such a table is one of the pipeline, or of another command.
+    predictions = is_table(*ID_COLUMNS)
+    may_write(options.out / "predictions.csv", lambda path: report.is_file() and predictions(path), inputs=read)
+    may_write(options.out / "problems.csv", is_table(*REPORT_COLUMNS), inputs=read)
     root = find_project(Path.cwd())
     params = load_params(root / PARAMS_FILE)
     result = evaluate_standalone(
@@ -154,17 +176,23 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _score(options: argparse.Namespace) -> int:
+    from exp_tools.evaluation.metrics.subgroup_scores import ATTRIBUTES
     from exp_tools.evaluation.report.text import summary_text
     from exp_tools.evaluation.standalone.rescore import rescore
     from exp_tools.io import plain
+    from exp_tools.params import PARAMS_FILE, load_params
 
-    labels = options.labels or find_project(Path.cwd()) / LABELS
+    root = find_project(Path.cwd())
+    labels, subgroups = options.labels or root / LABELS, options.subgroups
+    if subgroups is None:
+        subgroups = load_params(root / PARAMS_FILE).evaluate.subgroups if (root / PARAMS_FILE).is_file() else ATTRIBUTES
     report, notes = rescore(
         options.predictions,
         labels,
         needed=options.labels is not None,
         split=options.split,
         thresholds={"melanoma": options.melanoma_threshold, "abstain": options.abstain},
+        subgroups=subgroups,
         resamples=options.resamples,
     )
     for note in notes:

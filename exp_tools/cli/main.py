@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from exp_tools.cli import evaluate, pipeline, serve
 from exp_tools.cli.groups import Commands
-from exp_tools.errors import UserError, did_you_mean, end_process
+from exp_tools.errors import UserError, did_you_mean, end_process, faults_of_the_system
 from exp_tools.system import collect_garbage
 
 
@@ -32,7 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         try:
             options = parser.parse_args(arguments)
-            return options.run(options)
+            with faults_of_the_system():
+                return options.run(options)
         finally:
             sys.stdout.flush()
     except UserError as error:

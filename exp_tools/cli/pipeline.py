@@ -2,13 +2,17 @@
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 
 from exp_tools.cli.groups import Commands
+from exp_tools.cli.outputs import is_drawn_by_us, is_table, may_write
 from exp_tools.errors import UserError
 from exp_tools.project import RUNS_FOLDER, find_project
 
 GROUP = "set up and train"
+NOT_BEFORE = 3
+"""Status of `data check` where `dvc repro` would fail, or delete a file of the user's."""
 
 
 def add_commands(commands: Commands) -> None:
@@ -27,10 +31,14 @@ def add_commands(commands: Commands) -> None:
         GROUP,
         "data",
         _data,
-        "check whether the folder of your images has changed since it was linked, which DVC cannot see",
+        "check, before dvc repro, what DVC cannot see: changes of your folder, dead links, files that it would delete",
         "exp-tools data check",
     )
-    data.add_argument("action", choices=("check",), help="compare data.dir with data/raw; status 1 where they differ")
+    data.add_argument(
+        "action",
+        choices=("check",),
+        help="status 1: data.dir differs from data/raw; 3: dvc repro would fail, or delete a file of yours",
+    )
 
     models = commands.add(
         GROUP,
@@ -74,8 +82,17 @@ def add_commands(commands: Commands) -> None:
         "exp-tools duplicates ~/images --out duplicates",
     )
     pairs.add_argument("folder", type=Path, help="images, at any depth")
-    pairs.add_argument("--table", type=Path, help="CSV with image_id and, where known, lesion_id, dx, sex, age")
-    pairs.add_argument("--out", type=Path, default=Path("duplicates"), help="folder for pairs.csv and pairs.png")
+    pairs.add_argument(
+        "--table", type=Path, help="CSV with image_id and, where known, lesion_id, dx, sex, age, localization"
+    )
+    pairs.add_argument("--out", type=Path, default=Path("duplicates"), help="folder for tables and pictures of pairs")
+    pairs.add_argument(
+        "--embed",
+        type=Path,
+        metavar="WEIGHTS",
+        help="also look at pairs with similar embeddings: a weight file of any timm network, trained on ImageNet say",
+    )
+    pairs.add_argument("--backbone", help="timm's name of that network (default: the weight file's name)")
     pairs.add_argument("--processes", type=int, help="how many processes search (default: one per core)")
 
 
@@ -88,9 +105,17 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _data(options: argparse.Namespace) -> int:
-    from exp_tools.doctor import LINK_AGAIN, changes_of_data
+    from exp_tools.data_check import LINK_AGAIN, changes_of_data, dead_links, strays
 
-    added, gone = changes_of_data(find_project(Path.cwd()))
+    root = find_project(Path.cwd())
+    wrong = dead_links(root)
+    if lost := strays(root):
+        more = f" (and {len(lost) - 1:,} more)" if lost[1:] else ""
+        wrong.append(f"{lost[0]} is not the pipeline's{more}, and DVC deletes it when the stage runs: mv {lost[0]} .")
+    if wrong:
+        print("\n".join(wrong))
+        return NOT_BEFORE
+    added, gone = changes_of_data(root)
     if not (added or gone):
         print("data/raw has all files of data.dir")
         return 0
@@ -177,7 +202,21 @@ def _runs(options: argparse.Namespace) -> int:
 
 def _duplicates(options: argparse.Namespace) -> int:
     from exp_tools.data.duplicates.folder import search_folder
+    from exp_tools.data.duplicates.groups import REPORT_COLUMNS
+    from exp_tools.data.duplicates.verdicts import is_not_judged
     from exp_tools.system import cores
 
-    print(search_folder(options.folder, options.table, options.out, processes=options.processes or cores()))
+    may_write(options.out / "pairs.csv", is_table(*REPORT_COLUMNS), inputs=(options.table,))
+    may_write(options.out / "to_judge.csv", is_not_judged)
+    for page in [options.out / "pairs_001.png", *sorted(options.out.glob("pairs_[0-9]*.png"))]:
+        may_write(page, is_drawn_by_us)
+    embed = None
+    if options.embed is not None:
+        from exp_tools.models.embeddings import embed_images
+
+        embed = partial(embed_images, weights=options.embed, backbone=options.backbone)
+    elif options.backbone is not None:
+        raise UserError("--backbone names the network of --embed: add --embed WEIGHTS")
+    processes = options.processes or cores()
+    print(search_folder(options.folder, options.table, options.out, embed=embed, processes=processes))
     return 0

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exp_tools.cli.groups import Commands
+from exp_tools.cli.outputs import holds, is_drawn_by_us, is_table, may_write
 from exp_tools.errors import UserError
 from exp_tools.project import IMAGES, LABELS, MODEL, SPLITS, find_project
 from exp_tools.taxonomy import is_drawn
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 GROUP = "use a trained model"
 BAR = 24
 SHOWN = 10
+BATCH_COLUMNS = ("image_id", "split", "predicted", "abstain", "melanoma", "file")
+"""Columns that tell a table of `batch` from any other."""
 
 
 def add_commands(commands: Commands) -> None:
@@ -49,6 +52,9 @@ def add_commands(commands: Commands) -> None:
     batch.add_argument("--images", type=Path, help="folder of the table's images (default: the table's folder)")
     batch.add_argument("--model", type=Path, default=MODEL, help=f"model file, or its .onnx (default: {MODEL})")
     batch.add_argument("--out", type=Path, default=Path("predictions.csv"), help="table to write")
+    batch.add_argument(
+        "--format", choices=("table", "isic"), default="table", help="isic: a submission to the ISIC challenge"
+    )
     batch.add_argument("--batch-size", type=int, default=32, help="images per forward pass (default: 32)")
 
     app = commands.add(
@@ -84,9 +90,12 @@ def _predict(options: argparse.Namespace) -> int:
 
     from exp_tools.data.images.decode import ImageFault
     from exp_tools.explain.overlay import overlay
+    from exp_tools.io import write_png
     from exp_tools.serving.predictor import Patient, Predictor
     from exp_tools.system import cores
 
+    if options.explain:
+        may_write(options.explain, is_drawn_by_us, inputs=(options.image, options.model))
     torch.set_num_threads(cores())
     predictor = Predictor(options.model)
     patient = Patient(options.age, options.sex, options.localization)
@@ -96,10 +105,7 @@ def _predict(options: argparse.Namespace) -> int:
         raise UserError(f"{options.image}: {fault}") from fault
     if options.explain:
         picture = overlay(predictor.prepare(options.image), prediction.maps[options.method])
-        try:
-            Image.fromarray(picture).save(options.explain, format="PNG")
-        except OSError as error:
-            raise UserError(f"{options.explain} cannot be written: {error.strerror}") from error
+        write_png(options.explain, Image.fromarray(picture))
     if options.json:
         model = {"path": str(options.model), "trained_on": predictor.facts.source}
         print(json.dumps(prediction.as_dict() | {"model": model}, indent=2, ensure_ascii=False, allow_nan=False))
@@ -110,21 +116,31 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 def _batch(options: argparse.Namespace) -> int:
+    from exp_tools.data.labels.issues import REPORT_COLUMNS
     from exp_tools.devices import prepare_machine
     from exp_tools.evaluation.report.text import summary_text
     from exp_tools.params import MachineParams
-    from exp_tools.serving.batch import predict_batch
+    from exp_tools.serving.batch import predict_batch, problems_file
     from exp_tools.serving.batch_inputs import batch_inputs
     from exp_tools.serving.predictor import Predictor
     from exp_tools.system import cores
 
     if options.batch_size < 1:
         raise UserError(f"--batch-size is {options.batch_size}; it must be 1 or more")
+    may_write(options.out, is_table(*BATCH_COLUMNS), inputs=(options.source, options.model))
+    may_write(problems_file(options.out), is_table(*REPORT_COLUMNS), inputs=(options.source, options.model))
     automatic = dict.fromkeys(("workers", "threads", "decoders", "device"), "auto")
     device = prepare_machine(MachineParams(**automatic, processes=1, checkpoint_steps=None))
     work = batch_inputs(options.source, options.images)
     predictor = Predictor(options.model, device=device)
-    outcome = predict_batch(predictor, work, options.out, batch_size=options.batch_size, threads=cores())
+    outcome = predict_batch(
+        predictor,
+        work,
+        options.out,
+        batch_size=options.batch_size,
+        threads=cores(),
+        isic=options.format == "isic",
+    )
     if outcome.report:
         print(summary_text(outcome.report))
     print(model_line(options.model, predictor.facts))
@@ -160,12 +176,14 @@ def _api(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
+    from exp_tools.models.model_file import HEADER_KEY
     from exp_tools.serving.export.run import PreparedData, export_model
 
     root = find_project(Path.cwd())
     data = PreparedData(root / LABELS, root / SPLITS, root / IMAGES)
     int8 = options.format == "onnx-int8"
     out = options.out or options.model.with_suffix(".int8.onnx" if int8 else ".onnx")
+    may_write(out, holds(HEADER_KEY), inputs=(options.model,))
     print(export_model(options.model, out, data, images=options.images, int8=int8))
     return 0
 

@@ -7,13 +7,14 @@ from typing import NamedTuple
 import pandas as pd
 
 from exp_tools.data.images.decode import index_images
+from exp_tools.data.images.formats import image_id
 from exp_tools.data.images.pack import array_bytes, pack_images
 from exp_tools.data.images.preprocess import Preprocessing
 from exp_tools.data.labels.issues import Problem, apply_actions, decide
 from exp_tools.data.labels.validate import check_counts, check_labels, tidied
 from exp_tools.data.sources.registry import DatasetSpec
 from exp_tools.errors import UserError
-from exp_tools.io import in_words, require_space
+from exp_tools.io import in_words
 from exp_tools.params import PrepareParams
 
 
@@ -70,11 +71,7 @@ def check_and_pack(
         raise UserError(f"no image of {facts.title} is left: {len(table)} rows, {len(problems)} problems")
     stopping = any(problem.action == "stopped" for problem in problems)
     if not stopping:
-        size = packing.preprocessing.image_size
-        needed = array_bytes(len(kept), size)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        require_space(target.parent, needed, f"{target} ({len(kept):,} images of {size}x{size} pixels)")
-        print(f"{target} will have {in_words(needed)}", flush=True)
+        print(f"{target} will have {in_words(array_bytes(len(kept), packing.preprocessing.image_size))}", flush=True)
     findings = pack_images(
         kept["file"].to_list(),
         None if stopping else target,
@@ -117,7 +114,7 @@ def unlisted_images(
 ) -> list[Problem]:
     """Images below a folder that no row of its table names; `masks` are endings of names that belong to others."""
     named = {Path(file) for file in table["file"] if file}
-    stems = {path.stem for path in named} | set(passed_over)
+    stems = {image_id(path.name) for path in named} | set(passed_over)
     return [
         Problem(
             "unlisted_image",

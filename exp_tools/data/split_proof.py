@@ -25,16 +25,17 @@ def crossings(splits: Path, labels: Path, duplicates: Path) -> dict[str, int]:
     ------
     KeyError : an image of one file is missing in the other
     """
-    split_of = {row["image_id"]: row["split"] for row in _rows(splits)}
-    lesions, groups = defaultdict(set), defaultdict(set)
+    listed, lesions, groups = defaultdict(set), defaultdict(set), defaultdict(set)
+    for row in _rows(splits):
+        listed[row["image_id"]].add(row["split"])  # several where an image is listed again
+    splits_of = {image_id: found - {UNUSED} for image_id, found in listed.items()}
     for row in _rows(labels):
-        split = split_of[row["image_id"]]
-        if split != UNUSED:
-            lesions[row["lesion_id"]].add(split)
-            if row["group"]:
-                groups[row["group"]].add(split)
+        found = splits_of[row["image_id"]]
+        lesions[row["lesion_id"]] |= found
+        if row["group"]:
+            groups[row["group"]] |= found
     pairs = [
-        {split_of[row["image_id_1"]], split_of[row["image_id_2"]]} - {UNUSED}
+        splits_of[row["image_id_1"]] | splits_of[row["image_id_2"]]
         for row in _rows(duplicates)
         if row["accepted"] == "True"
     ]

@@ -6,10 +6,16 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from exp_tools.data.labels.attributes import attribute_groups, check_attributes
+from exp_tools.data.labels.table import EXTRA
 from exp_tools.errors import UserError
 from exp_tools.params import SplitParams
 
 SPLITS = ("train", "val", "test")
+STRATA = ("dx", "source", "sex")
+"""Columns of every label table that `stratify` may name, besides further attributes."""
+LEAKY = "image"
+"""The scheme that parts lesions."""
 UNUSED = "unused"
 """The split of an image that is in none: its lesion is in a test set that was given."""
 
@@ -93,7 +99,8 @@ def assign_splits(labels: pd.DataFrame, params: SplitParams) -> pd.DataFrame:
 
     Parameters
     ----------
-    labels : columns image_id, lesion_id, group_id, dx, split, and those that `stratify` names
+    labels : columns image_id, lesion_id, group_id, dx, split, and those that `stratify` names, each as it is called
+        or as extra_<name>; values of the latter are united as `attribute_groups` says
     params : the scheme is one of
         auto: see `resolve_scheme`;
         holdout: groups are shared out by `fractions`;
@@ -101,7 +108,8 @@ def assign_splits(labels: pd.DataFrame, params: SplitParams) -> pd.DataFrame:
         official, column: images that say so in `split` are the test set, and validation if any say so; the rest is
         train, or is shared out over train and validation; images of it whose group is in the test set are UNUSED;
         paper: of groups with exactly one image the last of `fractions`, rounded up, is the test set, each class in
-        proportion; the rest is shared out over train and validation (Datta et al., arXiv:2105.03358)
+        proportion; the rest is shared out over train and validation (Datta et al., arXiv:2105.03358);
+        image: images are shared out by `fractions`, whatever lesion they show: LEAKY, to measure what a leak is worth
 
     Returns
     -------
@@ -111,10 +119,11 @@ def assign_splits(labels: pd.DataFrame, params: SplitParams) -> pd.DataFrame:
     Raises
     ------
     UserError
-        There is no image, or the labels do not say what the scheme needs.
+        There is no image, or the labels do not say what the scheme needs, or lack what `stratify` names.
     """
     if labels.empty:
         raise UserError("there is no image to split; look at data/prepared/labels.csv")
+    check_attributes(params.stratify, STRATA, labels, "split.stratify")
     params = resolve_scheme(labels, params)
     fold = pd.array([pd.NA] * len(labels), dtype="Int64")
     if params.scheme == "kfold":
@@ -122,8 +131,9 @@ def assign_splits(labels: pd.DataFrame, params: SplitParams) -> pd.DataFrame:
         names = np.array(["train"] * params.folds, dtype="<U6")
         names[params.fold], names[(params.fold + 1) % params.folds] = "test", "val"
         split, fold = names[part], pd.array(part, dtype="Int64")
-    elif params.scheme == "holdout":
-        split = np.array(SPLITS)[_share_out(labels, params.fractions, params)]
+    elif params.scheme in ("holdout", LEAKY):
+        whole = labels.assign(group_id=labels["image_id"]) if params.scheme == LEAKY else labels
+        split = np.array(SPLITS)[_share_out(whole, params.fractions, params)]
     else:
         split = _given_tests(labels, params)
         rest = split == ""
@@ -133,7 +143,8 @@ def assign_splits(labels: pd.DataFrame, params: SplitParams) -> pd.DataFrame:
 
 
 def _share_out(labels: pd.DataFrame, fractions: Sequence[float], params: SplitParams) -> np.ndarray:
-    strata = labels[list(params.stratify)].astype(str).agg("\t".join, axis=1)
+    columns = [labels[name] if name in STRATA else attribute_groups(labels[EXTRA + name]) for name in params.stratify]
+    strata = pd.concat(columns, axis=1).astype(str).agg("\t".join, axis=1)
     part = allocate_groups(strata, labels["group_id"], fractions, params.seed)
     return cover_classes(part, labels["dx"], labels["group_id"], len(fractions))
 
@@ -178,11 +189,14 @@ def _single_image_tests(labels: pd.DataFrame, params: SplitParams) -> np.ndarray
     return test
 
 
-def assert_disjoint(splits: pd.DataFrame) -> None:
-    """Raise when a group or an image is in two splits, or a split is empty; images that are UNUSED are in none."""
+def assert_disjoint(splits: pd.DataFrame, scheme: str = "holdout") -> None:
+    """Raise when a group or an image is in two splits, or a split is empty; images that are UNUSED are in none.
+
+    Under the scheme LEAKY groups may be in several.
+    """
     used = splits[splits["split"] != UNUSED]
     crossing = used.groupby("group_id")["split"].nunique().loc[lambda count: count > 1]
-    if len(crossing):
+    if len(crossing) and scheme != LEAKY:
         raise AssertionError(f"{len(crossing)} groups are in two splits: {list(crossing.index[:5])}")
     if splits["image_id"].duplicated().any():
         raise AssertionError("an image is in the splits twice")
@@ -203,6 +217,7 @@ def summarise_splits(splits: pd.DataFrame, params: SplitParams, *, lesions_known
         "unused_images_of_test_groups": int((splits["split"] == UNUSED).sum()),
         "largest_share_gap_points": _largest_gap(counts, params),
         "leak_of_a_split_by_image": leak_of_random_split(used, params.seed),
+        **({"leak": leak(used)} if params.scheme == LEAKY else {}),
         **{
             split: {
                 "images": int((used["split"] == split).sum()),
@@ -223,9 +238,9 @@ def _largest_gap(counts: pd.DataFrame, params: SplitParams) -> float:
 
     Where the test set is given, only train and validation are compared, as shares of what is not test.
     """
-    if params.scheme in ("holdout", "kfold"):
+    if params.scheme in ("holdout", "kfold", LEAKY):
         part = 1 / params.folds
-        target = pd.Series(params.fractions if params.scheme == "holdout" else [1 - 2 * part, part, part], index=SPLITS)
+        target = pd.Series(params.fractions if params.scheme != "kfold" else [1 - 2 * part, part, part], index=SPLITS)
     else:
         target = pd.Series(params.fractions[:2], index=SPLITS[:2]) / sum(params.fractions[:2])
     some = counts.loc[target.index]
@@ -247,7 +262,11 @@ def _missing_classes(used: pd.DataFrame, counts: pd.DataFrame, params: SplitPara
 def leak_of_random_split(splits: pd.DataFrame, seed: int) -> float:
     """Share of test images whose group would also be in train, had the same table been shuffled image by image."""
     generator = np.random.default_rng([seed, 0x1EA4])
-    shuffled = splits["split"].to_numpy()[generator.permutation(len(splits))]
-    seen = set(splits.loc[shuffled == "train", "group_id"])
-    test = splits.loc[shuffled == "test", "group_id"]
+    return leak(splits.assign(split=splits["split"].to_numpy()[generator.permutation(len(splits))]))
+
+
+def leak(splits: pd.DataFrame) -> float:
+    """Share of test images whose group is in train as well; NaN without test images."""
+    seen = set(splits.loc[splits["split"] == "train", "group_id"])
+    test = splits.loc[splits["split"] == "test", "group_id"]
     return float(test.isin(seen).mean()) if len(test) else float("nan")

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from safetensors.torch import save_model as save_tensors
 from torch import nn
 
-from exp_tools.errors import UserError
+from exp_tools.errors import UserError, require_readable
 from exp_tools.io import atomic_write
 
 HEADER_KEY = "exp_tools"
@@ -82,6 +82,7 @@ def read_facts(path: Path) -> ModelFacts:
     """Read the facts without the weights. Raises UserError when the file is missing or of another kind."""
     if not path.is_file():
         raise UserError(f"there is no model file {path}; make one with `dvc repro` or fetch it with `dvc pull`")
+    require_readable(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

@@ -16,7 +16,7 @@ from timm.models import load_state_dict_from_hf
 from timm.models._hub import load_state_dict_from_path
 from torch import Tensor
 
-from exp_tools.errors import UserError
+from exp_tools.errors import UserError, require_readable
 from exp_tools.models.timm_networks import first_line, has_source, hub_remedy, require_hub
 
 DICTS = ("state_dict_ema", "model_ema", "teacher", "state_dict", "model_state_dict", "model", "student")
@@ -76,6 +76,7 @@ def _read(source: str) -> Any:
             f"model.weights: there is no file {path}; write none, imagenet, the path of a weight file, "
             "local-dir:FOLDER or hf-hub:owner/name"
         )
+    require_readable(path)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)

@@ -24,6 +24,7 @@ from exp_tools.models.model_file import ModelFacts
 from exp_tools.serving.batch_inputs import BatchInputs
 from exp_tools.serving.batch_journal import BatchJournal, Result
 from exp_tools.serving.predictor import Predictor
+from exp_tools.serving.submission import check_submission, submission
 from exp_tools.taxonomy import MELANOMA
 
 AHEAD = 3
@@ -47,7 +48,9 @@ class Outcome(NamedTuple):
     left_out: dict[str, int]
 
 
-def predict_batch(predictor: Predictor, work: BatchInputs, out: Path, *, batch_size: int = 32, threads: int) -> Outcome:
+def predict_batch(
+    predictor: Predictor, work: BatchInputs, out: Path, *, batch_size: int = 32, threads: int, isic: bool = False
+) -> Outcome:
     """Predict a list of images into a table, which `exp-tools score` reads where the diagnoses are known.
 
     Parameters
@@ -59,12 +62,16 @@ def predict_batch(predictor: Predictor, work: BatchInputs, out: Path, *, batch_s
         <name>.problems.csv where there are problems, and while the batch runs a journal
     batch_size : images per forward pass
     threads : how many images are decoded at once; at most AHEAD + 1 batches wait in memory
+    isic : write a submission to the ISIC challenge instead, see `submission`; the journal is the same for both
 
     Raises
     ------
-    UserError : no image can be used, or a batch with another model left a journal for this table
+    UserError : no image can be used, or a batch with another model left a journal for this table; as
+        `check_submission`
     """
     facts, calibration = predictor.facts, predictor.calibration
+    if isic:
+        check_submission(facts.classes, work.files)
     numbers = _numbers(facts, work.labels)
     stamps = [[*_stamp(file), *row] for file, row in zip(work.files, numbers.tolist(), strict=True)]
     journal = BatchJournal(out, {"model": file_digest(predictor.path)})
@@ -91,7 +98,11 @@ def predict_batch(predictor: Predictor, work: BatchInputs, out: Path, *, batch_s
     labels, logits = work.labels.iloc[good], np.array([done[row] for row in good], dtype=np.float32)
     labels, report, left_out = _scored(labels, logits, facts)
     table = prediction_table(labels, "batch", logits, facts.classes, calibration)
-    write_csv(out, table.assign(**_flags(logits, facts), file=[work.files[row] for row in good]))
+    files = [work.files[row] for row in good]
+    if isic:
+        write_csv(out, submission(table, files, facts.classes, calibration))
+    else:
+        write_csv(out, table.assign(**_flags(logits, facts), file=files))
     if problems:
         write_report(problems_file(out), problems)
     else:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Self, TextIO
 
 from exp_tools.errors import UserError
+from exp_tools.io import atomic_write
 
 Result = list[float] | list[str]
 """The logits of an image, or the kind and text of its fault."""
@@ -27,18 +28,16 @@ class BatchJournal:
     def read(self, names: Sequence[str], stamps: Sequence[list]) -> dict[int, Result]:
         """Results by place, for the images whose name and stamp are those of the journal.
 
-        Raises UserError when the journal is that of another run. A last line that was cut off counts for nothing.
+        Raises UserError when the journal is that of another run. Lines that are not whole, as a kill or a power cut
+        leaves them, count for nothing.
         """
-        if not self.path.is_file():
-            return {}
-        head, *lines = self.path.read_text(encoding="utf-8").split("\n")
-        if head and json.loads(head) != self.run:
+        head, *lines = self._entries() or [None]
+        if head not in (None, self.run):
             raise UserError(
                 f"{self.path} is left over from a batch with another model; delete it, or write to another table"
             )
         known = {}
-        for line in lines[:-1]:
-            name, stamp, result = json.loads(line)
+        for name, stamp, result in lines:
             known[name] = stamp, result
         return {
             place: known[name][1]
@@ -52,13 +51,23 @@ class BatchJournal:
         self._file.writelines(json.dumps(entry) + "\n" for entry in entries)
         self._file.flush()
 
+    def _entries(self) -> list[Any]:
+        """The first line and the results, without what is not whole; [] where there is no first line."""
+        text = self.path.read_text(encoding="utf-8", errors="replace") if self.path.is_file() else ""
+        found = []
+        for line in text.split("\n")[:-1]:
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                if not found:
+                    return []
+        return found
+
     def __enter__(self) -> Self:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        if not self.path.is_file() or "\n" not in self.path.read_text(encoding="utf-8"):
-            self.path.write_text(json.dumps(self.run) + "\n", encoding="utf-8")
-        else:
-            whole = self.path.read_text(encoding="utf-8").rpartition("\n")[0]
-            self.path.write_text(whole + "\n", encoding="utf-8")
+        entries = self._entries() or [self.run]
+        with atomic_write(self.path) as temporary:
+            temporary.write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
         self._file = self.path.open("a", encoding="utf-8")
         return self
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from exp_tools.errors import UserError
+from exp_tools.errors import UserError, require_readable
 from exp_tools.models.model_file import FORMAT, HEADER_KEY, ModelFacts
 
 ORT_MISSING = "ONNX Runtime is not installed: pip install '.[onnx]'"
@@ -32,6 +32,7 @@ class OnnxEngine:
             raise UserError(ORT_MISSING) from error
         if not model.is_file():
             raise UserError(f"there is no model file {model}; make one with `exp-tools export`")
+        require_readable(model)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3  # its warnings are about the graph, which cannot be fixed here

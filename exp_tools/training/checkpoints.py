@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
 import sys
 import time
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from exp_tools.errors import UserError
 from exp_tools.io import atomic_write, write_json
 
 FORMAT = 1
+OWN_FILES = ("state.pt", "best-*.pt", "run.json", ".*.tmp")
 
 
 def fingerprint(facts: dict[str, Any]) -> str:
@@ -107,13 +107,13 @@ class RunStore:
         for old in self.folder.glob("best-*.pt"):
             if old.name != name:
                 old.unlink()
-        with contextlib.suppress(OSError):  # a table's row, nothing that is needed to resume
+        with contextlib.suppress(OSError, UserError):  # a table's row, nothing that is needed to resume
             write_json(self.folder / "run.json", self.summary | progress)
         return True
 
     def finish(self) -> None:
         """Remove the run's files: its result is safe elsewhere."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        _remove(self.folder)
 
     def _write(self, name: str, content: dict[str, Any]) -> bool:
         try:
@@ -121,7 +121,7 @@ class RunStore:
                 torch.save(content, temporary)
                 _to_disk(temporary)  # or a power cut after the renaming could leave a file of zeros
             _to_disk(self.folder)
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        except (UserError, OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
             if not self._warned:
                 print(
                     f"warning: {self.folder / name} could not be written ({_first_line(error)}); training goes on, and "
@@ -132,6 +132,15 @@ class RunStore:
             return False
         self._warned = False
         return True
+
+
+def _remove(folder: Path) -> None:
+    """Remove what a run writes, and the folder unless something else is in it."""
+    for path in [path for pattern in OWN_FILES for path in folder.glob(pattern)]:
+        with contextlib.suppress(OSError):
+            path.unlink()
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def _to_disk(path: Path) -> None:
@@ -163,7 +172,7 @@ class LeftOver:
 def list_runs(runs: Path) -> list[LeftOver]:
     """The unfinished runs in a folder, the latest first."""
     found = []
-    for folder in sorted(path for path in runs.glob("*") if path.is_dir()):
+    for folder in sorted(path for path in runs.glob("*") if path.is_dir() and not path.is_symlink()):
         files = [path for path in folder.iterdir() if path.is_file()]
         about = folder / "run.json"
         summary = json.loads(about.read_text(encoding="utf-8")) if about.is_file() else {}
@@ -207,7 +216,7 @@ def delete_run(runs: Path, name: str) -> LeftOver:
         if run.folder.name == name:
             if run.running:
                 raise UserError(f"run {name} is under way: end it first")
-            shutil.rmtree(run.folder)
+            _remove(run.folder)
             run.folder.with_name(f"{name}.lock").unlink(missing_ok=True)
             return run
     raise UserError(f"there is no left-over run {name!r}; `exp-tools runs` lists them")

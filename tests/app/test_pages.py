@@ -13,6 +13,7 @@ import torch
 import yaml
 from helpers.datasets import ROOT, picture
 from helpers.models import CLASSES, write_model
+from helpers.pictures import turned
 from PIL import Image
 
 pytest.importorskip("streamlit")
@@ -182,6 +183,11 @@ def test_a_turned_photograph_is_shown_upright():
     buffer = BytesIO()
     picture(1, 60, 45).save(buffer, format="JPEG", exif=exif)
     assert images.shown(buffer.getvalue(), "squash").size == (384, 512)
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "AVIF", "HEIF"])
+def test_every_turned_format_is_shown_upright(kind):
+    assert images.shown(turned(kind), "squash").size == (512, 341)  # upright it is 90x60
 
 
 def test_the_overlay_changes_the_hot_half_only_and_no_strength_changes_nothing():

@@ -99,6 +99,10 @@ ROW_CASES = {
         "damaged_image",
         27,
     ),
+    "half a JPEG, closed": Case(
+        lambda f: (f / FIRST).write_bytes((f / FIRST).read_bytes()[:-200] + b"\xff\xd9"), "damaged_image", 27
+    ),
+    "a strip": Case(lambda f: store(f, Image.new("RGB", (1, 500))), "bad_shape", 27),
     "two different files of one name": Case(
         lambda f: save(f / "elsewhere" / "ISIC_0000000.png", 9), "ambiguous_image", 27
     ),
@@ -128,6 +132,9 @@ ROW_CASES = {
     ),
     "file names for ids": Case(
         lambda f: replace_row(f, 0, image_id="ISIC_0000000.jpg"), "untidy_text", 27, 28, ("image_id", "ISIC_0000000")
+    ),
+    "names of another format for ids": Case(
+        lambda f: replace_row(f, 0, image_id="ISIC_0000000.HEIC"), "untidy_text", 27, 28, ("image_id", "ISIC_0000000")
     ),
     "upper-case sex": Case(lambda f: replace_row(f, 0, sex="Female"), "untidy_text", 27, 28, ("sex", "female")),
 }
@@ -206,6 +213,10 @@ PIXEL_CASES = {
     "floating point": (
         "other_pixels",
         lambda f: store(f, Image.fromarray(np.full((9, 9), np.nan, np.float32)), "TIFF"),
+    ),
+    "an animation": (
+        "several_frames",
+        lambda f: store(f, picture(0), "PNG", save_all=True, append_images=[picture(1)]),
     ),
     "EXIF orientation": ("exif_rotation", lambda f: store(f, picture(0), **turned())),
     "PNG under a .jpg name": ("wrong_ending", lambda f: store(f, picture(0), "PNG")),

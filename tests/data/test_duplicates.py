@@ -12,21 +12,21 @@ from PIL import Image
 
 from exp_tools.data.duplicates import retrieval
 from exp_tools.data.duplicates.contact_sheet import draw_pairs
-from exp_tools.data.duplicates.groups import group_ids, known_pairs, name_pairs, pair_report
+from exp_tools.data.duplicates.groups import JUDGES, group_ids, known_pairs, name_pairs, pair_report
 from exp_tools.data.duplicates.keypoints import compare, find_keypoints, mirrored
 from exp_tools.data.duplicates.pairs import photograph
 from exp_tools.data.duplicates.retrieval import MAX_IN_WORD, passed_over
 from exp_tools.data.duplicates.search import find_duplicates, identical_files
 from exp_tools.data.synthetic.scene import draw_lesion
 
-WIDTH, HEIGHT = 224, 168  # the size that key points are looked for in
+WIDTH, HEIGHT = 300, 225  # the size that key points are looked for in
 
 
 @functools.cache
 def skin(seed: int) -> np.ndarray:
-    """A piece of blotched skin, uint8 [480, 480, 3]."""
+    """A piece of blotched skin, uint8 [640, 640, 3]."""
     rng = np.random.default_rng(seed)
-    noise = rng.normal(size=(480, 480)).astype(np.float32)
+    noise = rng.normal(size=(640, 640)).astype(np.float32)
     field = sum(cv2.GaussianBlur(noise, (0, 0), sigma) * sigma for sigma in (1.5, 3, 6, 12))
     return np.clip(150 + 40 * field[..., None] / field.std() * (0.6, 1.0, 1.1), 0, 255).astype(np.uint8)
 
@@ -34,7 +34,7 @@ def skin(seed: int) -> np.ndarray:
 def view(
     piece: np.ndarray, *, turn: float = 0, scale: float = 1, mirror: bool = False, gain: float = 1, offset: float = 0
 ) -> np.ndarray:
-    """What a camera above the middle of the piece sees, uint8 [168, 224, 3]; mirrored first, then turned clockwise."""
+    """What a camera above the middle of the piece sees, uint8 [225, 300, 3]; mirrored first, then turned clockwise."""
     piece = piece[:, ::-1] if mirror else piece
     centre = (len(piece) - 1) / 2
     matrix = cv2.getRotationMatrix2D((centre, centre), -turn, scale)
@@ -138,7 +138,7 @@ def test_the_result_depends_on_neither_processes_nor_the_order_of_work():
     alone = find_duplicates(pictures, seed=3)
     pd.testing.assert_frame_equal(alone, find_duplicates(pictures, seed=3, processes=2))
     assert pairs_of(alone) == {(place, place + 60) for place in range(10)}
-    backwards = pairs_of(find_duplicates(lambda place: pictures[69 - place], 70, seed=4))
+    backwards = pairs_of(find_duplicates(lambda place, side: pictures[69 - place], 70, seed=4))
     assert {(69 - second, 69 - first) for first, second in backwards} == pairs_of(alone)
 
 
@@ -187,6 +187,7 @@ def labels() -> pd.DataFrame:
             "dx": ["nv", "nv", "mel", "nv", "mel", "mel", "mel"],
             "sex": ["male", "male", "unknown", "male", "female", "female", "male"],
             "age": [30, 45, 50, 45, 40, np.nan, 65],
+            "localization": ["back", "back", "unknown", "back", "face", "face", "back"],
         }
     )
 
@@ -197,6 +198,7 @@ def test_the_report_tells_what_agrees():
     assert list(report["same_lesion"]) == [False, True, False]
     assert list(report["same_dx"]) == [False, True, True]
     assert list(report["same_sex"].astype(object).fillna("?")) == [False, True, "?"]
+    assert list(report["same_site"].astype(object).fillna("?")) == [False, True, "?"]
     assert list(report["age_difference"].fillna(-1)) == [5, -1, 15]
     assert list(report.loc[("i1", "i4"), ["lesion_1", "lesion_2", "dx_1", "dx_2"]]) == ["L9", "L4", "nv", "mel"]
     assert list(report["accepted"]) == [True, True, False]
@@ -221,7 +223,9 @@ def test_the_contact_sheet_shows_pairs_of_different_lesions(tmp_path):
 
 def test_the_shipped_list_of_ham10000_holds_pairs_of_its_images():
     pairs = known_pairs("ham10000")
-    assert list(pairs) == ["image_id_1", "image_id_2", "inliers"]
+    assert list(pairs) == ["image_id_1", "image_id_2", "inliers", "size", "judged"]
+    assert set(pairs["judged"]) == {"geometry", "published", "by eye"} <= set(JUDGES)
+    assert (pairs["judged"] == "published").sum() == 20
     ids = pairs[["image_id_1", "image_id_2"]]
     assert ids.map(lambda name: 24306 <= int(name.removeprefix("ISIC_00")) <= 34320).all(axis=None)
     assert (pairs["image_id_1"] < pairs["image_id_2"]).all()
@@ -241,7 +245,7 @@ def test_a_search_that_passes_over_many_key_points_says_so(monkeypatch, capsys):
     assert pairs_of(find_duplicates(pictures)) == {(0, 2)}
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(retrieval, "MAX_IN_WORD", 0)
-    assert find_duplicates(pictures).empty
+    find_duplicates(pictures)
     assert "passes over 100% of the key points" in capsys.readouterr().err
 
 
@@ -265,17 +269,15 @@ def test_real_photographs_of_one_lesion_are_found_and_of_others_not(real_data):
 
 
 @pytest.mark.parametrize(
-    ("name", "size", "enough", "found"),
+    ("name", "size", "side", "found"),
     [
-        ("a.jpg", (600, 450), WIDTH * HEIGHT, (300, 225)),  # half, the smallest scale that is large enough
-        ("a.jpg", (450, 600), WIDTH * HEIGHT, (225, 300)),
-        ("a.jpg", (1200, 900), WIDTH * HEIGHT, (300, 225)),
-        ("a.jpg", (400, 300), WIDTH * HEIGHT, (400, 300)),  # half would be too small
-        ("a.png", (600, 450), WIDTH * HEIGHT, (512, 384)),  # a PNG has no scales
-        ("a.jpg", (600, 450), None, (512, 384)),
+        ("a.jpg", (600, 450), 300, (300, 225)),
+        ("a.jpg", (450, 600), 300, (225, 300)),
+        ("a.png", (1200, 900), 300, (300, 225)),
+        ("a.jpg", (200, 150), 300, (200, 150)),  # never enlarged
     ],
 )
-def test_a_jpeg_is_decoded_no_larger_than_the_search_needs(tmp_path, name, size, enough, found):
+def test_an_image_is_read_in_its_own_proportions(tmp_path, name, size, side, found):
     path = tmp_path / name
     Image.fromarray(np.resize(skin(1), (*size[::-1], 3))).save(path)
-    assert photograph(str(path), enough).shape == (*found[::-1], 3)
+    assert photograph(str(path), side).shape == (*found[::-1], 3)

@@ -1,6 +1,7 @@
 """No lesion, no group and no pair of duplicates in two splits, whatever a table looks like; and the proof of it."""
 
 import itertools
+import unicodedata
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from exp_tools.data.duplicates.groups import group_ids, with_groups
 from exp_tools.data.labels.table import typed_labels
-from exp_tools.data.labels.validate import complete, one_spelling
+from exp_tools.data.labels.validate import complete, one_spelling, tidied
 from exp_tools.data.split_proof import crossings
 from exp_tools.data.splits import UNUSED, assign_splits
 
@@ -77,6 +78,11 @@ def test_no_lesion_crosses_whatever_the_table_looks_like(messy, scheme):
         (["a  b", "a b", "a\u00a0b", "ａ b"], ["a b"] * 4),
         (["NA", "nan", "None", "unknown", "NULL", "", " "], [""] * 7),
         (["L1", "L2", "L1 "], ["L1", "L2", "L1"]),
+        (["007", "7", "07.0", "7.0", "０７"], ["007", "7", "07", "7", "07"]),
+        (["L\u200b1", "\ufeffL1", "L\u00ad1", "L1"], ["L1"] * 4),
+        (["L\u20131", "L\u20101", "L-1", "\u2014"], ["L-1", "L-1", "L-1", ""]),
+        (["L\u00e9", "Le\u0301", "le\u0301"], ["L\u00e9"] * 3),
+        (["a.JPG", "a", "a.tiff", "b.c"], ["a", "a", "a", "b.c"]),
     ],
 )
 def test_an_id_has_one_spelling(written, read):
@@ -86,6 +92,19 @@ def test_an_id_has_one_spelling(written, read):
 def test_a_lesion_without_an_id_stays_called_like_its_image():
     table = complete(pd.DataFrame({"image_id": ["1.0", " b ", "unknown"], "lesion_id": ["1.0", " b ", "unknown"]}))
     assert (table["lesion_id"] == table["image_id"]).all()
+
+
+@pytest.mark.parametrize(
+    ("image_ids", "lesion_ids"),
+    [
+        (["IMG_a", "b", "c"], ["IMG_a", "img_a", "img_a"]),  # called after its first image, in another case
+        (["a.jpg", "b.jpg"], ["a.jpg", "a.jpg"]),  # and tidied like an image's id later
+        (["5.0", "6", "7"], ["5.0", "5", "5.0"]),
+    ],
+)
+def test_a_lesion_that_is_called_after_one_of_its_images_is_one(image_ids, lesion_ids):
+    table = complete(pd.DataFrame({"image_id": image_ids, "lesion_id": lesion_ids}, dtype=str))
+    assert tidied(table, None)["lesion_id"].nunique() == 1
 
 
 def test_a_group_and_a_lesion_of_one_name_have_nothing_to_do_with_each_other():
@@ -137,6 +156,84 @@ def test_the_split_stage_keeps_no_file_that_the_proof_refutes(messy, monkeypatch
     with pytest.raises(AssertionError, match="lesions_in_two_splits"):
         messy.run("split")
     assert not (messy.folder / "data/splits.csv").exists()
+
+
+@pytest.mark.parametrize("plant", ["another split", "listed again", "listed again, first"])
+def test_a_leak_planted_by_hand_into_the_written_splits_is_found(messy, plant):
+    messy.run()
+    files = [Path("data/splits.csv"), Path("data/prepared/labels.csv"), Path("data/prepared/duplicates.csv")]
+    assert set(crossings(*files).values()) == {0}
+    head, *rows = files[0].read_text(encoding="utf-8").splitlines()
+    place = next(place for place, row in enumerate(rows) if row.startswith("I0,"))  # of lesion 0, with I1
+    was = rows[place].split(",")[3]
+    leak = rows[place].replace(f",{was},", ",test," if was != "test" else ",train,")
+    rows = (
+        rows[:place]
+        + {
+            "another split": [leak],
+            "listed again": [rows[place], leak],
+            "listed again, first": [leak, rows[place]],
+        }[plant]
+        + rows[place + 1 :]
+    )
+    files[0].write_text("\n".join([head, *rows]) + "\n", encoding="utf-8")
+    found = crossings(*files)
+    assert found["lesions_in_two_splits"] == 1
+    assert found["duplicate_pairs_in_two_splits"] == 0
+
+
+SIBLINGS = ("{}", "{}.0", " {}\u00a0", "{}\u200b", "{}\u2003", "{}.jpg", "{}.")
+"""Ways to write the same whole number as an id."""
+
+
+def siblings_rows(scheme: str) -> list[str]:
+    """Two to four images of each of 120 lesions, in every spelling; groups over lesions and finer; a given test set."""
+    rows = []
+    for lesion in range(120):
+        for copy in range(1 if lesion % 3 == 0 else 2 + lesion % 3):
+            name = f"{lesion}" if lesion % 2 else f"S\u00e9rie{chr(0x2013)}{lesion}x"
+            written = SIBLINGS[(lesion + copy) % len(SIBLINGS)].format(name) if lesion % 2 else name
+            if not lesion % 2:
+                written = (
+                    written,
+                    unicodedata.normalize("NFD", written),
+                    written.upper(),
+                    written.replace("\u2013", "-"),
+                )[copy]
+            group = ("", f"P{lesion // 10}", f"p{lesion // 10} ", f"P{lesion}-{copy}", "N/A")[(lesion // 5 + copy) % 5]
+            split = (
+                ("test" if (lesion + copy) % 7 == 0 else "val" if lesion % 11 == 1 else "") if scheme in GIVEN else ""
+            )
+            rows.append(f"I{len(rows)},{written},{group},{('nv', 'mel', 'bcc')[lesion % 3]},{split},{lesion}")
+    return rows
+
+
+GIVEN = ("official", "column", "auto")
+
+
+@pytest.mark.parametrize("scheme", ["holdout", "kfold", "paper", "official", "column", "auto"])
+def test_siblings_of_every_kind_stay_together_under_every_scheme(tmp_path, monkeypatch, scheme):
+    """By the numbers with which the rows were made, which the pipeline never sees, no lesion is in two splits."""
+    rows = siblings_rows(scheme)
+    for row in rows:
+        save(tmp_path / "set" / f"{row.split(',')[0]}.png", int(row.split(",")[0][1:]))
+    shown = [row.rpartition(",")[0] for row in rows]
+    write_table(tmp_path / "set" / "labels.csv", shown, "image_id,lesion_id,group,dx,split")
+    project = DataProject(tmp_path / "project", monkeypatch.chdir, data__source="table", data__dir=tmp_path / "set")
+    project.change(split__scheme=scheme).run()
+    split = project.splits().set_index("image_id")["split"]
+    found: dict[str, set[str]] = {}
+    patients: dict[str, set[str]] = {}
+    for row in rows:
+        image_id, _, group, _, _, lesion = row.split(",")
+        used = {split[image_id]} - {UNUSED}
+        found.setdefault(lesion, set()).update(used)
+        if group not in ("", "N/A"):
+            patients.setdefault(group.strip().upper(), set()).update(used)
+    assert [lesion for lesion, splits in found.items() if len(splits) > 1] == []
+    assert [patient for patient, splits in patients.items() if len(splits) > 1] == []
+    assert project.metrics("data")["lesions"] == 120
+    assert project.metrics("split")["lesions_in_two_splits"] == 0
 
 
 SPELLINGS = st.sampled_from(["{}", "{}.0", " {}", "{} "])

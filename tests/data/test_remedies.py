@@ -1,5 +1,7 @@
 """What a message tells the user to do works when it is done: under DVC, in the user's own folder."""
 
+import sys
+
 import pytest
 import yaml
 from helpers.datasets import save, write_table
@@ -53,17 +55,54 @@ def test_dvc_repro_looks_at_the_folder_again_after_a_problem(project, tmp_path):
     save(mine / "I21.png", 21)
     with (mine / "t.csv").open("a") as table:
         table.write("I21,L21,nv\n")
-    (mine / "I0.png").unlink()
     done = project.run(*TOOLS, "data", "check", check=False)
     assert done.returncode == 1
     assert "new in data.dir: I21.png" in done.stdout
-    assert "no more in data.dir: I0.png" in done.stdout
-    assert "1 new files since `download`, and 1 less" in project.run(*TOOLS, "doctor", check=False).stdout
+    assert "1 new files since `download`, and 0 less" in project.run(*TOOLS, "doctor", check=False).stdout
+    (mine / "I0.png").unlink()
+    assert "No such file" in stopped()  # all that DVC says
+    said = f"data/raw/I0.png is a link to {mine}/I0.png, which is not there any more (1 such links in data/raw)"
+    for command, status in ((("data", "check"), 3), (("doctor",), 1)):
+        done = project.run(*TOOLS, *command, check=False)
+        assert (done.returncode, said in done.stdout) == (status, True), done.stdout
+        assert "dvc repro -f -s download" in done.stdout
+    with_make(project)
+    done = project.run("make", "repro", check=False)
+    assert done.returncode != 0
+    assert said in done.stdout
+    assert "failed to reproduce" not in done.stdout + done.stderr
     (mine / "t.csv").write_text((mine / "t.csv").read_text().replace("I0,L0,nv\n", ""))
     project.run("dvc", "repro", "-f", "-s", "download")  # as it says
     project.run(*repro)
     assert len((project.folder / "data/prepared/labels.csv").read_text().splitlines()) == 22
     assert sum(path.suffix == ".png" for path in mine.rglob("*")) == 21  # what the user has left, and no less
+
+
+def with_make(project: Project) -> None:
+    """Give the project what `make` takes for its environment: the one that runs the tests."""
+    python = project.folder / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    (project.folder / ".venv/.installed").touch()
+
+
+def test_files_of_the_users_among_figures_stay_or_are_named_before_anything_runs(ran_project, tmp_path):
+    project = ran_project.copy(tmp_path / "project")
+    mine = [project.folder / f"{place}/mine.txt" for place in ("plots/data", "plots/explain", "plots/curves")]
+    lost = [project.folder / f"{place}/mine.txt" for place in ("plots/figures", "metrics/train")]
+    for path in (*mine, *lost):
+        path.write_text("mine")
+    with_make(project)
+    done = project.run("make", "repro", check=False)
+    assert done.returncode != 0
+    assert "plots/figures/mine.txt is not the pipeline's (and 1 more), and DVC deletes it" in done.stdout
+    for path in lost:
+        path.rename(project.folder / f"{path.parent.name}.txt")
+    project.run("dvc", "exp", "run", "-S", "prepare.clahe=true", "-S", "explain.seed=1", "-S", "evaluate.seed=1")
+    project.run("dvc", "checkout", "--force")
+    assert [path.read_text() for path in mine] == ["mine"] * 3
+    assert project.run(*TOOLS, "data", "check").returncode == 0
 
 
 def test_an_external_set_and_a_table_that_cannot_be_read_are_looked_at_again_too(project, tmp_path):

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers.datasets import CODES, DataProject, ham, ham_rows, save, write_table
+from openpyxl import Workbook
 
 from exp_tools.data.acquire.link import provide
 from exp_tools.data.labels.validate import check_counts, check_labels
@@ -242,6 +243,42 @@ def test_ph2_from_its_text_table(tmp_path):
     assert all(Path(file).name == f"{name}.bmp" for name, file in zip(table["image_id"], table["file"], strict=True))
     assert len(list((tmp_path / "raw").rglob("*_lesion.bmp"))) == len(rows)
     assert (table["lesion_id"] != table["image_id"]).all()
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_ph2_from_a_table_with_tabs(tmp_path, beside):
+    rows = ph2_rows(tmp_path / "set")
+    marks = {code: "\t".join("X" if code == place else "" for place in "012") for code in "012"}
+    whole = ["PH2", "Image Name\tAsymmetry\tCommon Nevus\tAtypical Nevus\tMelanoma"]
+    whole += [f"{name}\t0\t{marks[code]}" for name, code in rows]
+    short = ["Name\tHistological Diagnosis\tClinical Diagnosis", *(f"{name}\t\t{code}" for name, code in rows)]
+    (tmp_path / "set" / "PH2_dataset.txt").write_text("\n".join(short if beside else whole))
+    if beside:
+        book = Workbook()
+        for line in whole:
+            book.active.append([cell or None for cell in line.split("\t")])
+        book.save(tmp_path / "set" / "PH2_dataset.xlsx")
+    provide("ph2", SourceOptions(dir="set"), tmp_path / "raw", root=tmp_path, processes=1)
+    codes = {"0": "common_nevus", "1": "atypical_nevus", "2": "mel"}
+    table = read_source("ph2", tmp_path / "raw")
+    assert dict(zip(table["image_id"], table["dx"], strict=True)) == {name: codes[code] for name, code in rows}
+    (tmp_path / "raw/PH2_dataset.xlsx").unlink(missing_ok=True)
+    assert read_source("ph2", tmp_path / "raw")["dx"].tolist() == table["dx"].tolist()
+
+
+def test_the_test_set_of_isic_2019_has_metadata_without_lesions(tmp_path):
+    for number in (1, 2):
+        save(tmp_path / "set" / f"ISIC_{number}.jpg", number)
+    header = "image,MEL,NV,BCC,AK,BKL,DF,VASC,SCC,UNK,score_weight,validation_weight"
+    truth = ["ISIC_1,1.0,0,0,0,0,0,0,0,0,1.0,0.0", "ISIC_2,0,0,0,0,0,0,0,0,1.0,1.0,1.0"]
+    write_table(tmp_path / "set" / "ISIC_2019_Test_GroundTruth.csv", truth, header)
+    about = ["ISIC_1,55,anterior torso,female", "ISIC_2,,,"]
+    write_table(tmp_path / "set" / "ISIC_2019_Test_Metadata.csv", about, "image,age_approx,anatom_site_general,sex")
+    provide("isic", SourceOptions(dir="set"), tmp_path / "raw", root=tmp_path, processes=1)
+    table = read_source("isic", tmp_path / "raw").set_index("image_id")
+    assert table["dx"].to_dict() == {"ISIC_1": "mel", "ISIC_2": "unk"}
+    assert table.loc["ISIC_1", ["age", "sex", "localization"]].tolist() == ["55", "female", "anterior torso"]
+    assert table["lesion_id"].to_dict() == {"ISIC_1": "ISIC_1", "ISIC_2": "ISIC_2"}
 
 
 def test_ph2_from_class_folders(tmp_path):

@@ -3,9 +3,11 @@
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.datasets import DataProject, save, write_table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from exp_tools.data.labels.attributes import attribute_groups
 from exp_tools.data.labels.table import read_splits
 from exp_tools.data.sources.tables import read_text_table
 from exp_tools.data.splits import (
@@ -149,6 +151,39 @@ def test_the_papers_test_set_has_its_published_classes(ham, params):
     assert abs(rest["train"] - 0.7 / 0.85) < 0.005
 
 
+def test_a_split_by_image_tears_lesions_apart_and_says_by_how_much(ham, params):
+    by_image = params.split.model_copy(update={"scheme": "image"})
+    splits = assign_splits(ham, by_image)
+    assert splits["split"].value_counts(normalize=True).round(2).to_dict() == {"train": 0.7, "val": 0.15, "test": 0.15}
+    assert_disjoint(splits, "image")
+    with pytest.raises(AssertionError, match="groups are in two splits"):
+        assert_disjoint(splits)
+    summary = summarise_splits(splits, by_image)
+    assert summary["leak"] == pytest.approx(summary["leak_of_a_split_by_image"], abs=0.03)
+    assert 0.3 < summary["leak"] < 0.45
+    assert summary["largest_share_gap_points"] < 0.5
+    assert splits["group_id"].equals(ham["group_id"])  # intervals stay those of lesions
+
+
+def test_the_stage_warns_of_a_split_by_image_and_its_proof_tells_the_leak(tmp_path, monkeypatch, capsys):
+    rows = [f"a{n},{('mel', 'nv')[n // 3 % 2]},L{n // 3}" for n in range(120)]
+    for n in range(120):
+        save(tmp_path / "set" / f"a{n}.png", n)
+    write_table(tmp_path / "set" / "t.csv", rows, "image_id,dx,lesion_id")
+    folder = tmp_path / "project"
+    made = DataProject(folder, monkeypatch.chdir, data__source="table", data__dir=tmp_path / "set")
+    made.change(split__scheme="image").run()
+    assert "LEAKY, split by image" in capsys.readouterr().out
+    found = made.metrics("split")
+    splits = made.splits().merge(made.labels()[["image_id", "lesion_id"]], on="image_id")
+    crossing = (splits.groupby("lesion_id")["split"].nunique() > 1).sum()
+    assert found["lesions_in_two_splits"] == crossing > 10
+    seen = set(splits.loc[splits["split"] == "train", "lesion_id"])
+    assert found["leak"] == pytest.approx(splits.loc[splits["split"] == "test", "lesion_id"].isin(seen).mean())
+    made.change(split__scheme="holdout").run("split")
+    assert "leak" not in made.metrics("split")
+
+
 def test_a_given_test_set_is_kept_and_the_rest_is_shared_out(ham, params):
     given = ham.assign(split=np.where(ham["lesion_id"].str.endswith("7"), "test", ""))
     splits = assign_splits(given, scheme(params, "official"))
@@ -211,6 +246,30 @@ def test_stratified_by_source_and_sex_as_well(ham, params):
         assert (share - [0.15, 0.7, 0.15]).abs().to_numpy().max() < 0.01
 
 
+def test_stratified_by_further_columns_of_the_users_table(ham, params):
+    hospital = np.where(ham["lesion_id"].str[-1].isin(list("012")), "A", "B")
+    tenths = ham.groupby("lesion_id").ngroup() % 50
+    more = ham.assign(extra_hospital=hospital, extra_thickness=(tenths / 10).astype(str).replace("4.9", "unknown"))
+    splits = assign_splits(more, scheme(params, "holdout", stratify=["dx", "hospital", "thickness"]))
+    assert_disjoint(splits)
+    bands = attribute_groups(more["extra_thickness"]).astype(str)
+    assert set(bands) == {"0 to 1.2", "1.3 to 2.4", "2.5 to 3.6", "3.7 to 4.8", "unknown"}
+    for keys in (more["extra_hospital"], bands, bands + more["extra_hospital"]):
+        large = keys.map(keys.value_counts()) > 500
+        share = pd.crosstab(keys[large], splits["split"][large], normalize="index")
+        assert (share - [0.15, 0.7, 0.15]).abs().to_numpy().max() < 0.01
+
+
+def test_what_to_stratify_by_must_be_in_the_labels(ham, params):
+    more = ham.assign(extra_hospital="A", extra_skin_tone="1")
+    said = (
+        r"split\.stratify names 'hospitl'; the label table has dx, source, sex, hospital, skin_tone \(did you mean 'h"
+    )
+    for name in ("holdout", "kfold", "paper"):
+        with pytest.raises(UserError, match=said):
+            assign_splits(more, scheme(params, name, stratify=["dx", "hospitl"]))
+
+
 @settings(max_examples=60, deadline=None)
 @given(groups=groups, seed=st.integers(0, 2**32 - 1))
 def test_a_class_of_three_lesions_or_more_is_in_every_split(groups, seed):
@@ -230,3 +289,23 @@ def test_a_table_of_one_image_a_class_says_why_classes_are_missing(params):
     missing = summarise_splits(splits, scheme(params, "holdout"))["classes_missing"]
     assert all("fewer than 3 parts" in reason for of in missing.values() for reason in of.values())
     assert {dx for of in missing.values() for dx in of} == {"mel", "df"}
+
+
+def test_a_column_of_the_users_table_reaches_the_split_under_its_plain_name(tmp_path, monkeypatch):
+    rows = [f"I{n},{('nv', 'mel')[n % 2]},{('North Wing', 'South')[n // 2 % 2]}" for n in range(32)]
+    write_table(tmp_path / "mine/t.csv", rows, "image_id,dx,Hospital Wing")
+    for number in range(32):
+        save(tmp_path / f"mine/I{number}.png", number)
+    project = DataProject(
+        tmp_path / "project",
+        monkeypatch.chdir,
+        data__source="table",
+        data__dir=tmp_path / "mine",
+        split__stratify=["dx", "hospital_wing"],
+        split__fractions=[0.5, 0.25, 0.25],
+    )
+    project.run()
+    counts = pd.crosstab(project.labels()["extra_hospital_wing"], project.splits()["split"])
+    assert (counts[["train", "val", "test"]].to_numpy() == [8, 4, 4]).all()
+    said = project.change(split__stratify=["dx", "wing"]).fails("split")
+    assert "split.stratify names 'wing'; the label table has dx, source, sex, hospital_wing" in said

@@ -135,8 +135,19 @@ def test_files_of_other_origin_are_not_touched(make, target):
     assert [path.name for path in target.iterdir()] == ["mine.jpg"]
 
 
+def test_a_file_that_somebody_added_stays_when_the_archive_is_another_one(make, target):
+    unpack(make(), target, **BOUNDS)
+    (target / "notes.txt").write_bytes(b"mine")
+    archive = make({"other.jpg": b"other"})
+    with pytest.raises(UserError, match=r"holds notes\.txt, which came from no archive"):
+        unpack(archive, target, **BOUNDS)
+    assert (target / "notes.txt").read_bytes() == b"mine"
+    (target / "notes.txt").unlink()
+    assert [path.name for path in unpack(archive, target, **BOUNDS)] == ["other.jpg"]
+
+
 def test_what_a_killed_process_left_is_cleared_away(make, target):
-    scratch = target.with_name(f".{target.name}.unpacking") / "new"
+    scratch = target.with_name(".unpacking.x1_y2.999999999.tmp") / "new"
     scratch.mkdir(parents=True)
     (scratch / "half.jpg").write_bytes(b"half")
     unpack(make(), target, **BOUNDS)

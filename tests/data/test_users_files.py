@@ -11,7 +11,8 @@ import yaml
 from helpers.datasets import DataProject, ham, save
 from helpers.project import Project, clone
 
-from exp_tools.data.acquire.managed_folder import MARKER
+from exp_tools.data.acquire import managed_folder
+from exp_tools.data.acquire.managed_folder import MARKER, refilled
 
 TINY = {
     "data": {"sample_images": 40},
@@ -271,6 +272,35 @@ def test_a_run_that_was_killed_is_no_hindrance(alone, tmp_path, monkeypatch):
     alone.run("download")
     assert sorted(path.stem for path in (alone.folder / "data/raw").rglob("*.jpg")) == [f"I{n}" for n in range(9)]
     assert [path.name for path in (alone.folder / "data").iterdir()] == ["raw"]
+
+
+@pytest.mark.parametrize("call", ["write_json", "mkdir"])
+def test_a_disk_that_is_full_at_the_end_leaves_what_was_there(alone, tmp_path, monkeypatch, call):
+    alone.run("download")
+    before = everything(alone.folder / "data")
+    alone.change(data__source="folder", data__dir=save(tmp_path / "other/mel/x.png").parents[1])
+    made = Path.mkdir
+
+    def full(path, *given, **options):
+        if call == "write_json" or (path.name, path.parent.name) == ("mel", "raw"):
+            raise OSError(28, "No space left on device")
+        return made(path, *given, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(managed_folder if call == "write_json" else Path, call, full)
+        assert "data/raw could not be filled: no space is left on the disk" in alone.fails("download")
+    assert everything(alone.folder / "data") == before
+    alone.run("download")
+    assert {path.name for path in (alone.folder / "data/raw").rglob("*") if path.is_file()} == {"x.png", MARKER}
+
+
+def test_a_folder_takes_the_place_of_a_file_and_a_file_that_of_a_folder(alone, tmp_path):
+    for number, names in enumerate((("a/x.csv", "b.csv"), ("a", "b.csv/x.csv"))):
+        with refilled(Path("data/raw"), "data.dir") as fresh:
+            for name in names:
+                (fresh / name).parent.mkdir(exist_ok=True)
+                (fresh / name).write_text(str(number))
+        assert sorted(everything(Path("data/raw"))) == sorted([*names, MARKER])
 
 
 def test_what_systems_leave_behind_neither_stops_a_run_nor_goes(alone):

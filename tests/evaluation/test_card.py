@@ -210,6 +210,7 @@ def test_whose_images_they_are_is_told_by_split(classes, report):
     labels = pd.DataFrame(
         {
             "lesion_id": ["a", "a", "b", "c", "d"],
+            "group_id": ["a", "a", "b", "c", "d"],
             "dx": ["mel", "mel", "nv", "nv", "bkl"],
             "sex": ["male", "male", "female", "", "female"],
             "localization": ["back", "back", "upper extremity", "", "back"],
@@ -245,6 +246,20 @@ def test_whose_images_they_are_is_told_by_split(classes, report):
     assert "| `mel` | 2 (100.0%) | 0 (0.0%) | 0 (0.0%) |" in card
     assert f"| `mel` | {' | '.join(str(count) for count in counted['mel'].values())} |" in card
     assert "takes 139 lesions of a class; no class has as many" in card
+    assert "LEAKY" not in card
+    assert "The split is by lesion: none is in both." in card
+
+
+def test_a_split_by_image_is_called_leaky_wherever_it_matters(classes, report):
+    labels = pd.DataFrame({"lesion_id": list("abc"), "group_id": list("aab"), "dx": "mel", "sex": "", "age": 1.0})
+    prepared = {"rows_read": 3, "rows_left_out": 0, "problems": {}}
+    found = participants(labels.assign(localization=""), ["train", "test", "test"], classes, prepared)
+    assert found["leak"] == 1
+    test = report["test"] | {"participants": found | {"leak": 37}}
+    card = model_card(facts(classes), report | {"test": test}, DIGESTS)
+    assert card.index("**LEAKY: 37 of 200 test images show a lesion that the model was trained on.") < card.index("##")
+    assert "The split is LEAKY, by image: lesions are in both." in card
+    assert "split is by lesion" not in card
 
 
 def test_gaps_between_subgroups_are_told_only_where_clear(classes, report):

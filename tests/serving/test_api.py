@@ -13,6 +13,7 @@ import pytest
 import torch
 from fastapi import FastAPI, Request
 from helpers.models import SERVED_VOCABULARY, noise, photograph, save_tiny_model
+from helpers.pictures import PIXELS, dicom, heic
 from PIL import Image
 from starlette.testclient import TestClient
 
@@ -58,9 +59,10 @@ def image_fields(*contents: bytes) -> list:
     return [("images", ("photo.jpg", content, "image/jpeg")) for content in contents]
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "TIFF", "WEBP"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "AVIF", "HEIF", "DICOM"])
 def test_the_answer_is_the_predictors(client, predictor, kind):
-    content = photograph(1, kind)
+    made = {"HEIF": heic, "DICOM": lambda: dicom(PIXELS, "RGB")}
+    content = made[kind]() if kind in made else photograph(1, kind)
     answer = client.post("/predict", files=image_field(content))
     assert answer.status_code == 200
     body = answer.json()

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import pictures
 from helpers.models import encoded, photograph, save_tiny_model
 from helpers.project import ROOT
 from PIL import Image
@@ -69,10 +70,6 @@ def many_scans(count: int) -> bytes:
     return content[:last] + content[last:-2] * count + content[-2:]
 
 
-def gif() -> bytes:
-    return encoded(Image.new("RGB", (8, 8)), "GIF")
-
-
 def spoiled(content: bytes) -> bytes:
     """A PNG with a wrong checksum in the middle of its pixels."""
     place = content.index(b"IDAT") + 20
@@ -89,7 +86,9 @@ IMAGES: dict[str, tuple[Callable[[], bytes], str]] = {
     "SVG": (lambda: SVG, "not_an_image"),
     "PostScript, which Pillow would start another program for": (lambda: POSTSCRIPT, "not_an_image"),
     "PDF": (lambda: b"%PDF-1.7\n" + bytes(300), "not_an_image"),
-    "GIF": (gif, "not_an_image"),
+    "JPEG 2000": (lambda: encoded(Image.new("RGB", (8, 8)), "JPEG2000"), "not_an_image"),
+    "a DICOM file without a picture": (lambda: bytes(128) + b"DICM", "not_an_image"),
+    "a HEIC file of its first bytes": (lambda: b"\0\0\0 ftypheic\0\0\0\0mif1heic" + bytes(50), "not_an_image"),
     "ZIP": (lambda: b"PK\x03\x04" + bytes(300), "not_an_image"),
     "a gzipped JPEG": (lambda: gzip.compress(GOOD), "not_an_image"),
     "a pickle": (lambda: b"\x80\x04\x8c\x05posix\x8c\x06system\x93.", "not_an_image"),
@@ -97,6 +96,7 @@ IMAGES: dict[str, tuple[Callable[[], bytes], str]] = {
     "random bytes": (lambda: np.random.default_rng(0).bytes(50_000), "not_an_image"),
     "the first half of a JPEG": (lambda: GOOD[: len(GOOD) // 2], "damaged_image"),
     "a JPEG's header alone": (lambda: GOOD[:200], "damaged_image"),
+    "the first half of a JPEG, closed": (lambda: GOOD[: len(GOOD) // 2] + b"\xff\xd9", "damaged_image"),
     "half a PNG": (lambda: photograph(1, "PNG")[:2000], "damaged_image"),
     "half a WebP": (lambda: photograph(1, "WEBP")[:600], "damaged_image"),
     "half a TIFF": (lambda: photograph(1, "TIFF")[:9000], "damaged_image"),
@@ -106,9 +106,16 @@ IMAGES: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: png(9, 9, text_bomb()),
         "damaged_image",
     ),
+    "a strip": (lambda: encoded(Image.new("RGB", (1, 500)), "PNG"), "bad_shape"),
     "a PNG that claims 4 gigapixels": (lambda: png(65_535, 65_535), "too_many_pixels"),
     "a PNG that claims the most there is": (lambda: png(2**31 - 1, 2**31 - 1), "too_many_pixels"),
     "real pixels, just too many": (lambda: encoded(Image.new("RGB", (2000, 1001)), "PNG"), "too_many_pixels"),
+    "a DICOM file of too many pixels": (
+        lambda: pictures.dicom(np.zeros((1001, 2000), np.uint8)[:, :400], "MONOCHROME2").replace(
+            b"US\x02\0\x90\x01", b"US\x02\0\xd0\x07"
+        ),
+        "too_many_pixels",
+    ),
     "a JPEG of a thousand scans": (lambda: many_scans(1000), "too_many_scans"),
     "too many bytes": (lambda: GOOD + bytes(LIMITS.image_bytes), "too_large"),
 }

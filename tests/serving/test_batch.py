@@ -1,6 +1,7 @@
 """A batch predicts what the predictor predicts, resumes where it was stopped, and is stopped by no single file."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -8,6 +9,7 @@ import pytest
 import torch
 from helpers.datasets import picture, write_table
 from helpers.models import CLASSES, write_model
+from helpers.pictures import PIXELS, dicom, encoded, heic
 
 from exp_tools.cli import main as cli
 from exp_tools.errors import UserError
@@ -186,6 +188,18 @@ def test_the_journal_of_another_model_is_not_taken_over(folder, predictor, tmp_p
     write_model(tmp_path / "other.safetensors", "soft_attention")
     with pytest.raises(UserError, match=r"p\.csv\.journal is left over from a batch with another model"):
         predict_batch(Predictor(tmp_path / "other.safetensors"), batch_inputs(folder), tmp_path / "p.csv", threads=1)
+
+
+def test_any_image_is_predicted_by_its_content_and_what_is_none_is_listed(folder, predictor, tmp_path):
+    (folder / "phone.heic").write_bytes(heic())
+    (folder / "IM0001").write_bytes(dicom(PIXELS, "RGB"))
+    (folder / "picture.jp2").write_bytes(encoded("JPEG2000"))
+    (folder / "notes.pdf").write_bytes(b"%PDF")
+    outcome = predict_batch(predictor, batch_inputs(folder), tmp_path / "p.csv", threads=1)
+    assert {"phone", "IM0001"} <= set(pd.read_csv(tmp_path / "p.csv")["image_id"])
+    assert [(Path(problem.file).name, problem.kind) for problem in outcome.problems] == [
+        ("picture.jp2", "not_an_image")
+    ]
 
 
 def test_few_images_wait_in_memory(folder, predictor, tmp_path, monkeypatch):

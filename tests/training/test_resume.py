@@ -287,6 +287,23 @@ def test_what_a_killed_process_had_half_written_is_removed(tmp_path):
         assert {path.name for path in store.folder.iterdir()} == {"state.pt", "run.json"}
 
 
+def test_a_users_files_in_runs_stay(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/mine.txt").write_text("mine")
+    runs = tmp_path / "runs"
+    with RunStore(runs, "a", {}) as store:
+        store.save({"x": torch.zeros(3)}, 0, {}, {})
+        (store.folder / "notes.txt").write_text("mine")
+        (runs / "link").symlink_to(tmp_path / "elsewhere")
+        store.finish()
+        assert [path.name for path in store.folder.iterdir()] == ["notes.txt"]
+    assert [run.folder.name for run in checkpoints.list_runs(runs)] == ["a"]
+    checkpoints.delete_run(runs, "a")
+    with pytest.raises(UserError, match="there is no left-over run 'link'"):
+        checkpoints.delete_run(runs, "link")
+    assert (runs / "a/notes.txt").read_text() == (tmp_path / "elsewhere/mine.txt").read_text() == "mine"
+
+
 def test_a_damaged_state_starts_anew_and_is_said(tmp_path, capsys):
     with RunStore(tmp_path, "a", {}) as store:
         (store.folder / "state.pt").write_bytes(b"junk")

@@ -9,7 +9,7 @@ import streamlit as st
 from exp_tools.app.parts import images, model_picker
 from exp_tools.app.parts.charts import percent, probability_bars
 from exp_tools.app.parts.settings import MAX_UPLOAD_MB, Settings
-from exp_tools.data.images.decode import EXTENSIONS
+from exp_tools.data.images.formats import READ
 from exp_tools.errors import UserError
 from exp_tools.models.model_file import ModelFacts
 from exp_tools.serving.predictor import OLDEST, Patient, Prediction, Predictor
@@ -54,8 +54,7 @@ def show(settings: Settings) -> None:
 
 def _ask_pictures(facts: ModelFacts) -> list[Picture]:
     files = st.file_uploader(
-        f"Images ({', '.join(ending[1:] for ending in EXTENSIONS)}; up to {MAX_UPLOAD_MB} MB each)",
-        type=[ending[1:] for ending in EXTENSIONS],
+        f"Images ({READ}; up to {MAX_UPLOAD_MB} MB each)",  # any name: the content decides
         accept_multiple_files=True,
         key="files",
     )

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from exp_tools.data.images.decode import load_image
+from exp_tools.data.images.decode import load_image, upright_size
 from exp_tools.data.images.preprocess import Preprocessing
 from exp_tools.data.synthetic.generate import draw_sample_image
 from exp_tools.explain.overlay import overlay
@@ -31,7 +31,7 @@ def shown(data: bytes, resize: str, heat: NDArray[np.float32] | None = None, str
     picture = Image.fromarray(square if heat is None else overlay(square, heat, strength))
     if resize != "squash":
         return picture
-    width, height = _upright_size(data)
+    width, height = upright_size(data)
     scale = SIDE / max(width, height)
     return picture.resize((max(1, round(width * scale)), max(1, round(height * scale))), Image.Resampling.LANCZOS)
 
@@ -49,9 +49,3 @@ def draw_example(number: int) -> tuple[str, bytes]:
     dx = codes[number % len(codes)]
     pixels, _ = draw_sample_image(f"SYN_{number}", f"SYN_{number}", dx, DRAWING_SEED)
     return f"drawn_{number + 1}_{dx}.png", png(Image.fromarray(pixels))
-
-
-def _upright_size(data: bytes) -> tuple[int, int]:
-    with Image.open(BytesIO(data)) as image:
-        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-        return (image.height, image.width) if turned else image.size

@@ -24,7 +24,7 @@ from exp_tools.data.acquire.store import (
     sidecar,
     size_of,
 )
-from exp_tools.data.acquire.transfer import Broken, Refused, WrongContent, drop, pull, require_room
+from exp_tools.data.acquire.transfer import Broken, Refused, WrongContent, drop, pull, require_room, where_to_resume
 from exp_tools.data.sources.registry import RemoteFile
 from exp_tools.errors import UserError
 from exp_tools.io import ProgressBar, in_words, write_json
@@ -83,6 +83,8 @@ def _check_present(file: RemoteFile, target: Path) -> Digests:
 
 def _download(file: RemoteFile, target: Path, timeout: float, attempts: int) -> Digests:
     part = sidecar(target, ".part")
+    if not where_to_resume(file, part)[0]:
+        drop(part)
     if file.size is not None:
         require_room(file, part, file.size)
     bar = ProgressBar(desc=file.name, unit="B", unit_scale=True)
@@ -145,7 +147,7 @@ def _pause(state: RetryCallState) -> float:
 
 
 def _by_hand(file: RemoteFile, target: Path, reason: str) -> str:
-    have = size_of(sidecar(target, ".part"))
+    have, _ = where_to_resume(file, sidecar(target, ".part"))
     size = "" if file.size is None else f"\n  size  {file.size:,} bytes"
     md5 = "" if file.md5 is None else f"\n  MD5   {file.md5}"
     kept = f"\nOr run again: {in_words(have)} are here, and the download goes on from there." if have else ""

@@ -1,16 +1,18 @@
 """Fill a folder with links to a source's files: from the user's copy, unpacked or zipped, or from a download."""
 
 import filecmp
-import os
-import tempfile
-import zipfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from exp_tools.data.acquire.access import overlap, require_whole
+from exp_tools.data.acquire.archives import archive_kind, content_digest, holds_news, zip_members
 from exp_tools.data.acquire.managed_folder import MARKER
 from exp_tools.data.acquire.unpack import unpack
-from exp_tools.data.images.decode import EXTENSIONS, is_clutter
+from exp_tools.data.images.decode import files_below, is_clutter, walk_files
+from exp_tools.data.images.formats import READ, image_id, is_image
 from exp_tools.data.images.masks import find_masks
 from exp_tools.data.labels.select import subset_of_lesions
 from exp_tools.data.sources.registry import (
@@ -25,12 +27,15 @@ from exp_tools.data.sources.registry import (
 )
 from exp_tools.data.sources.tables import OTHERS, is_table
 from exp_tools.errors import UserError
-from exp_tools.io import atomic_write, link_file
+from exp_tools.io import atomic_write, link_file, scratch_folder
+from exp_tools.project import users_path
 
 LICENCE = "LICENCE.txt"
 STORE = "downloads"
 MAX_BYTES, MAX_FILES = 200 * 10**9, 500_000
 """The files that an archive may contain."""
+DEEPEST = 3
+"""How many archives may be inside one another."""
 
 
 def provide(name: str, wanted: SourceOptions, raw: Path, *, root: Path, processes: int) -> str:
@@ -95,18 +100,18 @@ def _fill(name: str, folder: str | None, wanted: SourceOptions, raw: Path, root:
         _link_tables(wanted, origins[0], raw, root)
     if chosen := {key: getattr(wanted, key) for key in OPTIONS_OF_TABLES if getattr(wanted, key)}:
         write_options(raw, **chosen)
-    images, copies = 0, 0
-    seen: dict[str, Path] = {}
+    taken = _Taken()
     for origin in origins:
-        new, same = _link_tree(origin, raw, store, facts, seen)
-        images, copies = images + new, copies + same
-    if not images:
+        _link_tree(origin, raw, store, facts, taken)
+    if not taken.images:
         raise UserError(
-            f"{key} {folder!r}: there is no image ({', '.join(EXTENSIONS)}) in {origins[0]} or below it"
+            f"{key} {folder!r}: there is no image ({READ}) in {origins[0]} or below it"
             + (f"; {facts.title} is available from {facts.where}" if facts.where else "")
         )
-    again = f"; {copies:,} second copies of the same image were left out" if copies else ""
-    return f"{images:,} images of {facts.title} {came}{again}"
+    again = f"; {taken.copies:,} second copies of the same image were left out" if taken.copies else ""
+    others = ", ".join(f"{count:,} {ending}" for ending, count in sorted(taken.others.items()))
+    passed = f"; passed over, being no images and no tables: {others}" if others else ""
+    return f"{taken.images:,} images of {facts.title} {came}{again}{passed}"
 
 
 def _download(facts: DatasetSpec, store: Path, key: str) -> list[Path]:
@@ -119,38 +124,43 @@ def _download(facts: DatasetSpec, store: Path, key: str) -> list[Path]:
     origins = []
     for file in facts.files:
         path = fetch(file, store)
-        origins.append(_unpacked(path, store) if file.archive else path)
+        origins.append(_unpacked(path, store, str(path.stat().st_size)) if file.archive else path)
     return origins
 
 
-def _unpacked(archive: Path, store: Path) -> Path:
-    target = store / "unpacked" / f"{archive.stem}-{archive.stat().st_size}"
+def _unpacked(archive: Path, store: Path, version: str) -> Path:
+    target = store / "unpacked" / f"{archive.stem}-{version}"
     unpack(archive, target, max_bytes=MAX_BYTES, max_files=MAX_FILES)
     return target
 
 
 def _local(folder: str, root: Path, key: str, facts: DatasetSpec) -> Path:
-    path = (root / folder).resolve()
+    path = users_path(folder, root)
+    if path.is_file():
+        raise UserError(f"{key} {folder!r}: {path} is a file; name the folder that it lies in (archives are unpacked)")
     if not path.is_dir():
         got = f"; {facts.title} is available from {facts.where}" if facts.where else ""
         raise UserError(f"{key} {folder!r}: there is no folder {path}{got}")
+    require_whole(path, dead_links=facts.folders_are_labels)
     return path
 
 
 def refuse_own_folder(wanted: SourceOptions, filled: Sequence[Path], root: Path) -> None:
     """Raise UserError when the user's files are inside a folder that the pipeline fills, or contain one."""
-    for key, folder in (("data.dir", wanted.dir), ("data.second_dir", wanted.second_dir)):
-        if folder is None:
+    for key in ("dir", "second_dir", "table", "test_table"):
+        if (named := getattr(wanted, key)) is None:
             continue
-        path = (root / folder).resolve()
+        path = users_path(named, root)
+        if "table" in key and not path.is_file():  # it lies in data.dir
+            continue
         for output in filled:
-            for place in (output.parent.resolve() / output.name, (root / output.parent).resolve() / output.name):
-                if path.is_relative_to(place) or place.is_relative_to(path):
-                    raise UserError(
-                        f"{key} {folder!r}: {path} and {output}, which the pipeline fills, overlap. Nothing "
-                        "was touched. Move your files to a folder of their own, outside of those that the pipeline "
-                        f"writes, and set {key} to it"
-                    )
+            places = {output.parent.resolve() / output.name, (root / output.parent).resolve() / output.name}
+            if any(overlap(path, place) for place in places):
+                raise UserError(
+                    f"data.{key} {named!r}: {path} and {output}, which the pipeline fills, overlap. Nothing was "
+                    "touched. Move your files to a folder of their own, outside of those that the pipeline writes, and "
+                    f"set data.{key} to it"
+                )
 
 
 def _link_tables(wanted: SourceOptions, folder: Path, raw: Path, root: Path) -> None:
@@ -159,7 +169,7 @@ def _link_tables(wanted: SourceOptions, folder: Path, raw: Path, root: Path) -> 
     for key, name in (("table", wanted.table), ("test_table", wanted.test_table)):
         if name is None:
             continue
-        path = next((path for path in (folder / name, root / name) if path.is_file()), None)
+        path = next((path for path in (folder / name, users_path(name, root)) if path.is_file()), None)
         if path is None:
             raise UserError(f"data.{key} {name!r}: there is no such file in {folder} or {root}")
         path = path.resolve()
@@ -170,32 +180,70 @@ def _link_tables(wanted: SourceOptions, folder: Path, raw: Path, root: Path) -> 
         write_options(raw, **chosen)
 
 
-def _link_tree(origin: Path, raw: Path, store: Path, facts: DatasetSpec, seen: dict[str, Path]) -> tuple[int, int]:
-    """Link images and tables below `origin`, unpacking archives with new content; returns (images, copies left out)."""
-    images, copies = 0, 0
-    archives = []
+@dataclass
+class _Taken:
+    """What has been linked: how many images, the first file of each name, second copies, endings passed over."""
+
+    images: int = 0
+    copies: int = 0
+    first: dict[str, Path] = field(default_factory=dict)
+    others: Counter[str] = field(default_factory=Counter)
+
+
+def _link_tree(origin: Path, raw: Path, store: Path, facts: DatasetSpec, taken: _Taken, depth: int = 0) -> None:
+    """Link images and tables below `origin`, unpacking zip archives with new content; what was linked goes to `taken`.
+
+    Raises
+    ------
+    UserError
+        An archive of another kind is there, one that is no zip, or archives are more than DEEPEST inside one another.
+    """
+    archives, unread = [], []
     for path, place in _files(origin):
         ending = path.suffix.lower()
         if ending == ".zip":
             archives.append((path, place))
-        elif ending in EXTENSIONS and path.stem.lower().endswith(facts.masks):
-            if path.stem.lower().endswith(facts.lesion_masks) and seen.setdefault(path.name.lower(), path) == path:
-                _link(path, raw / place)
-        elif ending in EXTENSIONS:
-            first = None if facts.folders_are_labels else seen.setdefault(path.name.lower(), path)
-            if first not in (None, path) and filecmp.cmp(first, path, shallow=False):
-                copies += 1
-                continue
-            images += 1
-            _link(path, raw / place)
+        elif is_image(path):
+            _link_image(path, raw / place, facts, taken)
         elif is_table(path) or ending in (".txt", *OTHERS) or (not ending and "metadata" in path.name.lower()):
             _link(path, raw / place)
+        elif kind := archive_kind(path):
+            unread.append(f"{path} ({kind})")
+        else:
+            taken.others[ending or "without ending"] += 1
+    if unread:
+        raise UserError(
+            f"{', '.join(unread)}: of archives only .zip is read here, and images in it would be left out. Unpack it "
+            "into the folder (or move it away if it holds none)"
+        )
     for archive, place in archives:
-        if not _holds_news(archive, seen, facts):
+        members = zip_members(archive)
+        if not (facts.folders_are_labels or holds_news(archive, members, taken.first)):
             continue
-        more, same = _link_tree(_unpacked(archive, store), raw / place.with_suffix(""), store, facts, seen)
-        images, copies = images + more, copies + same
-    return images, copies
+        if depth == DEEPEST:
+            raise UserError(f"{archive}: archives are more than {DEEPEST} deep inside one another; unpack it yourself")
+        folder = _unpacked(archive, store, content_digest(members))
+        try:
+            _link_tree(folder, raw / place.with_suffix(""), store, facts, taken, depth + 1)
+        except UserError as error:
+            raise UserError(f"in {archive}: {error}") from error
+
+
+def _link_image(path: Path, target: Path, facts: DatasetSpec, taken: _Taken) -> None:
+    """Link an image or the mask of a lesion, unless it is a second copy or another mask."""
+    name, stem = path.name.lower(), image_id(path.name).lower()
+    if stem.endswith(facts.masks):
+        if stem.endswith(facts.lesion_masks) and taken.first.setdefault(name, path) == path:
+            _link(path, target)
+        return
+    first = None if facts.folders_are_labels else taken.first.setdefault(name, path)
+    if first not in (None, path) and filecmp.cmp(first, path, shallow=False):
+        taken.copies += 1
+        return
+    if (target.is_symlink() or target.exists()) and not filecmp.cmp(path, target, shallow=False):
+        raise UserError(f"{path} and {target.resolve()} are two images of one name and place; rename one of them")
+    taken.images += 1
+    _link(path, target)
 
 
 def _link(path: Path, target: Path) -> None:
@@ -204,32 +252,12 @@ def _link(path: Path, target: Path) -> None:
 
 
 def _files(origin: Path) -> Iterator[tuple[Path, Path]]:
-    """Files below a folder with their places in it, in order; links to folders are followed, each folder once."""
+    """Files below a folder with their places in it, in order; or the one file."""
     if origin.is_file():
         yield origin, Path(origin.name)
         return
-    known: set[str] = set()
-    for folder, subfolders, names in os.walk(origin, followlinks=True):
-        real = os.path.realpath(folder)
-        subfolders[:] = sorted(name for name in subfolders if not is_clutter(name)) if real not in known else []
-        if real in known:
-            continue
-        known.add(real)
-        for name in sorted(names):
-            path = Path(folder, name)
-            if not is_clutter(name) and path.is_file():
-                yield path, path.relative_to(origin)
-
-
-def _holds_news(archive: Path, seen: dict[str, Path], facts: DatasetSpec) -> bool:
-    """Whether an archive holds a file that is not there unpacked already."""
-    try:
-        with zipfile.ZipFile(archive) as content:
-            names = [Path(name) for name in content.namelist() if not name.endswith("/")]
-    except (zipfile.BadZipFile, OSError) as error:
-        raise UserError(f"{archive} is not a whole zip archive ({error}); unpack it yourself or remove it") from error
-    images = [name for name in names if name.suffix.lower() in EXTENSIONS and not is_clutter(name.name)]
-    return facts.folders_are_labels or not images or any(name.name.lower() not in seen for name in images)
+    for path in walk_files(origin):
+        yield path, path.relative_to(origin)
 
 
 def _limit(name: str, wanted: SourceOptions, raw: Path) -> str:
@@ -242,9 +270,10 @@ def _limit(name: str, wanted: SourceOptions, raw: Path) -> str:
     keep = table[subset_of_lesions(table, wanted.limit, wanted.seed)]
     kept = set(keep["file"])
     masks = find_masks(raw, spec_of(name).lesion_masks)
-    kept |= {str(masks[Path(file).stem]) for file in kept if Path(file).stem in masks}
-    for path in raw.rglob("*"):
-        if path.suffix.lower() in EXTENSIONS and str(path) not in kept:
+    stems = {image_id(Path(file).name) for file in kept}
+    kept |= {str(path) for stem, path in masks.items() if stem in stems}
+    for path in files_below(raw):
+        if is_image(path) and str(path) not in kept:
             path.unlink()
     write_options(raw, subset=keep["image_id"].to_list())
     return f"; data.limit keeps {len(keep):,} of {len(table):,}"
@@ -265,8 +294,8 @@ def folder_changes(
     then = _names(raw)
     if wanted.dir is None or not then:
         return [], []
-    with tempfile.TemporaryDirectory(prefix="exp-tools-") as folder:
-        fresh = Path(folder) / "raw"
+    with scratch_folder() as folder:
+        fresh = folder / "raw"
         provide(name, wanted, fresh, root=root, processes=processes)
         now = _names(fresh)
     return sorted(now - then), sorted(then - now)

@@ -8,14 +8,13 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 from exp_tools.data.images.decode import is_clutter
-from exp_tools.errors import UserError
-from exp_tools.io import write_json
+from exp_tools.errors import UserError, calling, disk_fault
+from exp_tools.io import scratch_folder, write_json
 
 MARKER = "made.json"
 """In the folder: name and content of each file that the stage made; no times, no paths, since it is hashed."""
@@ -37,17 +36,15 @@ def refilled(folder: Path, key: str) -> Iterator[Path]:
         `folder` holds a file that no stage made or that was changed since, is a link or is a file.
     """
     old = files_made(folder, key)
-    fresh = folder.with_name(f".{folder.name}.new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    try:
+    with scratch_folder(folder.parent, folder.name) as fresh:
         try:
-            yield fresh
-        except UserError as error:
-            raise UserError(str(error).replace(str(fresh), str(folder))) from error
-        _swap(fresh, folder, old)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+            with calling(fresh, folder):
+                yield fresh
+            _swap(fresh, folder, old)
+        except OSError as error:
+            if error.filename is not None and not str(error.filename).startswith(str(fresh)):
+                raise
+            raise (disk_fault(error, folder, "could not be filled") or error) from error
 
 
 @contextlib.contextmanager
@@ -117,13 +114,18 @@ def files_made(folder: Path, key: str) -> list[str]:
 def _swap(fresh: Path, folder: Path, old: list[str]) -> None:
     """Files of `fresh` in the place of the `old` ones. Stopped half-way, MARKER still names every file there is."""
     new = {name: _content(fresh / name) for name in _files(fresh)}
+    write_json(fresh / MARKER, new)
+    needed = {parent for name in new for parent in Path(name).parents}
+    for place in needed:  # all that takes room on the disk, before anything goes
+        with contextlib.suppress(FileExistsError, NotADirectoryError):  # an old file of that name, which goes now
+            (folder / place).mkdir(parents=True)
     for name in old:
         (folder / name).unlink()
-    for place in sorted({parent for name in old for parent in Path(name).parents[:-1]}, reverse=True):
+    for place in sorted({parent for name in old for parent in Path(name).parents[:-1]} - needed, reverse=True):
         with contextlib.suppress(OSError):  # it holds something else
             (folder / place).rmdir()
     folder.mkdir(exist_ok=True)
-    write_json(folder / MARKER, new)
+    os.replace(fresh / MARKER, folder / MARKER)
     for name in new:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         os.replace(fresh / name, folder / name)

@@ -46,7 +46,7 @@ def pull(file: RemoteFile, part: Path, session: requests.Session, timeout: float
     UserError
         The size was not declared, the server tells it now, and there is no room for it.
     """
-    start, validator = _where_to_resume(file, part)
+    start, validator = where_to_resume(file, part)
     if start == file.size:
         return
     headers = {"Accept-Encoding": "identity"}  # a packed transfer could be neither measured nor resumed
@@ -85,7 +85,7 @@ def drop(part: Path) -> None:
     sidecar(part, ".json").unlink(missing_ok=True)
 
 
-def _where_to_resume(file: RemoteFile, part: Path) -> tuple[int, str | None]:
+def where_to_resume(file: RemoteFile, part: Path) -> tuple[int, str | None]:
     """Bytes of `part` to resume from and the validator of their file; 0 when they cannot be trusted."""
     have = size_of(part)
     origin = read_json(sidecar(part, ".json"))

@@ -8,7 +8,6 @@ import hashlib
 import lzma
 import os
 import re
-import shutil
 import stat
 import struct
 import tarfile
@@ -18,15 +17,16 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from exp_tools.data.acquire.archives import name_in_zip
 from exp_tools.data.acquire.store import one_at_a_time, read_json
+from exp_tools.data.images.decode import is_clutter
 from exp_tools.errors import UserError
-from exp_tools.io import ProgressBar, in_words, require_space, write_json
+from exp_tools.io import ProgressBar, in_words, require_space, scratch_folder, write_json
 
 MARKER = ".unpacked.json"
 CHUNK = 2**20
 MAX_RATIO = 200  # of unpacked to packed size; photographs have about 1, tables 10, black-and-white masks 100
 UNSUSPICIOUS = 10_000_000  # bytes that may be packed as tightly as they like
-LITTER = ("__MACOSX", ".DS_Store", MARKER)  # what macOS adds to archives, and our own marker in a folder packed again
 DAMAGE = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -44,7 +44,8 @@ def unpack(archive: Path, target: Path, *, max_bytes: int, max_files: int) -> li
     """Unpack a .zip or .tar.gz into the folder `target`; returns the sorted files; does nothing if it was done before.
 
     The folder appears whole or not at all. One that this function made is replaced when the archive is another one now
-    or a file is gone. Names are the archive's own, without what macOS adds; times and permissions are not taken over.
+    or a file is gone. Names are the archive's own, without what systems leave (`is_clutter`); times and permissions are
+    not taken over.
 
     Parameters
     ----------
@@ -100,11 +101,11 @@ def _files_there(archive: Path, target: Path) -> list[Path]:
 def _unpack(archive: Path, target: Path, max_bytes: int, max_files: int) -> list[Path]:
     if target.exists() and not (target / MARKER).is_file() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target} is there already and was not unpacked by this program; move it away")
+    if foreign := _foreign(target):
+        raise UserError(f"{target} holds {foreign}, which came from no archive; move it to a folder of your own")
     status = archive.stat()
     limit = min(max_bytes, max(UNSUSPICIOUS, MAX_RATIO * status.st_size))
-    scratch = target.with_name(f".{target.name}.unpacking")
-    shutil.rmtree(scratch, ignore_errors=True)  # what a killed process left
-    try:
+    with scratch_folder(target.parent, "unpacking") as scratch:
         sizes = _extract(archive, scratch / "new", limit, max_files)
         if not sizes:
             raise UserError("there is no file in it")
@@ -113,9 +114,14 @@ def _unpack(archive: Path, target: Path, max_bytes: int, max_files: int) -> list
         if target.exists():
             os.replace(target, scratch / "old")
         os.replace(scratch / "new", target)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return [target / name for name in sorted(sizes)]
+
+
+def _foreign(target: Path) -> str:
+    """A file in a folder that was unpacked here which somebody else put there; "" when there is none."""
+    known = {MARKER, *read_json(target / MARKER).get("files", {})}
+    names = (path.relative_to(target).as_posix() for path in sorted(target.rglob("*")) if not path.is_dir())
+    return next((name for name in names if name not in known), "")
 
 
 def _extract(archive: Path, folder: Path, limit: int, max_files: int) -> dict[str, int]:
@@ -129,7 +135,7 @@ def _extract(archive: Path, folder: Path, limit: int, max_files: int) -> dict[st
             if count > max_files:
                 raise UserError(f"it holds more than {max_files:,} files, the most that are expected")
             path = _safe(name)
-            if stream is None or any(part in LITTER or part.startswith("._") for part in path.parts):
+            if stream is None or any(map(is_clutter, path.parts)):
                 continue
             if str(path) in sizes:
                 raise UserError(f"it holds {name!r} twice")
@@ -166,15 +172,16 @@ def _zip_entries(archive: Path, folder: Path, limit: int, bar: ProgressBar) -> I
         bar.reset(declared)
         for member in container.infolist():
             kind = stat.S_IFMT(member.external_attr >> 16)  # 0 when it was packed on Windows
+            name = name_in_zip(member)
             if member.flag_bits & 1:
-                raise UserError(f"{member.filename!r} in it is encrypted; unpack it by hand and use the folder")
+                raise UserError(f"{name!r} in it is encrypted; unpack it by hand and use the folder")
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-                raise _not_plain(member.filename)
-            if member.filename.endswith("/") or kind == stat.S_IFDIR:
-                yield member.filename, None
+                raise _not_plain(name)
+            if name.endswith("/") or kind == stat.S_IFDIR:
+                yield name, None
             else:
                 with container.open(member) as stream:
-                    yield member.filename, stream
+                    yield name, stream
 
 
 def _tar_entries(archive: Path, limit: int) -> Iterator[tuple[str, IO[bytes] | None]]:

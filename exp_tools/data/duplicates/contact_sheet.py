@@ -1,4 +1,4 @@
-"""A picture of the pairs worth a look: the weakest accepted and the strongest rejected ones."""
+"""Pictures of the pairs worth a look: the weakest accepted and the strongest rejected ones, or all, page by page."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
-from exp_tools.io import atomic_write
+from exp_tools.io import write_png
 
 COLUMNS = 4
 _TILE = (200, 150)
@@ -15,6 +15,7 @@ _GAP = 10
 _LINE = 16
 _CELL = (2 * _TILE[0] + _GAP, _TILE[1] + 3 * _LINE + _GAP)
 _TITLE = 30
+ON_PAGE = 24
 
 
 def draw_pairs(
@@ -37,21 +38,39 @@ def draw_pairs(
         (f"accepted, fewest inliers first: {min(accepted, len(taken))} of {len(taken)}", taken.head(accepted)),
         (f"rejected, most inliers first: {min(rejected, len(left))} of {len(left)}", left.head(rejected)),
     ]
+    _draw(path, picture, [(title, list(pairs.itertuples())) for title, pairs in parts])
+
+
+def draw_pages(folder: Path, picture: Callable[[str], np.ndarray], pairs: pd.DataFrame) -> list[Path]:
+    """Draw every pair of a report, numbered from 1, ON_PAGE on each of pairs_001.png, pairs_002.png, …: the files."""
+    rows = list(pairs.itertuples())
+    paths = []
+    for start in range(0, len(rows), ON_PAGE):
+        some = rows[start : start + ON_PAGE]
+        paths.append(folder / f"pairs_{start // ON_PAGE + 1:03d}.png")
+        title = f"pairs {start + 1} to {start + len(some)} of {len(rows)}: the rows of to_judge.csv"
+        _draw(paths[-1], picture, [(title, some)], first=start + 1)
+    return paths
+
+
+def _draw(path: Path, picture: Callable[[str], np.ndarray], parts: list[tuple[str, list]], first: int = 0) -> None:
+    """Titles with pairs below; numbered from `first` on where that is not 0."""
     height = sum(_TITLE + -(-len(pairs) // COLUMNS) * _CELL[1] for _, pairs in parts)
     sheet = Image.new("RGB", (COLUMNS * (_CELL[0] + _GAP) + _GAP, height + _GAP), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
     top = _GAP
     for title, pairs in parts:
         draw.text((_GAP, top), title, fill="black", font=ImageFont.load_default(16))
-        for number, pair in enumerate(pairs.itertuples()):
+        for number, pair in enumerate(pairs):
             corner = _GAP + number % COLUMNS * (_CELL[0] + _GAP), top + _TITLE + number // COLUMNS * _CELL[1]
-            _draw_pair(sheet, draw, font, corner, pair, picture)
+            _draw_pair(sheet, draw, font, corner, pair, picture, f"{first + number}: " if first else "")
         top += _TITLE + -(-len(pairs) // COLUMNS) * _CELL[1]
-    with atomic_write(path) as temporary:
-        sheet.save(temporary, format="PNG")
+    write_png(path, sheet)
 
 
-def _draw_pair(sheet, draw, font, corner: tuple[int, int], pair, picture: Callable[[str], np.ndarray]) -> None:
+def _draw_pair(
+    sheet, draw, font, corner: tuple[int, int], pair, picture: Callable[[str], np.ndarray], number: str
+) -> None:
     left, top = corner
     for image_id, lesion, dx in (
         (pair.image_id_1, pair.lesion_1, pair.dx_1),
@@ -65,5 +84,11 @@ def _draw_pair(sheet, draw, font, corner: tuple[int, int], pair, picture: Callab
         left += _TILE[0] + _GAP // 2
     ages = "" if np.isnan(pair.age_difference) else f", ages differ by {pair.age_difference:g}"
     sex = "" if pd.isna(pair.same_sex) else ", same sex" if pair.same_sex else ", other sex"
+    alike = "" if np.isnan(pair.similarity) else f", {pair.similarity:.2f} alike"
     colour = "black" if pair.same_dx else "firebrick"
-    draw.text((corner[0], top + _TILE[1] + 2 * _LINE), f"{pair.inliers} inliers{ages}{sex}", fill=colour, font=font)
+    draw.text(
+        (corner[0], top + _TILE[1] + 2 * _LINE),
+        f"{number}{pair.inliers} inliers{ages}{sex}{alike}",
+        fill=colour,
+        font=font,
+    )

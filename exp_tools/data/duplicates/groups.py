@@ -1,7 +1,8 @@
 """From duplicates to groups: which images must stay in one split, and a table of the pairs for people.
 
 Pairs are tables with the columns image_id_1, image_id_2, inliers, and, where they are not all taken for true,
-accepted and identical.
+accepted, identical (same bytes or same pixels), size (long side in pixels of the smaller image as the two were
+compared, 0 where they were not), similarity (of their embeddings, NaN without) and judged (JUDGES).
 """
 
 from collections.abc import Sequence
@@ -12,15 +13,22 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+JUDGES = ("geometry", "published", "by eye", "verdict")
+"""Who says whether a pair shows the same skin: the key points, a published list, we who looked at it, or the user."""
+
 REPORT_COLUMNS = [
     "image_id_1",
     "image_id_2",
     "inliers",
+    "size",
+    "similarity",
     "accepted",
+    "judged",
     "identical",
     "same_lesion",
     "same_dx",
     "same_sex",
+    "same_site",
     "age_difference",
     "lesion_1",
     "lesion_2",
@@ -30,15 +38,16 @@ REPORT_COLUMNS = [
 
 
 def known_pairs(name: str) -> pd.DataFrame | None:
-    """The shipped pairs of a data set, columns image_id_1, image_id_2, inliers; None when it has no list.
+    """The shipped pairs of a data set, columns image_id_1, image_id_2, inliers, size, judged; None when it has no list.
 
-    A list holds what `find_duplicates` found and a person looked at: pairs of different lesions, and identical images.
+    A list holds pairs of different lesions, and identical images: what the search found and we looked at ("geometry"),
+    what others published, and what the eye alone decided.
     """
     source = files("exp_tools.data.duplicates") / "known" / f"{name}_duplicates.csv"
     if not source.is_file():
         return None
     with source.open(encoding="utf-8") as text:
-        return pd.read_csv(text, dtype={"image_id_1": str, "image_id_2": str, "inliers": int})
+        return pd.read_csv(text, dtype={"image_id_1": str, "image_id_2": str, "inliers": int, "size": int})
 
 
 def name_pairs(
@@ -54,10 +63,10 @@ def name_pairs(
 
     Returns
     -------
-    DataFrame image_id_1, image_id_2, inliers, accepted, identical (same bytes or same pixels), by place of the images
+    DataFrame image_id_1, image_id_2, inliers, accepted, identical, size, similarity, judged, by place of the images
     """
     bytes_equal = pd.DataFrame(identical, columns=["first", "second"]).astype(int).assign(bytes_equal=True)
-    pairs = found[["first", "second", "inliers", "accepted", "exact"]].merge(
+    pairs = found[["first", "second", "inliers", "accepted", "exact", "size", "similarity"]].merge(
         bytes_equal, on=["first", "second"], how="outer"
     )
     same = pairs["exact"].eq(True) | pairs["bytes_equal"].eq(True)
@@ -69,6 +78,9 @@ def name_pairs(
             "inliers": pairs["inliers"].fillna(0).astype(int),
             "accepted": pairs["accepted"].eq(True) | same,
             "identical": same,
+            "size": pairs["size"].fillna(0).astype(int),
+            "similarity": pairs["similarity"].astype(float),
+            "judged": "geometry",
         }
     )
 
@@ -128,27 +140,35 @@ def pair_report(labels: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
 
     Parameters
     ----------
-    labels : columns image_id, lesion_id, dx, sex ("unknown" for missing), age (years, NaN for missing)
+    labels : columns image_id, lesion_id, dx, sex and localization ("unknown" for missing), age (years, NaN for missing)
     pairs : pairs of images; those with an image that `labels` does not have are left out
 
     Returns
     -------
-    DataFrame with REPORT_COLUMNS, most inliers first; same_sex is missing where one sex is unknown, and age_difference
-    (years, never negative) where one age is.
+    DataFrame with REPORT_COLUMNS, most inliers first; same_sex and same_site are missing where one of the two is
+    unknown, and age_difference (years, never negative) where one age is.
     """
     about = labels.set_index("image_id")
     pairs = pairs[pairs["image_id_1"].isin(about.index) & pairs["image_id_2"].isin(about.index)]
     one, two = (about.loc[pairs[column]].reset_index(drop=True) for column in ("image_id_1", "image_id_2"))
     pairs = pairs.reset_index(drop=True)
-    sex_known = (one["sex"] != "unknown") & (two["sex"] != "unknown")
+
+    def same(column: str) -> pd.Series:
+        known = (one[column] != "unknown") & (two[column] != "unknown")
+        return (one[column] == two[column]).astype("boolean").where(known)
+
     report = pd.DataFrame(
         {
             **{column: pairs[column] for column in ("image_id_1", "image_id_2", "inliers")},
+            "size": pairs.get("size", 0),
+            "similarity": pairs.get("similarity", np.nan),
             "accepted": pairs.get("accepted", True),
+            "judged": pairs.get("judged", "geometry"),
             "identical": pairs.get("identical", False),
             "same_lesion": one["lesion_id"] == two["lesion_id"],
             "same_dx": one["dx"] == two["dx"],
-            "same_sex": (one["sex"] == two["sex"]).astype("boolean").where(sex_known),
+            "same_sex": same("sex"),
+            "same_site": same("localization"),
             "age_difference": (one["age"] - two["age"]).abs(),
             "lesion_1": one["lesion_id"],
             "lesion_2": two["lesion_id"],

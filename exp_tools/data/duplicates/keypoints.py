@@ -10,16 +10,15 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-AREA = 224 * 168
-"""Pixels of the picture that key points are looked for in; its sides keep their ratio. (At 256x192 the search takes a
-third more time and finds no more.)"""
-MAX_POINTS = 224
-RATIO = 0.85
-TOLERANCE = 4.0
-"""Largest distance of a key point from its transformed position, in pixels of the small picture."""
-MIN_MATCHES = 8
+AREA, FINE_AREA = 300 * 225, 600 * 450
+"""Pixels of the picture that key points are looked for in, and at most at the fine look; its sides keep their ratio."""
+MAX_POINTS, FINE_POINTS = 400, 1000
+RATIO = 0.9
+TOLERANCE = 5.0
+"""Largest distance of a key point from its transformed position, in pixels of a picture of AREA."""
+MIN_MATCHES = 6
 SCALES = (0.25, 4.0)
-MIN_SPREAD = 4.0
+MIN_SPREAD = 5.0
 """Least standard deviation of the agreeing key points across their main direction, in the same pixels: the marks of a
 ruler lie on a line, a hair or a label on a narrow strip."""
 
@@ -31,7 +30,7 @@ point's own direction) and its 8 directions in the other sense."""
 
 
 class KeyPoints(NamedTuple):
-    """Places float32 [K, 2] (x, y), K <= MAX_POINTS, and their descriptors uint8 [K, 128]."""
+    """Places float32 [K, 2] (x, y), the strongest first, and their descriptors uint8 [K, 128]."""
 
     places: np.ndarray
     descriptors: np.ndarray
@@ -49,21 +48,28 @@ class Agreement(NamedTuple):
     mirrored: bool
 
 
-def find_keypoints(picture: np.ndarray) -> KeyPoints:
-    """Find the strongest key points of a picture, uint8 [H, W, 3], RGB; none on the edge of a black surround."""
+def find_keypoints(picture: np.ndarray, *, fine: bool = False) -> KeyPoints:
+    """Find the strongest key points of a picture, uint8 [H, W, 3], RGB; none on the edge of a black surround.
+
+    The picture is brought to AREA; for a fine look to its own size, from AREA to FINE_AREA. Places are in pixels of a
+    picture of AREA either way.
+    """
     grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
     height, width = grey.shape
-    factor = (AREA / (height * width)) ** 0.5
+    area = min(FINE_AREA, max(AREA, height * width)) if fine else AREA
+    wanted = FINE_POINTS if fine else MAX_POINTS
+    factor = (area / (height * width)) ** 0.5
     size = max(8, round(width * factor)), max(8, round(height * factor))
     grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
     even = cv2.createCLAHE(clipLimit=3.0, tileGridSize=(8, 8)).apply(grey)
-    sift = cv2.SIFT_create(nfeatures=MAX_POINTS, contrastThreshold=0.03)
-    points, descriptors = sift.detectAndCompute(even, _inside(grey))
+    points, descriptors = cv2.SIFT_create(nfeatures=wanted, contrastThreshold=0.01).detectAndCompute(
+        even, _inside(grey)
+    )
     if descriptors is None:
         return KeyPoints(np.empty((0, 2), np.float32), np.empty((0, 128), np.uint8))
-    places = np.array([point.pt for point in points[:MAX_POINTS]], np.float32)
-    total = descriptors.sum(axis=1, keepdims=True)
-    root = np.sqrt(descriptors / np.maximum(total, 1))[:MAX_POINTS]
+    strongest = np.argsort([-point.response for point in points], kind="stable")[:wanted]
+    places = np.array([points[place].pt for place in strongest], np.float32) * np.float32((AREA / area) ** 0.5)
+    root = np.sqrt(descriptors / np.maximum(descriptors.sum(axis=1, keepdims=True), 1))[strongest]
     return KeyPoints(places, np.minimum(root * 512, 255).round().astype(np.uint8))
 
 

@@ -3,20 +3,24 @@
 import contextlib
 import os
 import warnings
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
+from typing import IO
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
+from exp_tools.data.images.colours import deep_colours, in_eight_bits, in_srgb, on_white, stored_bits, stored_top
+from exp_tools.data.images.formats import EXTENSIONS as EXTENSIONS
+from exp_tools.data.images.formats import FORMATS, HEAD, ImageFault, format_to_read, image_id, is_image
+from exp_tools.data.images.halves import COMPRESSED, require_end, without_end
 from exp_tools.data.images.preprocess import Preprocessing, apply_filters
 from exp_tools.errors import UserError
 
-FORMATS = {"JPEG": (".jpg", ".jpeg"), "PNG": (".png",), "BMP": (".bmp",), "TIFF": (".tif", ".tiff"), "WEBP": (".webp",)}
-"""The formats that are decoded, with their file endings. No others: for some, Pillow would start another program."""
-EXTENSIONS = tuple(ending for endings in FORMATS.values() for ending in endings)
 MAX_PIXELS = 100_000_000
-SRGB = ImageCms.createProfile("sRGB")
+MIN_SIDE, MAX_SHAPE = 4, 20
+"""Shortest side in pixels, and longest side in shorter ones, of a picture: what is narrower shows no lesion."""
 _ORIENTATION = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -27,20 +31,22 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+Source = Path | str | bytes | Image.Image
+Note = tuple[str, str, str]
 
 # Every image's size is compared with MAX_PIXELS before it is decoded, and one that is larger is refused.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
-
-class ImageFault(UserError):
-    """An image that cannot be used; the message says why, without the file's name, `kind` in one word."""
-
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.kind = kind
-
-
-CLUTTER = ("__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found", "thumbs", "thumbs.db")
+CLUTTER = (
+    "__macosx",
+    "@eadir",
+    "$recycle.bin",
+    "system volume information",
+    "lost+found",
+    "thumbs",
+    "thumbs.db",
+    "dicomdir",
+)
 
 
 def is_clutter(name: str) -> bool:
@@ -48,33 +54,67 @@ def is_clutter(name: str) -> bool:
     return name.startswith(".") or name.casefold() in CLUTTER
 
 
+def walk_files(folder: Path) -> Iterator[Path]:
+    """Files anywhere below a folder, without leftovers and what lies in folders of them: a folder's own files first.
+
+    Links to folders are followed, each folder once.
+
+    Raises
+    ------
+    UserError
+        A folder may not be read.
+    """
+    known: set[str] = set()
+    for place, folders, names in os.walk(folder, onerror=_refuse_folder, followlinks=True):
+        real = os.path.realpath(place)
+        folders[:] = sorted(name for name in folders if not is_clutter(name)) if real not in known else []
+        if real in known:
+            continue
+        known.add(real)
+        for name in sorted(names):
+            path = Path(place, name)
+            try:
+                if not is_clutter(name) and path.is_file():
+                    yield path
+            except PermissionError as error:
+                raise UserError(f"{place}: no permission to look at the files in it; chmod u+rx {place}") from error
+
+
+def _refuse_folder(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise UserError(
+            f"{error.filename}: the folder cannot be read ({error.strerror}), and what is in it would be left out; "
+            f"allow it (chmod u+rx {error.filename}) or move it away"
+        ) from error
+
+
 def files_below(folder: Path) -> list[Path]:
-    """Files anywhere below a folder, in order of their paths, without leftovers and what lies in folders of them."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if not any(map(is_clutter, path.relative_to(folder).parts)) and path.is_file()
-    )
+    """The files of `walk_files` in order of their paths."""
+    return sorted(walk_files(folder))
 
 
 def index_images(folder: Path) -> dict[str, list[Path]]:
-    """Map each image's id (file name without ending) to its files, anywhere below `folder`, in order of their paths."""
+    """Map each image's id to its files, anywhere below `folder`, in order of their paths.
+
+    What `formats.is_image` takes for an image counts; the id is the file's name without a known ending of an image.
+    """
     found: dict[str, list[Path]] = {}
     for path in files_below(folder):
-        if path.suffix.lower() in EXTENSIONS:
-            found.setdefault(path.stem, []).append(path)
+        if is_image(path):
+            found.setdefault(image_id(path.name), []).append(path)
     return found
 
 
 def find_images(folder: Path) -> dict[str, Path]:
-    """Map each image's id (file name without ending) to its file, anywhere below `folder`; the first in order wins."""
+    """Map each image's id to its file as `index_images` does; of several files the first in order wins."""
     return {name: paths[0] for name, paths in index_images(folder).items()}
 
 
-def load_image(source: Path | str | bytes | Image.Image, preprocessing: Preprocessing) -> np.ndarray:
+def load_image(source: Source, preprocessing: Preprocessing) -> np.ndarray:
     """Decode one image to RGB and bring it to a square, exactly as `prepare` packs it and a predictor must see it.
 
-    JPEGs far larger than `image_size` are decoded at the smallest DCT scale (1/2, 1/4, 1/8) that is not below it.
+    JPEGs far larger than `image_size` are decoded at the smallest DCT scale (1/2, 1/4, 1/8) that is not below it. Of
+    several frames or pages the first is read.
 
     Parameters
     ----------
@@ -87,118 +127,140 @@ def load_image(source: Path | str | bytes | Image.Image, preprocessing: Preproce
     Raises
     ------
     ImageFault
-        Missing, empty, truncated, no image, or more than MAX_PIXELS pixels.
+        Missing, not allowed to be read, empty, truncated, no image, more than MAX_PIXELS pixels, or a mere strip.
     """
     return decode_with_notes(source, preprocessing)[0]
 
 
-def decode_with_notes(
-    source: Path | str | bytes | Image.Image, preprocessing: Preprocessing
-) -> tuple[np.ndarray, list[tuple[str, str, str]]]:
+def decode_with_notes(source: Source, preprocessing: Preprocessing) -> tuple[np.ndarray, list[Note]]:
     """The square image, and what was fixed: (kind, value, rule)."""
     size, resize = preprocessing.image_size, preprocessing.resize
     try:
-        with _opened(source) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise _too_large(f"{image.width}x{image.height}")
+        with _opened(source) as (image, file):
+            _require_shape(*image.size)
             short = min(image.size)
-            wanted = size if resize != "pad" else max(1, round(size * short / max(image.size)))
-            found = image.format, image.mode
-            image.draft("RGB", (wanted, wanted))
+            wanted = size if resize not in ("pad", "keep") else max(1, round(size * short / max(image.size)))
+            kind, mode, bits = image.format, image.mode, stored_bits(image)
+            notes = _frames(image)
+            if kind in ("JPEG", "MPO"):  # HEIF would give a thumbnail
+                image.draft("RGB", (wanted, wanted))
+            turned_by_pillow = _orientation(image) if kind == "TIFF" else image.info.get("original_orientation")
             image.load()
-            orientation = image.getexif().get(_ORIENTATION, 1)
-            notes = _notes(source, *found, "transparency" in image.info, orientation)
-            image, profile = _in_srgb(image)
-            notes += [("other_pixels", profile, f"colours in {profile}, not sRGB: converted")] if profile else []
+            orientation = _orientation(image)
+            notes += _notes(source, kind, mode, bits, image, turned_by_pillow or orientation)
+            profile = image.info.get("icc_profile")
+            top = stored_top(image, file)
+            if bits > 8 and (deep := deep_colours(image, file, top)):
+                image = deep
+            image, name = in_srgb(in_eight_bits(image, top), profile)
+            notes += [("other_pixels", name, f"colours in {name}, not sRGB: converted")] if name else []
             upright = image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
-            pixels = np.asarray(square(_rgb(upright), size, resize))
+            pixels = np.asarray(square(on_white(upright), size, resize))
     except ImageFault:
         raise
     except FileNotFoundError as error:
         raise ImageFault("missing_image", "the file is missing") from error
+    except PermissionError as error:
+        rule = "there is no permission to read the file; allow it (chmod u+r) and run again"
+        raise ImageFault("unreadable_image", rule) from error
     except Image.DecompressionBombError as error:
         raise _too_large(str(error).split("(")[-1].split(")")[0]) from error
-    except UnidentifiedImageError as error:
-        empty = len(source) == 0 if isinstance(source, bytes) else os.path.getsize(source) == 0
-        if empty:
-            raise ImageFault("empty_image", "the file is empty (0 bytes)") from error
-        raise ImageFault("not_an_image", f"the file is not an image we can read ({', '.join(FORMATS)})") from error
     except Exception as error:  # Pillow's decoders raise almost anything on damaged files
-        raise ImageFault("damaged_image", f"the image is damaged or cut off ({error})") from error
+        if isinstance(error, OSError) and error.errno is not None:
+            raise ImageFault("unreadable_image", f"the system cannot read the file ({error.strerror})") from error
+        raise ImageFault(
+            "damaged_image", f"the image is damaged or cut off ({' '.join(str(error).split())})"
+        ) from error
     return apply_filters(pixels, preprocessing), notes
 
 
-def _opened(source: Path | str | bytes | Image.Image) -> contextlib.AbstractContextManager[Image.Image]:
+def upright_size(source: Source) -> tuple[int, int]:
+    """Width and height in pixels of an image that `load_image` reads, when it is put upright."""
+    with _opened(source) as (image, _):
+        image.load()
+        width, height = image.size
+        return (height, width) if _orientation(image) in (5, 6, 7, 8) else (width, height)
+
+
+@contextlib.contextmanager
+def _opened(source: Source) -> Iterator[tuple[Image.Image, IO[bytes]]]:
+    """The image, not decoded yet, and the file's content."""
     if isinstance(source, Image.Image):
-        return contextlib.nullcontext(source.copy())
-    return Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=tuple(FORMATS))
+        yield source.copy(), BytesIO()
+        return
+    with BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
+        head = file.read(HEAD)
+        kind = format_to_read(head, "" if isinstance(source, bytes) else Path(source).name)
+        if kind in COMPRESSED:
+            require_end(file, kind)
+        content = BytesIO(without_end(head + file.read())) if kind == "JPEG" else file
+        try:
+            image = Image.open(content, formats=(kind,))
+        except UnidentifiedImageError as error:
+            rule = f"the file begins like {kind} and cannot be opened as such: damaged, cut off or of a rare variety"
+            raise ImageFault("not_an_image" if len(head) < HEAD else "damaged_image", rule) from error
+        with image:
+            if kind == "PNG":
+                image.info["bits"] = head[24]
+            yield image, content
+
+
+def _require_shape(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise _too_large(f"{width}x{height}")
+    if min(width, height) < MIN_SIDE or max(width, height) > MAX_SHAPE * min(width, height):
+        rule = (
+            f"{width}x{height} pixels are a strip or a dot, not a picture of skin (a side below {MIN_SIDE} pixels, or "
+        )
+        raise ImageFault("bad_shape", f"{rule}more than {MAX_SHAPE} times as long as the other)")
 
 
 def _too_large(pixels: str) -> ImageFault:
     return ImageFault("too_many_pixels", f"{pixels} pixels are more than {MAX_PIXELS:,}; scale it down first")
 
 
-def _notes(
-    source: Path | str | bytes | Image.Image, kind: str | None, mode: str, transparent: bool, orientation: int
-) -> list[tuple[str, str, str]]:
+def _orientation(image: Image.Image) -> int:
+    """How the pixels have to be turned yet, by EXIF, 1 to 8; 1 where EXIF cannot be read."""
+    try:
+        return image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # almost anything: the pixels are as good without it
+        return 1
+
+
+def _frames(image: Image.Image) -> list[Note]:
+    """A note on several frames; a JPEG of a telephone (MPO) has its previews there."""
+    if image.format == "MPO" or not getattr(image, "is_animated", False):
+        return []
+    rule = f"the {image.format} file has several frames or pages: the first is read, the others are not used"
+    return [("several_frames", str(image.format), rule)]
+
+
+def _notes(source: Source, kind: str | None, mode: str, bits: int, image: Image.Image, orientation: int) -> list[Note]:
     notes = []
     endings = FORMATS.get(str(kind), FORMATS["JPEG"])  # MPO, which telephones write, is a JPEG and more
-    if isinstance(source, Path | str) and not str(source).lower().endswith(endings):
+    ending = Path(source).suffix if isinstance(source, Path | str) else ""
+    if ending and not ending[1:].isdigit() and ending.lower() not in endings:
         rule = f"the file's content is {kind}, not what its name says; it is read as {kind}"
-        notes.append(("wrong_ending", Path(source).name, rule))
-    if mode != "RGB" or transparent:
-        clear = transparent or mode in ("RGBA", "LA", "PA")
+        notes.append(("wrong_ending", Path(str(source)).name, rule))
+    clear = mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+    if mode != "RGB" or clear or bits > 8:
         how = "laid on white" if clear else "converted"
-        notes.append(("other_pixels", mode, f"pixels of mode {mode}, not 8-bit RGB: {how}"))
+        deep = f" of {bits} bits" if bits > 8 and mode in ("L", "LA", "RGB", "RGBA") else ""
+        notes.append(("other_pixels", mode + deep, f"pixels of mode {mode}{deep}, not 8-bit RGB: {how}"))
     if orientation in _TURNS:
         rule = f"EXIF orientation {orientation}: the pixels are stored turned or mirrored; they are put upright"
         notes.append(("exif_rotation", str(orientation), rule))
     return notes
 
 
-def _in_srgb(image: Image.Image) -> tuple[Image.Image, str]:
-    """An image whose colour profile is another one with its colours in sRGB, and the profile's name; else as it is, "".
-
-    Display P3 of telephones or Adobe RGB of cameras, read as sRGB, shifts reds by 15 to 26 of 255.
-    """
-    embedded = image.info.get("icc_profile")
-    if not embedded or image.mode not in ("RGB", "RGBA", "P", "CMYK"):
-        return image, ""
-    if image.mode == "P":
-        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
-    alpha = image.getchannel("A") if image.mode == "RGBA" else None
-    try:
-        profile = ImageCms.ImageCmsProfile(BytesIO(embedded))
-        name = ImageCms.getProfileDescription(profile).strip() or "another colour space"
-        colours = image.convert("RGB") if alpha else image
-        if "srgb" in name.casefold() or profile.profile.xcolor_space.strip() != colours.mode:
-            return image, ""
-        intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
-        turned = ImageCms.profileToProfile(colours, profile, SRGB, intent, outputMode="RGB")
-    except (ImageCms.PyCMSError, OSError):  # a profile that cannot be read says nothing
-        return image, ""
-    if alpha:
-        turned.putalpha(alpha)
-    return turned, name
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
-    if image.mode.startswith("I") or image.mode == "F":  # 16 bits and more: Pillow's own conversion clips at 255
-        values = np.nan_to_num(np.asarray(image, dtype=np.float32))
-        top = 65535.0 if values.max() > 255 else 255.0
-        return Image.fromarray((values * (255.0 / top)).round().clip(0, 255).astype(np.uint8)).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    return image.convert("RGB")
-
-
 def square(
     image: Image.Image, size: int, resize: str, resample: Image.Resampling = Image.Resampling.BICUBIC
 ) -> Image.Image:
-    """Bring an image to a square of side `size`; `resize` as in load_image."""
+    """Bring an image to a square of side `size`; `resize` as in Preprocessing, or "keep": its own proportions, the long
+    side at most `size`."""
+    if resize == "keep":
+        fits = max(image.size) <= size
+        return image if fits else ImageOps.contain(image, (size, size), Image.Resampling.BILINEAR)
     if resize == "squash":
         return image.resize((size, size), resample)
     if resize == "crop":

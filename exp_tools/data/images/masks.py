@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from exp_tools.data.images.decode import EXTENSIONS, FORMATS, MAX_PIXELS, files_below, square
+from exp_tools.data.images.decode import MAX_PIXELS, files_below, square
+from exp_tools.data.images.formats import FORMATS, image_id, is_image
 from exp_tools.data.images.pack import CHUNK
 from exp_tools.data.images.preprocess import Preprocessing
 from exp_tools.io import atomic_write
@@ -34,11 +35,10 @@ def find_masks(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
     """Map each image's id to its mask below `folder`: the image file called id + ending; the first in order wins."""
     found: dict[str, Path] = {}
     for path in files_below(folder) if endings else ():
-        if path.suffix.lower() not in EXTENSIONS:
-            continue
-        ending = next((one for one in endings if path.stem.lower().endswith(one)), None)
-        if ending is not None:
-            found.setdefault(path.stem[: -len(ending)], path)
+        stem = image_id(path.name)
+        ending = next((one for one in endings if stem.lower().endswith(one)), None)
+        if ending is not None and is_image(path):
+            found.setdefault(stem[: -len(ending)], path)
     return found
 
 

@@ -1,5 +1,7 @@
 """Decode many images in parallel and pack them into one memory-mapped array."""
 
+import errno
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -60,12 +62,9 @@ def pack_images(
     if target is None:
         _decode_all(jobs, (None, preprocessing), processes, len(files), findings)
         return findings
-    target.parent.mkdir(parents=True, exist_ok=True)
-    require_space(target.parent, array_bytes(len(files), size), f"{target} ({len(files):,} images of {size}x{size})")
     try:
         with atomic_write(target) as temporary:
-            shape = (len(files), size, size, 3)
-            np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape).flush()
+            _new_array(temporary, target, len(files), size).flush()
             _decode_all(jobs, (str(temporary), preprocessing), processes, len(files), findings)
             done = {find: policy.get(find.kind, "keep" if find.usable else "stop") for find in findings}
             skipped = {find.place for find, action in done.items() if action == "skip"}
@@ -82,13 +81,12 @@ def join_arrays(parts: Sequence[Path], target: Path, size: int) -> None:
     """Write the images of several .npy files, one behind the other, into one: uint8 [N, size, size, 3], N may be 0."""
     arrays = [np.load(part, mmap_mode="r") for part in parts]
     total = sum(len(array) for array in arrays)
-    require_space(target.parent, array_bytes(total, size), f"{target} ({total:,} images of {size}x{size})")
     with atomic_write(target) as temporary:
         if not total:  # which no memory map can be
             with temporary.open("wb") as file:
                 np.save(file, np.empty((0, size, size, 3), np.uint8))
             return
-        whole = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=(total, size, size, 3))
+        whole = _new_array(temporary, target, total, size)
         place = 0
         for array in arrays:
             for start in range(0, len(array), CHUNK):
@@ -108,17 +106,37 @@ class _Unwritten(Exception):
     """Leaves atomic_write without a file."""
 
 
+def _new_array(path: Path, target: Path, count: int, size: int) -> np.memmap:
+    """A .npy file at `path` for images that will be `target`, uint8 [count, size, size, 3], with its room on the disk.
+
+    Without that room a memory map is written to until the disk is full, and then the process is killed (SIGBUS).
+    """
+    require_space(path.parent, array_bytes(count, size), f"{target} ({count:,} images of {size}x{size})")
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(count, size, size, 3))
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            try:
+                os.posix_fallocate(file.fileno(), 0, array_bytes(count, size))
+            except OSError as error:  # a file system that reserves nothing (ZFS, some network shares)
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENODEV, errno.ENOSYS):
+                    raise
+    return array
+
+
 def _leave_out(path: Path, skipped: set[int], size: int) -> None:
-    """Rewrite the array at `path` without some of its rows, a few at a time."""
-    images = np.load(path, mmap_mode="r")
+    """Take some rows out of the array at `path`, in place: it is a temporary, and the disk may have no room for two."""
+    images = np.load(path, mmap_mode="r+")
     keep = np.setdiff1d(np.arange(len(images)), list(skipped))
-    with atomic_write(path) as temporary:
-        shape = (len(keep), size, size, 3)
-        smaller = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-        for start in range(0, len(keep), CHUNK):
-            smaller[start : start + CHUNK] = images[keep[start : start + CHUNK]]
-        smaller.flush()
-        del smaller, images  # Windows renames no file that is mapped
+    for place, row in enumerate(keep):
+        images[place] = images[row]
+    start, shape = images.offset, (len(keep), size, size, 3)
+    images.flush()
+    del images  # Windows cuts no file that is mapped
+    with path.open("r+b") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        assert file.tell() == start, "NumPy leaves room in the header for any number of rows"
+        file.truncate(start + len(keep) * size * size * 3)
 
 
 def _decode_all(jobs: list, setting: tuple, processes: int, count: int, findings: list[Finding]) -> None:

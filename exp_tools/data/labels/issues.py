@@ -11,7 +11,16 @@ from exp_tools.io import write_csv
 
 MAX_SHOWN = 12
 REPORT_COLUMNS = ["file", "row", "column", "value", "rule", "kind", "action"]
-FIXABLE = ("untidy_text", "no_lesion", "bad_age", "unknown_sex", "wrong_ending", "other_pixels", "exif_rotation")
+FIXABLE = (
+    "untidy_text",
+    "no_lesion",
+    "bad_age",
+    "unknown_sex",
+    "wrong_ending",
+    "other_pixels",
+    "exif_rotation",
+    "several_frames",
+)
 NOTABLE = ("unlisted_image", "unexpected_count")
 """Kinds that can be mended, and kinds that may be noted only."""
 ACTIONS = {"stop": "stopped", "skip": "skipped", "fix": "fixed", "note": "noted"}

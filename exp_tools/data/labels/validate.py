@@ -1,5 +1,6 @@
 """Check the whole text label table: every fault is listed, none is fatal here."""
 
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from exp_tools.errors import did_you_mean
 SEXES = ("female", "male", "unknown")
 SEX_WORDS = {"f": "female", "m": "male", "w": "female", "woman": "female", "man": "male"}
 OLDEST = 120
+IMAGE_ENDING = rf"(?i)({'|'.join(map(re.escape, EXTENSIONS))})$"
 MOST_NAMED = 20
 """Diagnoses that a message names of one lesion."""
 
@@ -52,9 +54,11 @@ def complete(table: pd.DataFrame) -> pd.DataFrame:
     further = [column for column in table if column.startswith(EXTRA)]
     lacking = {column: value for column, value in COLUMNS.items() if column not in table}
     table = table.assign(**lacking)
-    named_after_image = table["lesion_id"] == table["image_id"]  # nothing is known of it; it stays like the image's id
+    lesions = one_spelling(table["lesion_id"])
+    # A lesion that is called like its image and has no other one: nothing is known of it, and it stays like the image.
+    unknown = (table["lesion_id"] == table["image_id"]) & ((lesions == "") | ~lesions.duplicated(keep=False))
     return table.assign(
-        lesion_id=table["lesion_id"].where(named_after_image, one_spelling(table["lesion_id"])),
+        lesion_id=table["lesion_id"].where(unknown, lesions),
         group=one_spelling(table["group"]),
         **{column: _emptied(table[column]) for column in ("dx", "dx_type", "age", "sex", "localization", "split")},
     )[[*COLUMNS, "row", *further]]
@@ -69,16 +73,23 @@ def one_spelling(ids: pd.Series) -> pd.Series:
     """Ids as text [N], each in one spelling.
 
     No outer spaces, one space between words, whole numbers without `.0` (`12.0`, as a spreadsheet or pandas writes 12),
-    full-width and other compatibility characters as plain ones (Unicode NFKC). Ids that then differ in case only take
-    the most common of their spellings. A word of labels.MISSING is not an id and becomes "".
+    full-width and other compatibility characters as plain ones (Unicode NFKC), no characters that nobody sees (of no
+    width, soft hyphens), every dash a hyphen, no ending of an image file. Ids that then differ in case only take the
+    most common of their spellings. A word of labels.MISSING is not an id and becomes "".
     """
     distinct = pd.Series(ids.unique(), dtype=object)
-    tidy = distinct.map(lambda text: " ".join(unicodedata.normalize("NFKC", text).split()))
-    tidy = tidy.str.replace(r"^(\d+)\.0*$", r"\1", regex=True)
+    tidy = distinct.map(_plain)
+    tidy = tidy.str.replace(r"^(\d+)\.0*$", r"\1", regex=True).str.replace(IMAGE_ENDING, "", regex=True)
     tidy = tidy.where(~tidy.str.casefold().isin(MISSING), "")
     spelled = ids.map(dict(zip(distinct, tidy, strict=True)))
     by_fold = {word.casefold(): word for word in _most_common_spellings(spelled)}
     return spelled.map(lambda word: by_fold[word.casefold()]).astype(ids.dtype)
+
+
+def _plain(text: str) -> str:
+    plain = {"Pd": "-", "Cf": ""}  # dashes, and what has no width
+    text = "".join(plain.get(unicodedata.category(sign), sign) for sign in unicodedata.normalize("NFKC", text))
+    return " ".join(text.split())
 
 
 def check_labels(table: pd.DataFrame, classes: Sequence[str] | None) -> list[Problem]:
@@ -113,8 +124,7 @@ def tidied(table: pd.DataFrame, classes: Sequence[str] | None) -> pd.DataFrame:
     """The text columns without outer spaces and the endings of image files, words of vocabularies in their case."""
     text = table[["image_id", "lesion_id", "dx", "dx_type", "age", "sex", "localization", "split"]]
     text = text.apply(lambda column: column.str.strip())
-    endings = tuple(ending.replace(".", r"\.") for ending in EXTENSIONS)
-    shorter = text["image_id"].str.replace(rf"(?i)({'|'.join(endings)})$", "", regex=True)
+    shorter = text["image_id"].str.replace(IMAGE_ENDING, "", regex=True)
     named = text["dx"] if classes is not None else text["dx"].map(code_of)
     vocabulary = list(classes) if classes is not None else _most_common_spellings(named)
     by_fold = {word.casefold(): word for word in vocabulary}

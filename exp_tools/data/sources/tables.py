@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from exp_tools.data.images.decode import EXTENSIONS, files_below, index_images
-from exp_tools.errors import UserError
+from exp_tools.errors import UserError, require_readable
 
 TABLE_ENDINGS = (".csv", ".tab", ".tsv", ".csv.gz", ".tsv.gz", ".xlsx")
 OTHERS = (".xls", ".ods", ".parquet")
@@ -77,6 +77,7 @@ def read_text_table(path: Path, names: Sequence[str] = ()) -> pd.DataFrame:
     UserError
         The file is missing, empty, not UTF-8 text, or a row does not have the header's number of cells: named by line.
     """
+    require_readable(path)
     try:
         text = _text_of(path)
     except FileNotFoundError as error:
@@ -124,6 +125,7 @@ def tables_below(folder: Path) -> list[Path]:
 
 def header_of(path: Path) -> list[str]:
     """Column names of a table, or the cells of its first line; empty for a file that is none."""
+    require_readable(path)
     try:
         if path.suffix.lower() == ".xlsx":
             return list(read_table(path).columns)
@@ -288,6 +290,7 @@ def read_sheet(path: Path) -> list[list[str]]:
     """
     from openpyxl import load_workbook
 
+    require_readable(path)
     try:
         with zipfile.ZipFile(path) as book:
             if large := [part.filename for part in book.infolist() if part.file_size > LARGEST_SHEET]:

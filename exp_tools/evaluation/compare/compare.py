@@ -17,7 +17,7 @@ from exp_tools.evaluation.compare.paired import (
     mcnemar,
     pooled_spread,
 )
-from exp_tools.evaluation.compare.runs import Run
+from exp_tools.evaluation.compare.runs import LEAKY, SCHEME, Run
 from exp_tools.evaluation.compare.scores import LEVEL, Scored
 from exp_tools.evaluation.metrics.catalogue import label_of
 from exp_tools.evaluation.predictions import lesion_view
@@ -54,6 +54,7 @@ def compare_groups(
     -------
     dict with
         split, baseline, metrics, comparisons (groups judged against the baseline), drawn (groups with synthetic images)
+        leaky : groups with a run that was split by image
         level : of each interval of a difference: those of all comparisons in a metric hold at once with 95 %
         groups : a dict each, with
             name, makeup, runs (their names), images, lesions
@@ -115,6 +116,7 @@ def compare_groups(
         "comparisons": comparisons,
         "level": level,
         "drawn": drawn,
+        "leaky": [group.name for group in groups if any(run.params.get(SCHEME) == LEAKY for run in group.runs)],
         "groups": rows,
         "notes": [*([OF_VALIDATION] if split == "val" else []), *_notes(groups, rows, baseline)],
     }

@@ -94,9 +94,11 @@ def as_table(comparison: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def warning(comparison: Mapping[str, Any]) -> str:
-    """A remark that synthetic images say nothing about skin, where there are any."""
-    names = comparison["drawn"]
-    return f"drawn images in {', '.join(names)}: their scores mean nothing for real skin" if names else ""
+    """A remark that synthetic images say nothing about skin, and that leaky splits flatter, where there are any."""
+    drawn, leaky = comparison["drawn"], comparison["leaky"]
+    said = [f"drawn images in {', '.join(drawn)}: their scores mean nothing for real skin"] if drawn else []
+    said += [f"LEAKY: {', '.join(leaky)} split by image, so their scores are too good"] if leaky else []
+    return "; ".join(said)
 
 
 def _head(comparison: Mapping[str, Any]) -> str:

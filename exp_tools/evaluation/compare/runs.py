@@ -1,7 +1,6 @@
 """Load the runs of a comparison: predictions and parameters of an experiment, branch, commit or file."""
 
 import io
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,11 +13,14 @@ import yaml
 from exp_tools.errors import UserError
 from exp_tools.evaluation.calibrate import USUAL_SENSITIVITY, choose_threshold, threshold_at_specificity
 from exp_tools.evaluation.predictions import read_predictions
+from exp_tools.io import scratch_folder
 from exp_tools.params import PARAMS_FILE, parse_params
 from exp_tools.revisions import WORKSPACE, read_at_revision
 
 SEED, FOLD = "train.seed", "split.fold"
 FOLDS, SCHEME = "split.folds", "split.scheme"
+LEAKY = "image"
+"""The split.scheme that parts lesions."""
 MELANOMA_SENSITIVITY = "calibration.melanoma_sensitivity"
 # What changes no prediction of the set.
 IRRELEVANT = (
@@ -147,8 +149,8 @@ def _predictions_of(word: str, root: Path, path: str) -> tuple[pd.DataFrame, lis
             f"(an experiment) or `dvc pull --all-branches --all-tags`; or make it again: `dvc exp apply {word}` (or "
             "`git switch`), then `dvc repro evaluate`"
         )
-    with tempfile.TemporaryDirectory(prefix="exp-tools-") as folder:
-        copy = Path(folder) / "predictions.csv"
+    with scratch_folder() as folder:
+        copy = folder / "predictions.csv"
         copy.write_text(text, encoding="utf-8")
         try:
             return read_predictions(copy)

@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from exp_tools.data.labels.attributes import UNKNOWN, attribute_groups
+from exp_tools.data.labels.table import EXTRA
 from exp_tools.evaluation.metrics.bootstrap import weighted_intervals
 from exp_tools.evaluation.metrics.classification import confusion_metrics
 from exp_tools.evaluation.metrics.weighted import RankingSums, confusion_sums, matrices
@@ -16,9 +18,9 @@ from exp_tools.evaluation.validation import check_predictions, class_rates, mean
 from exp_tools.taxonomy import MELANOMA
 
 ATTRIBUTES = ("sex", "age", "localization", "source", "dx_type")
+"""Attributes that every label table has; any other is a column extra_<name> of a user's table."""
 AGE_BANDS = {"0-19": 0, "20-39": 20, "40-59": 40, "60-79": 60, "80+": 80}
 """First year of life of each band."""
-UNKNOWN = "unknown"
 PREFIX = "melanoma_"
 MEANS = ("balanced_accuracy", "macro_auc")
 LEVEL = 0.95
@@ -48,13 +50,14 @@ class Subgroup(NamedTuple):
     """Lesion groups of each class, [C]."""
 
 
-def find_subgroups(table: pd.DataFrame, classes: Sequence[str], threshold: float | None) -> list[Subgroup]:
+def find_subgroups(
+    table: pd.DataFrame, classes: Sequence[str], threshold: float | None, attributes: Sequence[str]
+) -> list[Subgroup]:
     """All images, then each value that occurs of each attribute; see `subgroups.subgroup_report`."""
     probabilities, labels, _ = as_arrays(table, classes)
     probabilities, labels = check_predictions(probabilities, labels, classes)
     groups, predicted = table["group_id"].to_numpy(), decisions(table, classes)
-    values = {"all": pd.Series("all", index=table.index)}
-    values |= {name: _age_bands(table[name]) if name == "age" else _words(table[name]) for name in ATTRIBUTES}
+    values = {"all": pd.Series("all", index=table.index)} | _values(table, attributes)
     melanoma = list(classes).index(MELANOMA) if MELANOMA in classes else None
     found = []
     for attribute, column in values.items():
@@ -155,6 +158,17 @@ def _area(ranking: RankingSums, weights: NDArray) -> NDArray[np.float64]:
     return ranking.steps(weights).ranking_scores()[0]
 
 
+def _values(table: pd.DataFrame, attributes: Sequence[str]) -> dict[str, pd.Series]:
+    """Attribute -> its value in each row; without further attributes that the table lacks or knows of no image."""
+    values = {}
+    for name in attributes:
+        if name in ATTRIBUTES:
+            values[name] = _age_bands(table[name]) if name == "age" else _words(table[name])
+        elif EXTRA + name in table and ((groups := attribute_groups(table[EXTRA + name])) != UNKNOWN).any():
+            values[name] = groups
+    return values
+
+
 def _words(column: pd.Series) -> pd.Series:
     return column.fillna("").astype(str).str.strip().replace("", UNKNOWN)
 
@@ -167,6 +181,8 @@ def _age_bands(ages: pd.Series) -> pd.Series:
 
 def _ordered(attribute: str, column: pd.Series) -> list[str]:
     """The values that occur: ages rise, others by the number of images and then by name; `unknown` is last."""
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return list(column.cat.categories)
     counts = column.value_counts()
     ages = list(AGE_BANDS) if attribute == "age" else []
     return sorted(

@@ -1,4 +1,4 @@
-"""Scores by sex, age, site, source and confirmation of the label, and the gaps between them.
+"""Scores by sex, age, site, source, confirmation of the label and further attributes, and the gaps between them.
 
 Small groups are marked and never compared. What is compared keeps its promise although many pairs are looked at: within
 an attribute and metric by Tukey and Kramer's procedure (Hayter, Annals of Statistics 12:61, 1984), over all of those by
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from exp_tools.evaluation.metrics.bootstrap import SMALL_GROUPS, Spread, weighted_spreads
 from exp_tools.evaluation.metrics.subgroup_scores import (
+    ATTRIBUTES,
     LEVEL,
     PREFIX,
     UNKNOWN,
@@ -33,8 +34,8 @@ from exp_tools.evaluation.metrics.subgroup_scores import (
 from exp_tools.evaluation.validation import corrected, divide
 from exp_tools.taxonomy import MELANOMA
 
-COMPARED = ("sex", "age", "localization", "source")
-"""Attributes whose values are compared."""
+NOT_COMPARED = "dx_type"
+"""The attribute whose values are shown and not compared: how a label was confirmed, which chooses the diagnoses."""
 AT_THRESHOLD = "_at_threshold"
 FEWEST_OF_CLASS = 5
 """Lesions of a class that every compared value must have for the class to count in the standardised accuracy."""
@@ -44,6 +45,7 @@ def subgroup_report(
     table: pd.DataFrame,
     classes: Sequence[str],
     *,
+    attributes: Sequence[str] = ATTRIBUTES,
     resamples: int = 2000,
     seed: int = 0,
     melanoma_threshold: float | None = None,
@@ -54,15 +56,17 @@ def subgroup_report(
 
     Parameters
     ----------
-    table : rows of a prediction table with sex, age (years, NaN: unknown), localization, source and dx_type
+    table : rows of a prediction table with sex, age (years, NaN: unknown), localization, source and dx_type, and
+        extra_<name> of further attributes
     classes : the C classes, in the order of the model
+    attributes : what to score apart, in this order; a further one that the table lacks has no rows
     resamples, seed : of the bootstrap, by lesion group within each subgroup
     melanoma_threshold : flag an image as melanoma if its probability is at least this; None: the most probable class
 
     Returns
     -------
     list of dicts, the first with attribute "all" and value "all". Ages are in bands of 20 years; other values come with
-    the most frequent first, `unknown` last. Each dict has
+    the most frequent first, `unknown` last; of further attributes as `attribute_groups` says. Each dict has
         attribute, value, images, lesions
         small : fewer than 10 lesion groups
         accuracy, balanced_accuracy, macro_auc : NaN where undefined; means over classes are where a class is missing
@@ -77,7 +81,7 @@ def subgroup_report(
     ------
     UserError : as `classification.headline_metrics`; a diagnosis that is not a class
     """
-    subgroups = find_subgroups(table, classes, melanoma_threshold)
+    subgroups = find_subgroups(table, classes, melanoma_threshold, attributes)
     return [_row(subgroup, table, classes, resamples=resamples, seed=seed) for subgroup in subgroups]
 
 
@@ -85,6 +89,7 @@ def subgroup_gaps(
     table: pd.DataFrame,
     classes: Sequence[str],
     *,
+    attributes: Sequence[str] = ATTRIBUTES,
     resamples: int = 2000,
     seed: int = 0,
     melanoma_threshold: float | None = None,
@@ -117,10 +122,10 @@ def subgroup_gaps(
     ------
     UserError : as `subgroup_report`
     """
-    every = find_subgroups(table, classes, melanoma_threshold)
+    every = find_subgroups(table, classes, melanoma_threshold, attributes)
     whole = every[0]
     rows = []
-    for attribute in COMPARED:
+    for attribute in [name for name in attributes if name != NOT_COMPARED]:
         members = [subgroup for subgroup in every if subgroup.attribute == attribute and subgroup.value != UNKNOWN]
         rows += [{"attribute": attribute} | row for row in _families(members, whole, resamples=resamples, seed=seed)]
     for place, p in corrected({place: row["p"] for place, row in enumerate(rows)}).items():

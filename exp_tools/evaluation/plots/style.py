@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from exp_tools.io import atomic_write
+from exp_tools.io import MARK, atomic_write
 
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#000000", "#D55E00", "#0072B2", "#CC79A7")
 LINE_STYLES: tuple[Any, ...] = (
@@ -26,8 +26,8 @@ LINE_STYLES: tuple[Any, ...] = (
 )
 REFERENCE = {"color": "0.6", "linewidth": 1, "linestyle": (0, (1, 2))}
 DPI = 130
-UNSAID = {"png": ("Software",), "svg": ("Date",), "pdf": ("CreationDate", "Creator", "Producer")}
-"""What files of each kind would say and must not: it changes with the time or the version."""
+SAID = {"png": MARK, "svg": {"Date": None}, "pdf": dict.fromkeys(("CreationDate", "Creator", "Producer"))}
+"""What files of each kind say of their origin: nothing that changes with the time or the version."""
 # Every setting, so that a matplotlibrc of the machine does not change the picture.
 STYLE = {key: value for key, value in matplotlib.rcParamsDefault.items() if key != "backend"} | {
     "axes.spines.top": False,
@@ -58,7 +58,7 @@ def save_figure(figure: Figure, path: Path) -> None:
     figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
     kind = path.suffix.removeprefix(".")
     with atomic_write(path) as temporary:
-        figure.savefig(temporary, format=kind, dpi=DPI, metadata=dict.fromkeys(UNSAID[kind]))
+        figure.savefig(temporary, format=kind, dpi=DPI, metadata=SAID[kind])
 
 
 def wilson(right: NDArray[np.float64], total: NDArray[np.float64]) -> NDArray[np.float64]:

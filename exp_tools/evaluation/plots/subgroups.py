@@ -86,7 +86,8 @@ def _layout(report: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[tupl
     line = 0.0
     for before, row in zip([None, *report], report, strict=False):
         if before is not None and before["attribute"] != row["attribute"]:
-            headings.append((ATTRIBUTE_NAMES[row["attribute"]], line + 0.4))
+            attribute = row["attribute"]
+            headings.append((ATTRIBUTE_NAMES.get(attribute, _words(attribute)), line + 0.4))
             line += 1.4
         places.append(line)
         line += 1
@@ -94,8 +95,13 @@ def _layout(report: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[tupl
 
 
 def _label(row: Mapping[str, Any]) -> str:
-    name = "all images" if row["attribute"] == "all" else row["value"].replace("_", " ")
+    name = "all images" if row["attribute"] == "all" else _words(row["value"])
     return f"{name}  (n={row['images']:,})"
+
+
+def _words(name: str) -> str:
+    """A name out of a table as it is drawn: a dollar sign begins no formula."""
+    return name.replace("_", " ").replace("$", r"\$")
 
 
 def _draw_panel(axes: Axes, metric: str, report: Sequence[Mapping[str, Any]], places: Sequence[float]) -> None:

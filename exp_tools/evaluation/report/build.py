@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from exp_tools.data.labels.table import EXTRA
 from exp_tools.errors import UserError, did_you_mean
 from exp_tools.evaluation.metrics.bootstrap import bootstrap_intervals, class_intervals
 from exp_tools.evaluation.metrics.calibration import calibration_report
@@ -15,6 +16,7 @@ from exp_tools.evaluation.metrics.costs import cost_report
 from exp_tools.evaluation.metrics.melanoma import caught_melanomas, melanoma_report
 from exp_tools.evaluation.metrics.prevalence import prevalence_report
 from exp_tools.evaluation.metrics.selective import coverage_report
+from exp_tools.evaluation.metrics.subgroup_scores import ATTRIBUTES
 from exp_tools.evaluation.metrics.subgroups import subgroup_gaps, subgroup_report
 from exp_tools.evaluation.predictions import as_arrays, decisions, lesion_view
 from exp_tools.evaluation.probabilities import Calibration
@@ -32,6 +34,7 @@ def score_set(
     thresholds: Mapping[str, float | None],
     costs: Mapping[str, Mapping[str, float]] | None,
     prevalence: Mapping[str, float] | None = None,
+    subgroups: Sequence[str] = ATTRIBUTES,
     resamples: int,
     seed: int,
 ) -> dict[str, Any]:
@@ -45,6 +48,7 @@ def score_set(
     thresholds : as in the model file; `melanoma` and `abstain` may be missing or None
     costs : of mistakes, see `evaluate.costs`; None: not asked for
     prevalence : class -> its share where the model would be used, see `evaluate.prevalence`
+    subgroups : attributes to score apart, see `evaluate.subgroups`
     resamples, seed : of the bootstrap
 
     Returns
@@ -60,6 +64,7 @@ def score_set(
     if table.empty:
         raise UserError("there is no prediction to score: the set is empty")
     draws = {"resamples": resamples, "seed": seed}
+    apart: dict[str, Any] = draws | {"attributes": subgroups, "melanoma_threshold": thresholds.get("melanoma")}
     probabilities, labels, logits = as_arrays(table, classes)
     groups, predicted = table["group_id"].to_numpy(), decisions(table, classes)
     matrix = confusion(labels, predicted, len(classes))
@@ -78,8 +83,8 @@ def score_set(
         "prevalence": _prevalence(probabilities, labels, predicted, groups, classes, thresholds, prevalence, **draws),
         "calibration": calibration_report(logits, labels, calibration) | {"by_class": by_class},
         "coverage": coverage_report(probabilities, labels, predicted, threshold=thresholds.get("abstain")),
-        "subgroups": subgroup_report(table, classes, melanoma_threshold=thresholds.get("melanoma"), **draws),
-        "gaps": subgroup_gaps(table, classes, melanoma_threshold=thresholds.get("melanoma"), **draws),
+        "subgroups": subgroup_report(table, classes, **apart),
+        "gaps": subgroup_gaps(table, classes, **apart),
         "costs": None
         if costs is None
         else cost_report(probabilities, labels, groups, classes, costs, predicted, **draws),
@@ -115,7 +120,7 @@ def _prevalence(
 
 
 def with_metadata(table: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
-    """Join the METADATA of the label table to predictions, by image.
+    """Join the METADATA and the further attributes (extra_<name>) of the label table to predictions, by image.
 
     Raises
     ------
@@ -125,7 +130,7 @@ def with_metadata(table: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
     lost = table.loc[~table["image_id"].isin(known.index), "image_id"]
     if len(lost):
         raise UserError(f"{len(lost):,} predicted images are in no label table, the first is {lost.iloc[0]}")
-    return table.join(known[METADATA], on="image_id")
+    return table.join(known[[*METADATA, *(column for column in known if column.startswith(EXTRA))]], on="image_id")
 
 
 def _melanoma(

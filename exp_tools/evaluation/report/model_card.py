@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from exp_tools.evaluation.metrics.bootstrap import SMALL_GROUPS
-from exp_tools.evaluation.metrics.subgroup_scores import UNKNOWN
+from exp_tools.evaluation.metrics.subgroup_scores import ATTRIBUTES, UNKNOWN
 from exp_tools.evaluation.report import model_card_tables, model_card_use
 from exp_tools.evaluation.report.model_card_tables import table
 from exp_tools.evaluation.report.numbers import UNDEFINED, interval, number
@@ -41,7 +41,7 @@ def model_card(facts: ModelFacts, report: Mapping[str, Any], digests: Mapping[st
     """
     test = report["test"]
     parts = [
-        *_head(facts),
+        *_head(facts, test),
         *_model(facts, test),
         *_use(),
         *_data(facts, test),
@@ -60,7 +60,12 @@ def model_card(facts: ModelFacts, report: Mapping[str, Any], digests: Mapping[st
     return "\n".join(parts).rstrip() + "\n"
 
 
-def _head(facts: ModelFacts) -> list[str]:
+def _leak(test: Mapping[str, Any]) -> int:
+    """Test images whose lesion the model has seen."""
+    return (test.get("participants") or {}).get("leak", 0)
+
+
+def _head(facts: ModelFacts, test: Mapping[str, Any]) -> list[str]:
     name = facts.architecture
     if is_drawn(facts.source):
         title = f"# Model card: {name}, trained on drawn images: no number here means anything for real skin"
@@ -72,6 +77,15 @@ def _head(facts: ModelFacts) -> list[str]:
         "**Research and teaching only: not a medical device.** It must not be used to diagnose, to triage or to "
         "reassure anybody.",
         "",
+        *(
+            [
+                f"**LEAKY: {_leak(test):,} of {test['images']:,} test images show a lesion that the model was trained "
+                "on. Every score here is too good; they only show what such a leak is worth.**",
+                "",
+            ]
+            if _leak(test)
+            else []
+        ),
     ]
 
 
@@ -128,10 +142,8 @@ def _data(facts: ModelFacts, test: Mapping[str, Any]) -> list[str]:
     else:
         lines.append(f"Source `{facts.source}`; licence, origin and make-up are in `docs/data.md`.")
     trained = f"{training:,} images to train, " if training else ""
-    lines.append(
-        f"{trained}{test['images']:,} images of {test['lesions']:,} lesions to test. The split is by lesion: none is "
-        "in both."
-    )
+    by = "LEAKY, by image: lesions are in both." if _leak(test) else "by lesion: none is in both."
+    lines.append(f"{trained}{test['images']:,} images of {test['lesions']:,} lesions to test. The split is {by}")
     return [*lines, "", *model_card_use.participants(test)]
 
 
@@ -162,10 +174,17 @@ def _limits(facts: ModelFacts, report: Mapping[str, Any]) -> list[str]:
             "others may be wrong more often."
         )
     lines.append(
-        "- The split is by lesion. Most sources, HAM10000 among them, have no patient ids: lesions of one patient may "
-        "be in train and in test, which flatters."
+        f"- The split is by {'image' if _leak(test) else 'lesion'}. Most sources, HAM10000 among them, have no patient "
+        "ids: lesions of one patient may be in train and in test, which flatters."
     )
-    lines.append("- Skin type and ethnic origin are not recorded, so nothing is known of how it does on dark skin.")
+    further = dict.fromkeys(row["attribute"].replace("_", " ") for row in groups if row["attribute"] not in ATTRIBUTES)
+    if further:
+        lines.append(
+            f"- Of skin type and ethnic origin nothing is known, except by what the subgroups tell of: "
+            f"{', '.join(further)}."
+        )
+    else:
+        lines.append("- Skin type and ethnic origin are not recorded, so nothing is known of how it does on dark skin.")
     return [*lines, ""]
 
 

@@ -209,7 +209,7 @@ def subgroups(test: Mapping[str, Any]) -> list[str]:
         if row["attribute"] == "all":
             continue
         bounds, melanoma = row["intervals"], row["melanoma"]
-        cells = [ATTRIBUTE_WORDS.get(row["attribute"], row["attribute"]), str(row["value"]).replace("_", " ")]
+        cells = [_attribute(row["attribute"]), str(row["value"]).replace("_", " ")]
         cells += [f"{row['images']:,}", f"{row['lesions']:,}", _scored(row["accuracy"], bounds["accuracy"])]
         cells.append(_scored(row["balanced_accuracy"], bounds["balanced_accuracy"]))
         if melanoma:
@@ -225,6 +225,10 @@ def subgroups(test: Mapping[str, Any]) -> list[str]:
     return ["### Subgroups", "", *table(head, rows), "", *_footnote(rows), *_gaps(test.get("gaps"))]
 
 
+def _attribute(name: str) -> str:
+    return ATTRIBUTE_WORDS.get(name, name.replace("_", " "))
+
+
 def _gaps(gaps: Sequence[Mapping[str, Any]] | None) -> list[str]:
     if gaps is None:
         return []
@@ -235,7 +239,7 @@ def _gaps(gaps: Sequence[Mapping[str, Any]] | None) -> list[str]:
     for gap in clear:
         metric = gap["metric"].replace(PREFIX, "melanoma ").replace("_", " ")
         lines.append(
-            f"- {ATTRIBUTE_WORDS.get(gap['attribute'], gap['attribute'])}: {metric} is {gap['gap']:.3f} "
+            f"- {_attribute(gap['attribute'])}: {metric} is {gap['gap']:.3f} "
             f"({interval(gap['interval'])}) lower for {gap['worst']} than for {gap['best']}; {gap['shrunken']:.3f} "
             "after shrinkage, since the largest of many gaps is too large"
         )

@@ -25,6 +25,7 @@ def participants(
     -------
     dict with
         flow : read (rows of the source), left_out, problems (kind -> action -> count), images, unused (in no split)
+        leak : test images whose group is in train too; absent where there is none, as should be
         splits : train, val and test -> images, lesions, classes, sex and localization (value -> images), age
             {"median", "low" (first quartile), "high" (third), "unknown" (images)}
     """
@@ -36,7 +37,10 @@ def participants(
         "images": len(table),
         "unused": int((~table["split"].isin(list(SPLITS))).sum()),
     }
-    return {"flow": flow, "splits": {name: _make_up(table[table["split"] == name], classes) for name in SPLITS}}
+    seen = set(table.loc[table["split"] == "train", "group_id"])
+    leak = int((table.loc[table["split"] == "test", "group_id"].isin(seen)).sum())
+    known = {"leak": leak} if leak else {}
+    return known | {"flow": flow, "splits": {name: _make_up(table[table["split"] == name], classes) for name in SPLITS}}
 
 
 def _make_up(part: pd.DataFrame, classes: Sequence[str]) -> dict[str, Any]:

@@ -7,10 +7,11 @@ CLAIM 2024: Tejani et al., Radiology: Artificial Intelligence 6:e240300, 2024. T
 385:e078378, 2024. CLEAR Derm: Daneshjou et al., JAMA Dermatology 158:90, 2022.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from exp_tools.errors import UserError
+from exp_tools.evaluation.metrics.subgroups import NOT_COMPARED
 from exp_tools.evaluation.report.model_card_tables import table
 from exp_tools.evaluation.report.numbers import interval, number
 from exp_tools.models.model_file import ModelFacts
@@ -26,7 +27,7 @@ class Sheet(NamedTuple):
     items: tuple[tuple[str, str, str], ...]
 
 
-SPLIT = "{flow} {parts} Split by lesion with its near-duplicates; nothing of a lesion is in two parts."
+SPLIT = "{flow} {parts} {leak}"
 UNCERTAINTY = (
     "95 % intervals by a bootstrap of lesions ({resamples} of params.yaml); their coverage: docs/evaluation.md."
 )
@@ -246,6 +247,9 @@ def known_facts(facts: ModelFacts, report: Mapping[str, Any]) -> dict[str, str]:
         if flow
         else "",
         "parts": _parts(people["splits"]),
+        "leak": f"LEAKY: split by image, {people['leak']:,} test images show a lesion of train."
+        if people.get("leak")
+        else "Split by lesion with its near-duplicates; nothing of a lesion is in two parts.",
         "demographics": "Age, sex, body site and class of each part: table `Whose images` of the model card."
         if people["splits"]
         else "",
@@ -271,12 +275,19 @@ def known_facts(facts: ModelFacts, report: Mapping[str, Any]) -> dict[str, str]:
         "baseline": ""
         if "baseline" not in test
         else f"Mean colours alone: balanced accuracy {number(test['baseline']['balanced_accuracy'])}.",
-        "subgroups": f"Scores by sex, age, body site and source; {len(gaps)} gaps are more than chance.",
+        "subgroups": f"Scores by {_scored_by(test['subgroups'])}; {len(gaps)} gaps are more than chance.",
         "external": "; ".join(f"{name}: balanced accuracy {number(score)}" for name, score in external.items()),
         "limits": "Section `Limits` of the model card.",
         "many": "`exp-tools card --commit` says how many models were scored on this test split.",
         "resamples": "`evaluate.resamples`",
     }
+
+
+def _scored_by(subgroups: Sequence[Mapping[str, Any]]) -> str:
+    """The attributes that are scored apart, as words: `sex, age and source`."""
+    names = dict.fromkeys(row["attribute"] for row in subgroups if row["attribute"] not in ("all", NOT_COMPARED))
+    *most, last = ["body site" if name == "localization" else name.replace("_", " ") for name in names] or ["nothing"]
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def _flow(flow: Mapping[str, Any]) -> str:

@@ -1,6 +1,5 @@
 """Evaluate an existing model on another set, outside the pipeline: `exp-tools evaluate`."""
 
-import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +9,7 @@ import pandas as pd
 from exp_tools.data.acquire.link import provide
 from exp_tools.data.duplicates.groups import with_groups
 from exp_tools.data.duplicates.pairs import without_known_images
+from exp_tools.data.duplicates.verdicts import read_verdicts
 from exp_tools.data.images.preprocess import Preprocessing
 from exp_tools.data.inputs.metadata import Vocabulary, encode
 from exp_tools.data.labels.issues import stop_on, write_report
@@ -23,10 +23,11 @@ from exp_tools.evaluation.predict import predict_views
 from exp_tools.evaluation.predictions import prediction_table
 from exp_tools.evaluation.probabilities import Calibration
 from exp_tools.evaluation.report.build import score_set, with_metadata
-from exp_tools.io import file_digest, write_csv, write_json
+from exp_tools.io import file_digest, scratch_folder, write_csv, write_json
 from exp_tools.models.model_file import ModelFacts
 from exp_tools.models.registry import load_model
 from exp_tools.params import Params
+from exp_tools.project import VERDICTS
 
 
 class TrainingSet(NamedTuple):
@@ -65,7 +66,7 @@ def evaluate_standalone(
     source, wanted : the set, as in `data.external`
     out : the folder to write predictions.csv, report.json and problems.csv to
     params : its sections prepare.on_problem, prepare.duplicates, evaluate and machine
-    root : what relative folders are relative to
+    root : the project: what relative folders are relative to, and where the verdicts on pairs lie
     known : the project's own set. Where it is what the model was made from, its images are taken out of the new one
     processes : for decoding
 
@@ -77,13 +78,12 @@ def evaluate_standalone(
     """
     device = prepare_machine(params.machine)
     network, facts = load_model(model)
-    temporary = tempfile.TemporaryDirectory(prefix="exp-tools-")
-    with temporary as folder, calling(Path(folder) / "raw", wanted.dir or source):
-        raw, images = Path(folder) / "raw", Path(folder) / "images.npy"
+    with scratch_folder() as folder, calling(folder / "raw", wanted.dir or source):
+        raw, images = folder / "raw", folder / "images.npy"
         raw.mkdir()
         provide(source, wanted, raw, root=root, processes=processes)
         every = read_source(source, raw)
-        table, removed = _without_known(every, facts, known, params.prepare.duplicates, processes)
+        table, removed = _without_known(every, facts, known, params.prepare.duplicates, root, processes)
         passed_over = [*every.attrs["left_out"], *every["image_id"]]
         packing = _packing(facts, params, processes)
         kept, problems = check_and_pack(table, spec_of(source), raw, images, packing, passed_over)
@@ -111,11 +111,12 @@ def evaluate_standalone(
         thresholds=facts.thresholds,
         costs=params.evaluate.costs,
         prevalence=params.evaluate.prevalence,
+        subgroups=params.evaluate.subgroups,
         resamples=params.evaluate.resamples,
         seed=params.evaluate.seed,
     )
-    write_csv(out / "predictions.csv", predictions)
     write_json(out / "report.json", report | {"left_out": left_out, "removed": removed})
+    write_csv(out / "predictions.csv", predictions)
     return StandaloneResult(report, left_out, removed)
 
 
@@ -125,7 +126,7 @@ def _packing(facts: ModelFacts, params: Params, processes: int) -> Packing:
 
 
 def _without_known(
-    table: pd.DataFrame, facts: ModelFacts, known: TrainingSet, duplicates: str, processes: int
+    table: pd.DataFrame, facts: ModelFacts, known: TrainingSet, duplicates: str, root: Path, processes: int
 ) -> tuple[pd.DataFrame, dict[str, int] | None]:
     """The set without the images that the model was developed on, where the project still has those."""
     if not known.labels.is_file() or not known.raw.is_dir():
@@ -133,4 +134,7 @@ def _without_known(
     if file_digest(known.labels) != facts.training.get("md5_labels"):
         return table, None
     own = read_source(known.source, known.raw)
-    return without_known_images(table, own, read_labels(known.labels), duplicates, processes=processes)
+    verdicts = read_verdicts(root / VERDICTS)
+    return without_known_images(
+        table, own, read_labels(known.labels), duplicates, verdicts=verdicts, processes=processes
+    )

@@ -1,15 +1,17 @@
 """Score a prediction table without the model that made it: `exp-tools score`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from exp_tools.data.labels.attributes import check_attributes
 from exp_tools.data.labels.table import read_labels
 from exp_tools.errors import UserError
 from exp_tools.evaluation.calibrate import USUAL_SENSITIVITY, choose_threshold
+from exp_tools.evaluation.metrics.subgroup_scores import ATTRIBUTES
 from exp_tools.evaluation.predictions import calibration_of, read_predictions
 from exp_tools.evaluation.report.build import METADATA, score_set, with_metadata
 from exp_tools.taxonomy import MELANOMA
@@ -22,6 +24,7 @@ def rescore(
     needed: bool,
     split: str | None,
     thresholds: Mapping[str, float | None],
+    subgroups: Sequence[str],
     resamples: int,
     seed: int = 0,
 ) -> tuple[dict[str, Any], list[str]]:
@@ -34,6 +37,7 @@ def rescore(
     split : which rows; None: `test`, or the only split there is
     thresholds : `melanoma` and `abstain`, see the model file. Without that of melanoma it is chosen on the table's own
         validation rows, as `calibrate` does
+    subgroups : attributes to score apart
     resamples, seed : of the bootstrap
 
     Returns
@@ -42,7 +46,8 @@ def rescore(
 
     Raises
     ------
-    UserError : the table is none, lacks the split, or (needed) the labels lack an image
+    UserError : the table is none, lacks the split, or (needed) the labels lack an image; the labels fit and lack one of
+        `subgroups`
     """
     every, classes = read_predictions(predictions)
     table = _one_split(every, split, predictions)
@@ -68,12 +73,15 @@ def rescore(
             raise
         notes.append(f"note: no subgroups by age, sex, site or confirmation: {error}")
         joined = table.assign(**dict.fromkeys(METADATA, "unknown")).assign(age=np.nan)
+    else:
+        check_attributes(subgroups, ATTRIBUTES, joined, "--subgroups (or evaluate.subgroups)")
     report = score_set(
         joined,
         classes,
         calibration=calibration_of(table, classes),
         thresholds=thresholds,
         costs=None,
+        subgroups=subgroups,
         resamples=resamples,
         seed=seed,
     )

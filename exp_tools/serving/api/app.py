@@ -30,7 +30,7 @@ UPLOAD_PROBLEMS = [
     "too_busy",
     "server_fault",
 ]
-IMAGE_PROBLEMS = ["not_an_image", "empty_image", "damaged_image", "too_many_pixels", "too_many_scans"]
+IMAGE_PROBLEMS = ["not_an_image", "empty_image", "damaged_image", "too_many_pixels", "bad_shape", "too_many_scans"]
 
 
 def create_app(predictor: Predictor, limits: Limits | None = None) -> FastAPI:

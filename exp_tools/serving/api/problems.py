@@ -27,6 +27,7 @@ KINDS = {
     "empty_image": Kind(422, "The image file is empty"),
     "damaged_image": Kind(422, "The image is damaged or cut off"),
     "too_many_pixels": Kind(422, "The image has too many pixels"),
+    "bad_shape": Kind(422, "The image is a strip or a dot"),
     "too_many_scans": Kind(422, "The JPEG is stored in too many scans"),
     "wrong_field": Kind(422, "A field is missing, unknown, given twice or of the wrong sort"),
     "wrong_value": Kind(422, "The value of a field is not allowed"),

@@ -1,6 +1,5 @@
 """Quantise an exported model to 8-bit weights and activations; kept only if it scores as well."""
 
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +11,7 @@ from exp_tools.errors import UserError
 from exp_tools.evaluation.metrics.classification import confusion_metrics
 from exp_tools.evaluation.probabilities import Calibration
 from exp_tools.evaluation.validation import confusion
-from exp_tools.io import atomic_write
+from exp_tools.io import atomic_write, scratch_folder
 from exp_tools.serving.export.onnx import ONNX_MISSING, add_facts, with_export
 from exp_tools.serving.onnx_engine import OnnxEngine
 
@@ -68,8 +67,8 @@ def quantise(fp32: Path, out: Path, calibration: Examples, check: Examples) -> Q
         raise UserError("8 bits need validation images to calibrate on and test images to score; there are none")
     engine = OnnxEngine(fp32)
     facts = engine.facts
-    with tempfile.TemporaryDirectory(prefix="exp-tools-") as folder:
-        trial = Path(folder) / "int8.onnx"
+    with scratch_folder() as folder:
+        trial = folder / "int8.onnx"
         write_int8(fp32, trial, calibration, uses_metadata=facts.vocabulary is not None)
         add_facts(trial, trial, facts)
         was, now = (_predicted(one, check) for one in (engine, OnnxEngine(trial)))

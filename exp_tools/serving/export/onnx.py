@@ -9,7 +9,6 @@ import contextlib
 import io
 import json
 import logging
-import tempfile
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 
 from exp_tools.errors import UserError
 from exp_tools.evaluation.probabilities import Calibration
-from exp_tools.io import atomic_write
+from exp_tools.io import atomic_write, scratch_folder
 from exp_tools.models.model_file import HEADER_KEY, ModelFacts
 from exp_tools.models.normalize import normalise
 from exp_tools.models.registry import load_model
@@ -92,8 +91,8 @@ def export_onnx(model: Path, out: Path, pixels: NDArray[np.uint8], metadata: NDA
     network, facts = load_model(model)
     with torch.inference_mode():
         eager = _eager(network, pixels, metadata)
-    with tempfile.TemporaryDirectory(prefix="exp-tools-") as folder:
-        trial = Path(folder) / "trial.onnx"
+    with scratch_folder() as folder:
+        trial = folder / "trial.onnx"
         _write(network, facts.preprocessing["image_size"], trial)
         add_facts(trial, trial, facts)
         parity = _compare(OnnxEngine(trial), eager, pixels, metadata, Calibration.from_dict(facts.calibration))

@@ -1,6 +1,5 @@
 """The command `exp-tools export`: the images to verify on, the file, and the report."""
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +12,7 @@ from exp_tools.data.inputs.metadata import Vocabulary, encode
 from exp_tools.data.labels.select import as_task
 from exp_tools.data.labels.table import read_labels, read_splits
 from exp_tools.errors import UserError, require_file
-from exp_tools.io import file_digest
+from exp_tools.io import file_digest, scratch_folder
 from exp_tools.models.model_file import ModelFacts, read_facts
 from exp_tools.serving.export.int8 import Examples, Quantised, quantise
 from exp_tools.serving.export.onnx import Parity, export_onnx
@@ -97,8 +96,8 @@ def export_model(model: Path, out: Path, data: PreparedData, *, images: Path | N
     if out.suffix != ".onnx":
         raise UserError(f"an export is called something.onnx, not {out.name}: the ending says how a model is read")
     calibration, check = packed_examples(facts, data, [("val", CALIBRATION), ("test", None)])
-    with tempfile.TemporaryDirectory(prefix="exp-tools-") as folder:
-        fp32 = Path(folder) / "fp32.onnx"
+    with scratch_folder() as folder:
+        fp32 = folder / "fp32.onnx"
         export_onnx(model, fp32, check.pixels[:CHECKED], check.metadata[:CHECKED])
         return _int8_text(out, quantise(fp32, out, calibration, check), len(calibration.labels))
 
