@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 Column = Literal["image_id", "lesion_id", "dx", "dx_type", "age", "sex", "localization", "source", "split", "group"]
 """The columns of a table of images that mean something here."""
@@ -84,3 +84,41 @@ Classes = Annotated[dict[str, Annotated[str, Field(min_length=1)] | None], Befor
 Filter = Annotated[dict[str, Words], BeforeValidator(_as_text)]
 Query = Annotated[str, BeforeValidator(_as_text), Field(min_length=1)]
 Licences = Annotated[list[str], Field(min_length=1)]
+
+
+class ExternalParams(Section):
+    """A set that is only ever tested on; what it does not say is null."""
+
+    source: Source
+    dir: str | None = None
+    table: str | None = None
+    columns: Columns | None = None
+    classes: Classes | None = None
+    filter: Filter | None = None
+    licences: Licences | None = None
+
+
+class EncoderParams(Section):
+    """A network of timm's whose weights stay as they are."""
+
+    backbone: str
+    weights: str
+    options: dict[str, Any] | None = None
+
+
+class ProbeParams(Section):
+    encoders: Annotated[list[EncoderParams], Field(min_length=1)]
+    metadata: bool
+    head: Literal["linear", "knn", "mlp"]
+    hidden: Annotated[int, Field(ge=1, le=65_536)]
+
+    @field_validator("encoders")
+    @classmethod
+    def _each_once(cls, encoders: list[EncoderParams]) -> list[EncoderParams]:
+        for place, encoder in enumerate(encoders):
+            if encoder in encoders[:place]:
+                raise ValueError(
+                    f"{encoder.backbone} with the weights {encoder.weights} is named twice, which adds nothing; name "
+                    "each encoder once"
+                )
+        return encoders

@@ -1,7 +1,7 @@
 """The typed view of params.yaml, and its only reader.
 
-Every value comes from the file: no field here has a default (but what an external set may leave out), so this module
-checks values and never makes one.
+Every value comes from the file: no field here has a default (but what an external set or an encoder may leave out), so
+this module checks values and never makes one.
 """
 
 from pathlib import Path
@@ -17,6 +17,7 @@ from exp_tools.param_types import (
     Auto,
     Classes,
     Columns,
+    ExternalParams,
     Filter,
     Licences,
     NotNegative,
@@ -24,6 +25,7 @@ from exp_tools.param_types import (
     Off,
     Positive,
     Probability,
+    ProbeParams,
     Query,
     Section,
     Seed,
@@ -31,18 +33,6 @@ from exp_tools.param_types import (
 )
 
 PARAMS_FILE = Path("params.yaml")
-
-
-class ExternalParams(Section):
-    """A set that is only ever tested on; what it does not say is null."""
-
-    source: Source
-    dir: str | None = None
-    table: str | None = None
-    columns: Columns | None = None
-    classes: Classes | None = None
-    filter: Filter | None = None
-    licences: Licences | None = None
 
 
 class DataParams(Section):
@@ -161,13 +151,14 @@ class MultimodalParams(Section):
 
 
 class ModelParams(Section):
-    name: Literal["soft_attention", "emas", "efficientnet_v2", "multimodal", "timm"]
+    name: Literal["soft_attention", "emas", "efficientnet_v2", "multimodal", "timm", "probe"]
     weights: str
     soft_attention: SoftAttentionParams
     emas: EmasParams
     efficientnet_v2: EfficientNetV2Params
     multimodal: MultimodalParams
     timm: TimmParams
+    probe: ProbeParams
 
     @property
     def architecture(self) -> dict[str, Any]:
@@ -191,6 +182,7 @@ class AugmentParams(Section):
 
 class TrainParams(Section):
     seed: Seed
+    fraction: Annotated[Number, Field(gt=0, le=1)]
     epochs: Annotated[int, Field(ge=1)]
     batch_size: Annotated[int, Field(ge=1)] | Auto
     accumulate: Annotated[int, Field(ge=1)]
