@@ -1,10 +1,14 @@
 """Fit the head of a probe on features that are computed already: the encoders rest, so it takes seconds.
 
 Every setting that is tried (a penalty, a number of neighbours, an epoch) is a step, and is scored on validation; the
-best by `train.select_on` is kept. Features are standardised by the mean and deviation of the training images, and what
-was learnt is folded back, so that the head takes features as the encoders give them.
+best by `train.select_on` is kept. After `train.patience` settings without a better score the rest is not tried (all
+numbers of neighbours are: they cost nothing).
+
+Features are standardised by the mean and deviation of the training images, and what was learnt is folded back, so that
+the head takes features as the encoders give them.
 """
 
+import contextlib
 import copy
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -91,7 +95,7 @@ def fit_probe(
         goodness = -scores["loss"] if params.select_on == "loss" else scores[params.select_on]
         if not best or goodness > best["goodness"]:
             best = {"goodness": goodness, "step": step, "head": copy.deepcopy(model.head.state_dict()), "facts": facts}
-        elif kind == "mlp" and params.patience is not None and step - best["step"] >= params.patience:
+        elif kind != "knn" and params.patience is not None and step - best["step"] >= params.patience:
             break
     model.head.load_state_dict(best["head"])
     if kind == "knn":
@@ -138,26 +142,56 @@ def _targets(data: TrainingData, params: TrainParams, *rules: Any) -> tuple[Tens
 
 
 def _linear(head: nn.Linear, train: Tensor, val: Tensor, data: TrainingData, params: TrainParams) -> Iterator[Trial]:
-    """Multinomial logistic regression for each of PENALTIES; a sampler is a weight here, with the same expectation."""
+    """Multinomial logistic regression for each of PENALTIES; a sampler is a weight here, with the same expectation.
+
+    L-BFGS in the coordinates of the features' principal axes, each scaled by the loss's curvature along it (at most a
+    quarter of the variance, plus the penalty): 14 to 100 evaluations for a penalty instead of many hundreds.
+    """
     targets, weights = _targets(data, params, params.sampler, params.class_weights)
     loss_of, total = make_loss(params), weights.sum()
-    nn.init.zeros_(head.weight)
-    nn.init.zeros_(head.bias)
+    variance, axes = torch.linalg.eigh((train * (weights / total)[:, None]).T.double() @ train.double())
+    used = variance > 1e-7 * variance[-1]  # along the others the best weight is zero
+    variance, axes = variance[used].float(), axes[:, used].float()
+    along = train @ axes
+    weight, bias = torch.zeros(len(data.classes), len(variance)), torch.zeros(len(data.classes), requires_grad=True)
     for penalty in PENALTIES:
+        scale = (variance / 4 + penalty).rsqrt()
+        scaled = (weight / scale).requires_grad_()
         optimizer = torch.optim.LBFGS(
-            head.parameters(), max_iter=MOST_STEPS, tolerance_grad=1e-6, line_search_fn="strong_wolfe"
+            [scaled, bias],
+            max_iter=MOST_STEPS,
+            tolerance_grad=1e-6,
+            tolerance_change=1e-6,
+            line_search_fn="strong_wolfe",
         )
 
-        def objective(penalty: float = penalty, optimizer: torch.optim.Optimizer = optimizer) -> Tensor:
-            optimizer.zero_grad()
-            loss = loss_of(head(train), targets).sum() / total + penalty / 2 * head.weight.square().sum()
+        def loss_at(weight: Tensor) -> Tensor:
+            return loss_of(along @ weight.T + bias, targets).sum() / total
+
+        def objective(scaled: Tensor = scaled, scale: Tensor = scale, penalty: float = penalty) -> Tensor:
+            scaled.grad = bias.grad = None
+            loss = loss_at(scaled * scale) + penalty / 2 * (scaled * scale).square().sum()
             loss.backward()
             return loss
 
-        optimizer.step(objective)
-        with torch.inference_mode():
-            loss = float(loss_of(head(train), targets).sum() / total)
-            yield {"train/penalty": penalty, "train/loss": loss}, head(val)
+        with _one_thread():
+            optimizer.step(objective)
+        with torch.no_grad():
+            weight = scaled * scale
+            head.weight.copy_(weight @ axes.T)
+            head.bias.copy_(bias)
+            yield {"train/penalty": penalty, "train/loss": float(loss_at(weight))}, head(val)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Products with as few columns as there are classes wait for memory: a second thread would wait for the first."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _neighbours(

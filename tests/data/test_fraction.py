@@ -1,5 +1,7 @@
 """A share of the training lesions: whole lesions, every class, nested, the same whatever the order."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -20,7 +22,7 @@ def test_each_class_has_its_share_of_whole_lesions():
 @pytest.mark.parametrize("seed", [0, 7])
 def test_a_smaller_share_is_a_part_of_a_larger_one(seed):
     shares = [part_of_lesions(GROUPS, LABELS, fraction, seed) for fraction in (0.01, 0.05, 0.1, 0.5, 0.9)]
-    for small, large in zip(shares, shares[1:], strict=False):
+    for small, large in itertools.pairwise(shares):
         assert not (small & ~large).any()
         assert small.sum() < large.sum()
 

@@ -165,7 +165,7 @@ def test_an_encoder_that_is_named_twice_is_one_line(content):
 
     content["model"]["probe"]["encoders"] *= 2
     with pytest.raises(
-        UserError, match="model.probe.encoders: resnet10t with the weights none is named twice"
+        UserError, match=r"model.probe.encoders: resnet10t with the weights none is named twice"
     ) as caught:
         parse_params(content)
     assert "\n" not in str(caught.value)

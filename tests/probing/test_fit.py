@@ -26,6 +26,7 @@ def data(tmp_path):
     centres = generator.normal(size=(3, WIDTH)) * 0.7
     scale, shift = generator.uniform(0.1, 30, WIDTH), generator.normal(size=WIDTH) * 20
     features = ((centres[labels] + generator.normal(size=(TRAIN + VAL, WIDTH))) * scale + shift).astype(np.float32)
+    features[:, 0], features[:, 1] = 3, features[:, 2]  # one that tells nothing, one that is there twice
     rows = np.arange(TRAIN + VAL)
     return features, TrainingData(tmp_path, labels, rows[:TRAIN], rows[TRAIN:], CLASSES, [str(row) for row in rows])
 
@@ -43,7 +44,7 @@ def probe(head: nn.Module, columns: MetadataColumns | None = None) -> ProbeNet:
 
 
 def changed(params, **changes):
-    return params.train.model_copy(update={"sampler": "none", "class_weights": "none", **changes})
+    return params.train.model_copy(update={"sampler": "none", "class_weights": "none", "patience": None, **changes})
 
 
 def run(head, data, params, **options):
@@ -92,6 +93,14 @@ def test_the_linear_head_is_logistic_regression(data, params, changes, class_wei
     assert fitted.best_scores["loss"] == pytest.approx(min(losses), rel=1e-4)
 
 
+def test_penalties_are_tried_until_the_score_stays_below_its_best(data, params):
+    every = run(nn.Linear(WIDTH, 3), data, changed(params, select_on="loss"))
+    some = run(nn.Linear(WIDTH, 3), data, changed(params, select_on="loss", patience=2))
+    assert some[0].epochs_run == some[0].best_epoch + 2 < len(PENALTIES)
+    assert some[0].best_epoch == every[0].best_epoch
+    assert some[2] == every[2][: len(some[2])]
+
+
 def test_smoothed_and_focal_losses_are_honoured(data, params):
     plain = run(nn.Linear(WIDTH, 3), data, changed(params, select_on="loss"))[2]
     for changes in ({"label_smoothing": 0.2}, {"loss": "focal"}):
@@ -130,7 +139,7 @@ def test_the_hidden_layer_learns_what_no_line_parts(tmp_path, params):
     labels = (features.prod(axis=1) > 0).astype(int)
     rows = np.arange(600)
     given = TrainingData(tmp_path, labels, rows[:400], rows[400:], ["a", "b"], [str(row) for row in rows])
-    settings = changed(params, epochs=20, lr=0.03, patience=None, select_on="accuracy")
+    settings = changed(params, epochs=20, lr=0.03, select_on="accuracy")
     data = (features.astype(np.float32), given)
     line = run(nn.Linear(2, 2), data, settings)[0]
 
@@ -159,7 +168,7 @@ def test_a_sampler_draws_for_the_hidden_layer(data, params):
     def shares(rule):
         torch.manual_seed(0)
         head = nn.Sequential(nn.Linear(WIDTH, 16), nn.ReLU(), nn.Linear(16, 3))
-        fitted = run(head, data, changed(params, sampler=rule, epochs=8, lr=0.01, patience=None))[0]
+        fitted = run(head, data, changed(params, sampler=rule, epochs=8, lr=0.01))[0]
         return torch.from_numpy(fitted.logits).softmax(1).mean(0)[2]
 
     assert shares("balanced") > 1.2 * shares("none")  # the rare class
