@@ -282,7 +282,7 @@ def test_an_encoder_more_is_the_only_one_that_is_computed(project):
     assert "Running stage 'features'" in first
     assert "test_resnet" in first
     more = run("-S", words % ",{backbone:test_vit,weights:none}")
-    assert [line.rsplit(", ", 1)[1] for line in more.splitlines() if "data/features/" in line][0] == "kept"
+    assert next(line.rsplit(", ", 1)[1] for line in more.splitlines() if "data/features/" in line) == "kept"
     assert "Running stage 'features'" not in run("-S", "model.probe.head=knn")
     assert content["model"]["name"] != "probe"
     back_to_the_commit(project)

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import timm
 import torch
 from helpers.datasets import DataProject
 from helpers.project import ROOT
@@ -17,6 +18,7 @@ from exp_tools.param_types import EncoderParams
 from exp_tools.probing import cache, encoders
 from exp_tools.probing.cache import read_features
 from exp_tools.probing.encoders import INDEX, check_encoders, compute_features, make_encoder
+from exp_tools.recipes import find_recipe, merged
 
 CPU = torch.device("cpu")
 RESNET = EncoderParams(backbone="test_resnet", weights="none")
@@ -127,6 +129,30 @@ def test_what_cannot_work_is_said_before_anything_is_computed(encoder, size, mes
     with pytest.raises(UserError, match=message) as caught:
         check_encoders(wanted, size)
     assert "\n" not in str(caught.value)
+
+
+def test_the_recipe_of_panderm_takes_the_layout_of_its_files(tmp_path, monkeypatch, params):
+    recipe = merged(find_recipe(ROOT, "panderm_probe"), params)
+    encoder = recipe.model.probe.encoders[0].model_copy(update={"backbone": "beit_base_patch16_224"})
+    options = {key: value for key, value in encoder.options.items() if key != "pretrained_cfg_overlay"}
+    network = timm.create_model("beit_base_patch16_224", num_classes=0, depth=1, **options)
+    assert sorted(name for name in network.state_dict() if "." not in name) == ["cls_token", "pos_embed"]
+    assert sorted(name for name in network.state_dict() if name.startswith("norm.")) == ["norm.bias", "norm.weight"]
+    with torch.no_grad():
+        for tensor in network.parameters():
+            tensor.normal_()
+    stored = {f"encoder.{name}": tensor for name, tensor in network.state_dict().items()}
+    torch.save({"model": stored | {"decoder.0.weight": torch.ones(2)}}, tmp_path / "panderm.pth")
+    small = encoder.model_copy(
+        update={"weights": str(tmp_path / "panderm.pth"), "options": encoder.options | {"depth": 1}}
+    )
+    check_encoders([small], 224)
+    made = make_encoder(small)
+    assert made.pixel_mean == (0.485, 0.456, 0.406)
+    images = torch.randn(2, 3, 224, 224)
+    with torch.inference_mode():
+        tokens = network.eval().forward_features(images)
+        torch.testing.assert_close(made(images), tokens[:, 0], rtol=1e-5, atol=1e-5)
 
 
 def test_features_that_are_not_finite_are_named(packed, tmp_path):
