@@ -1,4 +1,4 @@
-"""The types of the parameters in params.yaml, and the base of its sections."""
+"""The types of the parameters in params.yaml, the base of its sections, and the section `model`."""
 
 import re
 from typing import Annotated, Any, Literal
@@ -122,3 +122,57 @@ class ProbeParams(Section):
                     "each encoder once"
                 )
         return encoders
+
+
+class SoftAttentionParams(Section):
+    backbone: str
+    drop_path: Probability
+    place: Literal["last", "inner"]
+    enabled: bool
+    heads: Annotated[int, Field(ge=1, le=256)]
+    kernel_size: Literal[1, 3, 5, 7]
+    concat: bool
+    dropout: Probability
+
+
+class TimmParams(Section):
+    backbone: str
+    drop_path: Probability
+    dropout: Probability
+    options: dict[str, Any] | None
+
+
+class EmasParams(Section):
+    output_stride: Literal[16, 32]
+    dropout: Probability
+
+
+class EfficientNetV2Params(Section):
+    size: Literal["s", "m", "l"]
+    drop_path: Probability
+    head: Literal["deep", "linear"]
+    dropout: Probability
+
+
+class MultimodalParams(Section):
+    backbone: str
+    drop_path: Probability
+    enabled: bool
+    metadata_dropout: Probability
+    dropout: Probability
+
+
+class ModelParams(Section):
+    name: Literal["soft_attention", "emas", "efficientnet_v2", "multimodal", "timm", "probe"]
+    weights: str
+    soft_attention: SoftAttentionParams
+    emas: EmasParams
+    efficientnet_v2: EfficientNetV2Params
+    multimodal: MultimodalParams
+    timm: TimmParams
+    probe: ProbeParams
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """The knobs of the architecture in use."""
+        return getattr(self, self.name).model_dump()

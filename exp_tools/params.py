@@ -20,12 +20,12 @@ from exp_tools.param_types import (
     ExternalParams,
     Filter,
     Licences,
+    ModelParams,
     NotNegative,
     Number,
     Off,
     Positive,
     Probability,
-    ProbeParams,
     Query,
     Section,
     Seed,
@@ -116,58 +116,8 @@ class SplitParams(Section):
         return self
 
 
-class SoftAttentionParams(Section):
-    backbone: str
-    place: Literal["last", "inner"]
-    enabled: bool
-    heads: Annotated[int, Field(ge=1, le=256)]
-    kernel_size: Literal[1, 3, 5, 7]
-    concat: bool
-    dropout: Probability
-
-
-class TimmParams(Section):
-    backbone: str
-    dropout: Probability
-    options: dict[str, Any] | None
-
-
-class EmasParams(Section):
-    output_stride: Literal[16, 32]
-    dropout: Probability
-
-
-class EfficientNetV2Params(Section):
-    size: Literal["s", "m", "l"]
-    head: Literal["deep", "linear"]
-    dropout: Probability
-
-
-class MultimodalParams(Section):
-    backbone: str
-    enabled: bool
-    metadata_dropout: Probability
-    dropout: Probability
-
-
-class ModelParams(Section):
-    name: Literal["soft_attention", "emas", "efficientnet_v2", "multimodal", "timm", "probe"]
-    weights: str
-    soft_attention: SoftAttentionParams
-    emas: EmasParams
-    efficientnet_v2: EfficientNetV2Params
-    multimodal: MultimodalParams
-    timm: TimmParams
-    probe: ProbeParams
-
-    @property
-    def architecture(self) -> dict[str, Any]:
-        """The knobs of the architecture in use."""
-        return getattr(self, self.name).model_dump()
-
-
 class AugmentParams(Section):
-    preset: Literal["none", "light", "medium", "heavy"]
+    preset: Literal["none", "light", "medium", "heavy", "trivial"]
     flip: bool | None
     rotation: Annotated[Number, Field(ge=0, le=180)] | None
     scale: Probability | None
@@ -178,6 +128,7 @@ class AugmentParams(Section):
     contrast: Probability | None
     saturation: Probability | None
     hue: Annotated[Number, Field(ge=0, le=180)] | None
+    erase: Annotated[Number, Field(ge=0, le=1)] | None
 
 
 class TrainParams(Section):
@@ -189,6 +140,7 @@ class TrainParams(Section):
     optimizer: Literal["adamw", "adam", "sgd"]
     lr: Positive
     weight_decay: NotNegative
+    layer_decay: Annotated[Number, Field(gt=0, le=1)] | None
     momentum: Probability
     eps: Positive
     schedule: Literal["constant", "cosine", "warm_restarts", "one_cycle", "plateau"]
@@ -201,6 +153,7 @@ class TrainParams(Section):
     frozen_epochs: Annotated[int, Field(ge=0)]
     frozen_lr: Positive | None
     unfreeze: Annotated[Number, Field(ge=0, le=1)]
+    freeze_norm: bool
     loss: Literal["cross_entropy", "focal"]
     focal_gamma: NotNegative
     label_smoothing: Probability
@@ -212,6 +165,7 @@ class TrainParams(Section):
     ema: Annotated[Number, Field(gt=0, lt=1)] | None
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     channels_last: bool
+    checkpointing: bool
     compile: bool
     select_on: Literal["macro_f1", "balanced_accuracy", "macro_auc", "accuracy", "loss"]
     patience: Annotated[int, Field(ge=1)] | None

@@ -229,6 +229,12 @@ def warn(params: Params) -> None:
             "classes: together they do it twice. Set one of them to none",
             file=sys.stderr,
         )
+    if train.freeze_norm and params.model.weights == "none":
+        print(
+            "warning: train.freeze_norm keeps BatchNorm as it is before training, and with model.weights none that is "
+            "nothing learned. Give pretrained weights, or set it to false",
+            file=sys.stderr,
+        )
 
 
 def write_validation(data: TrainingData, fitted: Fitted) -> None:

@@ -14,7 +14,17 @@ from helpers.project import ROOT
 LAYERS = (
     {
         f"exp_tools.{name}"
-        for name in ("errors", "io", "param_errors", "param_types", "params", "project", "system", "taxonomy")
+        for name in (
+            "errors",
+            "io",
+            "param_errors",
+            "param_models",
+            "param_types",
+            "params",
+            "project",
+            "system",
+            "taxonomy",
+        )
     },
     {"exp_tools.data", "exp_tools.devices", "exp_tools.revisions"},
     {"exp_tools.models"},

@@ -26,6 +26,7 @@ UNITS = {
     "contrast": "contrast ±{:.0%}",
     "saturation": "saturation ±{:.0%}",
     "hue": "hue ±{:g}°",
+    "one": "one of",
 }
 
 
@@ -35,7 +36,7 @@ def draw_sheet() -> Image.Image:
     margin = (view.shape[1] - view.shape[0]) // 2
     lesion = cv2.resize(view[:, margin : margin + view.shape[0]], (SIZE, SIZE), interpolation=cv2.INTER_AREA)
     blocks = [("original", [lesion])]
-    for name in ("light", "medium", "heavy"):
+    for name in ("light", "medium", "heavy", "trivial"):
         limits = Magnitudes(**PRESETS[name])
         tiles = [augment(lesion, limits, generator_for(0, 1, position)) for position in range(DRAWS)]
         blocks.append((f"{name}: {describe(PRESETS[name])}", tiles))

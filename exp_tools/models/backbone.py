@@ -9,6 +9,7 @@ from timm.layers import LayerNorm2d
 from timm.models import VGG
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from exp_tools.errors import UserError
 from exp_tools.models.timm_networks import as_map, create_timm, head_of, shapes
@@ -20,6 +21,9 @@ class Backbone(nn.Module):
     With `head=False` what timm has behind the map is left out, for an architecture that pools in its own way: it would
     learn nothing, and processes that average gradients would wait for it. A norm behind the map is then taken position
     by position, so that what it has learnt is kept.
+
+    `drop_path` is the rate of stochastic depth at the last block, from 0 at the first (Huang et al. 2016,
+    arXiv:1603.09382); UserError where timm's network has none.
 
     Attributes
     ----------
@@ -35,13 +39,17 @@ class Backbone(nn.Module):
         name: str,
         *,
         pretrained: bool = False,
+        drop_path: float = 0.0,
         head: bool = True,
         options: Mapping[str, Any] | None = None,
         **fixed: Any,
     ):
         super().__init__()
         self.name, self.options = name, {**(options or {}), **fixed}
-        self.network = create_timm(name, pretrained=pretrained, num_classes=0, options=options, **fixed)
+        if drop_path:
+            _require_paths(name, options)
+        paths = {"drop_path_rate": drop_path} if drop_path else {}
+        self.network = create_timm(name, pretrained=pretrained, num_classes=0, options=options, **fixed, **paths)
         made = shapes(name, self.options)
         self.num_features: int = made.map[0]
         self.behind = behind = made.behind
@@ -147,6 +155,16 @@ class Backbone(nn.Module):
         return None
 
 
+def timm_networks(model: nn.Module) -> dict[str, nn.Module]:
+    """The timm network in each Backbone of a model, by its place among the model's modules."""
+    return {f"{name}.network": part.network for name, part in model.named_modules() if isinstance(part, Backbone)}
+
+
+def batch_norms(model: nn.Module) -> list[nn.Module]:
+    """The BatchNorm layers of a model, of any dimension, timm's and synchronised ones among them."""
+    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
+
+
 class PooledNet(nn.Module):
     """Pooled features, dropout, classifier."""
 
@@ -186,6 +204,19 @@ class VectorNorm(_OneValueNorm, nn.BatchNorm1d):
 
 class PooledNorm(_OneValueNorm, nn.BatchNorm2d):
     """BatchNorm over pooled maps [B, C, 1, 1] that takes a batch of one."""
+
+
+def _require_paths(name: str, options: Mapping[str, Any] | None) -> None:
+    """Raise UserError for an unknown network, one without residual paths to drop, and a rate that is given twice."""
+    if "drop_path_rate" in (options or {}):
+        raise UserError("drop_path and model.timm.options.drop_path_rate are one thing: give one of them")
+    try:
+        with torch.device("meta"):
+            create_timm(name, pretrained=False, options=options, drop_path_rate=0.1)
+    except TypeError as error:
+        raise UserError(
+            f"drop_path: timm's {name} cannot drop paths; set drop_path to 0 or take another backbone"
+        ) from error
 
 
 def global_average(features: Tensor) -> Tensor:

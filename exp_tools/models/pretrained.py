@@ -182,10 +182,8 @@ def _match(way: _Way, own: Mapping[str, Tensor], backbones: Mapping[str, Backbon
         f"{at}{layer}." for at, backbone in backbones.items() for layer in backbone.behind if at.startswith(place)
     )
     wanted = [name for name in own if name.startswith(place or "backbone.") and own[name].is_floating_point()]
-    rest = [
-        place + name for name, tensor in way.named.items() if tensor.is_floating_point() and place + name not in own
-    ]
-    rest = [name for name in rest if name.startswith(place or "backbone.")]
+    floats = [place + name for name, tensor in way.named.items() if tensor.is_floating_point()]
+    rest = [name for name in floats if name not in own and name.startswith(place or "backbone.")]
     heads = {at + name for at, backbone in backbones.items() if rest for name in backbone.names_with_head}
     return Match(
         way.set,

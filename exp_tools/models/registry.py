@@ -45,7 +45,8 @@ def build_model(name: str, knobs: dict[str, Any], num_classes: int, *, pretraine
     """Build an architecture; it maps float [B, 3, S, S], normalised, to logits [B, num_classes].
 
     The module has `backbone` (all that may be pretrained), `feature_map(x)` [B, C, H, W], `pixel_mean` and `pixel_std`
-    (three numbers each in 0..1), and `uses_metadata`: whether its forward takes float [B, 3] of metadata.encode too.
+    (three numbers each in 0..1), and `uses_metadata`: whether its forward takes float [B, 3] of metadata.encode too;
+    then it also takes what training.mixup adds, a second row [B, 3] and the share of the first [B, 1].
 
     Raises
     ------

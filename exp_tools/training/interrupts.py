@@ -82,7 +82,8 @@ def advice_on_memory(params: TrainParams, found: int | None = None) -> Iterator[
             first = "halve it and double train.accumulate (the same images per step), or set train.batch_size to auto"
         raise UserError(
             f"out of memory at train.batch_size {size}: {first}, or lower prepare.image_size, or take a smaller "
-            f"backbone; train.precision bf16 halves what activations need. ({error})"
+            f"backbone; train.precision bf16 halves what activations need, and train.checkpointing remembers fewer of "
+            f"them. ({error})"
         ) from error
 
 

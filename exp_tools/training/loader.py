@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from exp_tools.data.inputs.augment import magnitudes
 from exp_tools.data.inputs.dataset import Batch, EpochOrder, PackedImages
+from exp_tools.errors import UserError
 from exp_tools.models.normalize import network_inputs
 from exp_tools.params import TrainParams
 from exp_tools.training.distributed import ProcessGroup
@@ -65,8 +66,14 @@ def make_loader(
 ) -> tuple[DataLoader, EpochOrder]:
     """The training loader and the order it follows; call `order.set_epoch` before each pass.
 
-    Raises UserError when a class has no image in train.
+    Raises UserError when a class has no image in train, or a batch of one image is to be mixed.
     """
+    if (params.mixup or params.cutmix) and params.batch_size < 2 * world:
+        name = "train.mixup" if params.mixup else "train.cutmix"
+        raise UserError(
+            f"{name} mixes the images of a batch, and a process gets a single one at train.batch_size "
+            f"{params.batch_size}: raise train.batch_size, or set {name} to 0"
+        )
     labels = data.labels[data.train]
     class_counts(labels, data.classes)
     weights = None

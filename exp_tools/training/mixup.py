@@ -1,4 +1,4 @@
-"""Mixup and CutMix: each image of a batch is mixed with another, and so are their targets.
+"""Mixup and CutMix: each image of a batch is mixed with another, and so are their targets and metadata.
 
 As timm's Mixup in its mode "batch", which draws from NumPy's global generator and takes batches of even length only.
 Here a draw depends on (seed, epoch, step, process) and on nothing else, so that a resumed run draws the same.
@@ -9,14 +9,24 @@ Zhang et al., mixup: Beyond Empirical Risk Minimization, ICLR 2018.
 Yun et al., CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features, ICCV 2019.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 
 
 def mix(
-    images: Tensor, targets: Tensor, *, mixup: float, cutmix: float, seed: int, epoch: int, step: int, rank: int
-) -> tuple[Tensor, Tensor]:
+    inputs: Sequence[Tensor],
+    targets: Tensor,
+    *,
+    mixup: float,
+    cutmix: float,
+    seed: int,
+    epoch: int,
+    step: int,
+    rank: int,
+) -> tuple[tuple[Tensor, ...], Tensor]:
     """Mix a batch with itself in reverse order, by one proportion λ ~ Beta(α, α) for all its images.
 
     An image whose partner is padding stays as it is. Partners exchange as much as they get, so that the targets of the
@@ -24,17 +34,20 @@ def mix(
 
     Parameters
     ----------
-    images : float [B, 3, S, S]
+    inputs : images, float [B, 3, S, S]; and metadata [B, 3] for a network that takes it
     targets : float32 [B, C], zeros for padding
     mixup, cutmix : α of each; 0 means never. With both, a fair coin chooses for the batch
     seed, epoch, step, rank : what the draw depends on
 
     Returns
     -------
-    images and targets of the same shapes; the given ones are left as they are
+    The network's inputs and targets [B, C]; the given ones are left as they are. Metadata is followed by that of each
+    image's partner, [B, 3], and by the share that is the image's own, float32 [B, 1]: categories have no mean, so the
+    network mixes them where they are vectors
     """
     if not mixup and not cutmix:
-        return images, targets
+        return tuple(inputs), targets
+    images, *metadata = inputs
     generator = _generator_for(seed, epoch, step, rank)
     paste = not mixup or (cutmix > 0 and generator.random() < 0.5)
     alpha = cutmix if paste else mixup
@@ -51,7 +64,9 @@ def mix(
         mixed[box] = torch.where(both, partners[box], images[box])
     else:
         mixed = partners.lerp(images, torch.where(both, kept, 1.0).to(images.dtype))
-    return mixed, targets.flip(0).lerp(targets, torch.where(both, kept, 1.0).to(targets.dtype).view(-1, 1))
+    own = torch.where(both, kept, 1.0).to(targets.dtype).view(-1, 1)
+    more = [part for rows in metadata for part in (rows, rows.flip(0), own)]
+    return (mixed, *more), targets.flip(0).lerp(targets, own)
 
 
 def cut_box(size: int, kept: float, generator: np.random.Generator) -> tuple[slice, slice]:

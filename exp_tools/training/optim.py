@@ -2,29 +2,76 @@
 
 import math
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
 
 import torch
+from timm.models import group_parameters
 from torch import nn
 
+from exp_tools.errors import UserError
+from exp_tools.models.backbone import timm_networks
 from exp_tools.params import TrainParams
 
 
 def make_optimizer(model: nn.Module, params: TrainParams) -> torch.optim.Optimizer:
     """AdamW, Adam or SGD with Nesterov's momentum, over all parameters, also those that are frozen now.
 
-    Weight decay leaves biases, normalisation and scalars such as soft attention's γ alone: all that has one dimension.
-    AdamW shrinks the weights themselves; Adam and SGD add the decay to the gradient.
+    Weight decay leaves biases, normalisation and scalars such as soft attention's γ alone: all that has one dimension;
+    and what timm names in a network's no_weight_decay (tables of positions, tokens). AdamW shrinks the weights
+    themselves; Adam and SGD add the decay to the gradient.
+
+    A group's "lr_scale" is what its learning rate is multiplied with: 1, or less for a backbone with layer_decay.
+
+    Raises
+    ------
+    UserError
+        layer_decay is set, and timm does not know the order of a backbone's layers.
     """
-    parameters = list(model.parameters())
+    parameters = dict(model.named_parameters())
+    spared = _spared(model) | {name for name, parameter in parameters.items() if parameter.ndim <= 1}
+    scales = {} if params.layer_decay is None else _layer_scales(model, params.layer_decay)
+    members: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in parameters.items():
+        members.setdefault((scales.get(name, 1.0), name not in spared), []).append(parameter)
     groups = [
-        {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "weight_decay": 0.0},
-        {"params": [parameter for parameter in parameters if parameter.ndim > 1], "weight_decay": params.weight_decay},
+        {"params": some, "weight_decay": params.weight_decay if decayed else 0.0, "lr_scale": scale}
+        for (scale, decayed), some in sorted(members.items(), key=lambda item: item[0])
     ]
     if params.optimizer == "sgd":
         # Not fused: that kernel fails when some parameters are unfrozen after others have gathered momentum.
         return torch.optim.SGD(groups, lr=params.lr, momentum=params.momentum, nesterov=params.momentum > 0)
     kind = torch.optim.AdamW if params.optimizer == "adamw" else torch.optim.Adam
-    return kind(groups, lr=params.lr, eps=params.eps, fused=parameters[0].device.type in ("cpu", "cuda"))
+    return kind(groups, lr=params.lr, eps=params.eps, fused=next(model.parameters()).device.type in ("cpu", "cuda"))
+
+
+def _spared(model: nn.Module) -> set[str]:
+    """Parameters that the model's timm networks want no weight decay for; timm names some by patterns."""
+    found = set()
+    for place, network in timm_networks(model).items():
+        patterns = network.no_weight_decay() if hasattr(network, "no_weight_decay") else ()
+        for name, _ in network.named_parameters():
+            if any(fnmatchcase(name, pattern) for pattern in patterns):
+                found.add(f"{place}.{name}")
+    return found
+
+
+def _layer_scales(model: nn.Module, decay: float) -> dict[str, float]:
+    """The factor of each parameter of the backbones: `decay` for the last layer, its square for the one before, ...
+
+    Layers are timm's group_matcher's. The factors are those of timm's param_groups_layer_decay, which counts the head
+    as the last layer; here it is outside, with factor 1.
+    """
+    scales = {}
+    for place, network in timm_networks(model).items():
+        if not hasattr(network, "group_matcher"):
+            raise UserError(
+                f"train.layer_decay: timm does not know the order of the layers of {type(network).__name__}; set it to "
+                "null or take another backbone"
+            )
+        depths = group_parameters(network, network.group_matcher(coarse=False), reverse=True)
+        last = max(depths.values())
+        scales |= {f"{place}.{name}": decay ** (last + 1 - depth) for name, depth in depths.items()}
+    return scales
 
 
 def learning_rate(step: int, *, steps_an_epoch: int, params: TrainParams, plateau_factor: float = 1.0) -> float:

@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from exp_tools.data.inputs.metadata import Vocabulary
 from exp_tools.devices import prepare_machine, resolve_precision
 from exp_tools.models.normalize import network_inputs
+from exp_tools.models.recompute import recompute_activations
 from exp_tools.models.registry import build_model, depthwise_share, metadata_knobs
 from exp_tools.params import Params
 from exp_tools.training.optim import make_optimizer
@@ -76,6 +77,8 @@ def _step(params: Params, knobs: dict[str, Any], device: torch.device, batch: in
     torch.manual_seed(0)
     model = build_model(params.model.name, knobs, CLASSES).train()
     model = model.to(device, memory_format=torch.channels_last if params.train.channels_last else None)
+    if params.train.checkpointing:
+        recompute_activations(model)
     optimizer = make_optimizer(model, params.train)
     size = params.prepare.image_size
     images = torch.randint(0, 256, (batch, size, size, 3), dtype=torch.uint8)

@@ -14,6 +14,7 @@ weights of the step's images on all processes, so that N processes compute what 
 
 import contextlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from exp_tools.data.inputs.dataset import PADDING, Batch
 from exp_tools.errors import Stopped
 from exp_tools.evaluation.validation import validation_scores
 from exp_tools.models.normalize import network_inputs
+from exp_tools.models.recompute import recompute_activations, statistics_at_rest
 from exp_tools.params import TrainParams
 from exp_tools.training.checkpoints import RunStore
 from exp_tools.training.distributed import ProcessGroup, predict_together, wrap
@@ -93,6 +95,8 @@ class Trainer:
         state = self.team.share(self.store.load() if self.store else None)
 
         network = model.to(self.device, memory_format=torch.channels_last if params.channels_last else None)
+        if params.checkpointing:
+            recompute_activations(network)
         if params.batch_size == "auto":  # before BatchNorm waits for other processes, which may try another size
             found = state["batch_size"] if state else resolve_batch_size(network, data, setup, self.team)
             params = params.model_copy(update={"batch_size": found})
@@ -106,6 +110,7 @@ class Trainer:
         self.steps_an_epoch = -(-len(self.order) // params.accumulate)
         self.weights = torch.from_numpy(class_weights(data.labels[data.train], data.classes, params.class_weights))
         self.device_weights = self.weights.float().to(self.device)
+        self.mix = partial(mix, mixup=params.mixup, cutmix=params.cutmix, seed=params.seed, rank=self.team.rank)
         self.loss_of = make_loss(params)
         self.optimizer = self.accelerator.prepare_optimizer(make_optimizer(self.network, params))
         self.plateau = Plateau()
@@ -145,7 +150,7 @@ class Trainer:
         epoch, progress = 1 + len(self.progress.history), self.progress
         if apply_phase(self.network, epoch, self.params) or self.runner is None:
             self.runner = wrap(self.network, self.team, self.device, compiled=self.params.compile)
-        train_mode(self.network)
+        train_mode(self.network, self.params)
         rate = self.rate(epoch, 0)
         self.loss.fill_(progress.loss)
         self.order.set_epoch(epoch, first=progress.step * self.params.accumulate)
@@ -201,30 +206,27 @@ class Trainer:
         for place, (batch, target) in enumerate(zip(batches, targets, strict=True)):
             images, *more = network_inputs(self.network, batch.images, batch.metadata, self.device)
             images = images if params.channels_last else images.contiguous()
-            images, target = mix(
-                images,
+            inputs, target = self.mix(
+                (images, *more),
                 target.to(self.device, non_blocking=True),
-                mixup=params.mixup,
-                cutmix=params.cutmix,
-                seed=params.seed,
                 epoch=epoch,
                 step=step * params.accumulate + place,
-                rank=self.team.rank,
             )
             waits = place < len(batches) - 1  # gradients of several processes meet once, after the last batch
             with self.accelerator.no_sync(self.runner) if waits else contextlib.nullcontext():
                 with self.accelerator.autocast():
-                    logits = self.runner(images, *more)
+                    logits = self.runner(*inputs)
                 counted = weighted_targets(target, self.device_weights, params.label_smoothing)
                 loss = self.loss_of(logits, counted).sum()
-                self.accelerator.backward(loss * (self.team.world / total))
+                with statistics_at_rest(self.network) if params.checkpointing else contextlib.nullcontext():
+                    self.accelerator.backward(loss * (self.team.world / total))
             self.note_loss(loss.detach(), step * params.accumulate + place)
         self.progress.step += 1
         self.progress.weight += own
         if params.clip_norm is not None:
             self.accelerator.clip_grad_norm_(self.network.parameters(), params.clip_norm)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.rate(epoch, step)
+            group["lr"] = self.rate(epoch, step) * group["lr_scale"]
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.ema is not None:

@@ -1,10 +1,12 @@
 """Recipes: each is a valid, complete change of the parameters, reaches DVC through a shell unharmed, and trains."""
 
+import math
 import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 from helpers.project import ROOT, TINY, Project, clone, merge
 
@@ -14,8 +16,11 @@ import stages.train
 from exp_tools.cli import main as cli
 from exp_tools.errors import UserError
 from exp_tools.models.model_file import read_facts
+from exp_tools.models.registry import build_model
 from exp_tools.params import AugmentParams, TrainParams, parse_params
 from exp_tools.recipes import REFUSED_BY_DVC, Recipe, find_recipe, list_recipes, merged, words
+from exp_tools.training.freezing import apply_phase
+from exp_tools.training.optim import learning_rate
 
 RECIPES = {recipe.name: recipe for recipe in list_recipes(ROOT)}
 each_recipe = pytest.mark.parametrize("name", RECIPES)
@@ -31,7 +36,7 @@ def applied(content: dict, arguments: list[str], folder: Path) -> dict:
     return yaml.safe_load(file.read_text(encoding="utf-8"))
 
 
-def test_the_five_systems_and_the_paper_are_here():
+def test_the_five_systems_the_paper_and_two_ways_to_fine_tune_are_here():
     assert set(RECIPES) == {
         "soft_attention_paper",
         "emas",
@@ -42,6 +47,8 @@ def test_the_five_systems_and_the_paper_are_here():
         "vit_probe",
         "dinov2_probe",
         "panderm_probe",
+        "lite0",
+        "convnext_finetune",
     }
 
 
@@ -61,10 +68,20 @@ def test_a_recipe_changes_what_it_says_and_nothing_else(name, params):
 def test_a_recipe_leaves_no_choice_to_what_was_there_before(name, params):
     changes, train = RECIPES[name].changes, merged(RECIPES[name], params).train
     architecture = changes["model"]["name"]
-    unread = {"seed", "precision", "channels_last", "compile"}
+    unread = {"seed", "precision", "channels_last", "checkpointing", "compile"}
     if architecture == "probe":  # a linear head is fitted to its end
         unread |= {"epochs", "batch_size", "accumulate", "optimizer", "lr", "weight_decay", "eps", "schedule"}
-        unread |= {"warmup_epochs", "min_lr", "frozen_epochs", "frozen_lr", "unfreeze", "clip_norm", "augment"}
+        unread |= {
+            "warmup_epochs",
+            "min_lr",
+            "frozen_epochs",
+            "frozen_lr",
+            "unfreeze",
+            "clip_norm",
+            "augment",
+            "layer_decay",
+            "freeze_norm",
+        }
     unread |= {"momentum"} if train.optimizer != "sgd" else set()
     unread |= {"focal_gamma"} if train.loss != "focal" else set()
     unread |= {"restart_epochs", "restart_factor"} if train.schedule != "warm_restarts" else set()
@@ -101,7 +118,39 @@ def test_published_figures(params):
         "vit_probe": 224,
         "dinov2_probe": 224,
         "panderm_probe": 224,
+        "lite0": 224,
+        "convnext_finetune": 224,
     }
+    keras = read["lite0"]
+    assert (keras.train.frozen_lr, keras.train.lr, keras.train.freeze_norm) == (0.01, 1e-5, True)
+    convnext = read["convnext_finetune"]
+    assert (convnext.train.lr, convnext.train.layer_decay, convnext.model.timm.drop_path) == (5e-5, 0.8, 0.1)
+    assert (convnext.train.mixup, convnext.train.cutmix, convnext.train.label_smoothing) == (0.8, 1.0, 0.1)
+    assert (convnext.train.ema, convnext.train.augment.erase, convnext.train.weight_decay) == (0.9999, 0.25, 1e-8)
+
+
+def test_the_papers_warm_up_makes_up_for_keras_adam(params):
+    """Keras: lr √(1 - β2^t) / (1 - β1^t) m / (√v + ε). torch: lr / (1 - β1^t) m / (√(v / (1 - β2^t)) + ε). For ε far
+    above √v the second is 1 / √(1 - β2^t) as long."""
+    train = merged(RECIPES["soft_attention_paper"], params).train
+    steps_an_epoch = -(-7010 // train.batch_size)
+    rates = [learning_rate(step, steps_an_epoch=steps_an_epoch, params=train) / train.lr for step in range(20_000)]
+    keras = [math.sqrt(1 - 0.999**step) for step in range(1, 20_001)]
+    assert [round(1 / keras[step - 1], 1) for step in (1, 100, 1000)] == [31.6, 3.2, 1.3]
+    assert sum(rates) == pytest.approx(sum(keras), abs=10)
+    assert sum(1 - rate for rate in keras) > 600
+
+
+def test_what_lite0_unfreezes_is_the_last_block_and_the_convolution_behind_it(params):
+    recipe = merged(RECIPES["lite0"], params)
+    with torch.device("meta"):
+        model = build_model("timm", recipe.model.architecture, 7)
+    apply_phase(model, recipe.train.frozen_epochs + 1, recipe.train)
+    learning = {name for name, parameter in model.backbone.network.named_parameters() if parameter.requires_grad}
+    last = {
+        name for name, _ in model.backbone.network.named_parameters() if name.startswith(("blocks.6.", "conv_head"))
+    }
+    assert learning == {name for name in last if ".bn" not in name}
 
 
 @each_recipe
@@ -225,11 +274,12 @@ SMALL = {
         "soft_attention": {"backbone": "test_resnet"},
         "multimodal": {"backbone": "test_efficientnet"},
         "probe": {"encoders": [{"backbone": "test_vit", "weights": "none"}]},
+        "timm": {"backbone": "test_convnext2"},
     },
     "train": {"epochs": 2, "batch_size": 16, "precision": "fp32"},
 }
 CONSTANT_RATES = {
-    "soft_attention_paper": [0.01, 0.01],
+    "lite0": [0.01, 1e-5],
     "soft_attention": [0.01, 0.01],
     "emas": [0.001, 0.001],
     "multimodal": [1e-4, 1e-5],  # the frozen epoch, then the rest
@@ -249,6 +299,8 @@ def test_a_recipe_trains(name, data_project, monkeypatch):
     content = yaml.safe_load(file.read_text(encoding="utf-8"))
     merge(content, merged(RECIPES[name], parse_params(content)).model_dump())
     merge(content, SMALL)
+    if content["train"]["freeze_norm"]:
+        content["model"]["timm"]["backbone"] = "test_efficientnet"  # which has BatchNorm
     content["train"]["frozen_epochs"] = min(content["train"]["frozen_epochs"], 1)
     file.write_text(yaml.safe_dump(content), encoding="utf-8")
     shutil.rmtree(data_project.folder / "metrics" / "train", ignore_errors=True)
@@ -272,5 +324,7 @@ def test_a_recipe_trains(name, data_project, monkeypatch):
     rates = pd.read_csv(curves / "train" / "lr.tsv", sep="\t")["lr"].tolist()
     if name in CONSTANT_RATES:
         assert rates == pytest.approx(CONSTANT_RATES[name])
+    elif name == "soft_attention_paper":
+        assert 0 < rates[0] < rates[1] < 0.01
     else:
         assert 1e-6 <= rates[1] < rates[0] <= 1e-4

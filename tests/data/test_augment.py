@@ -1,8 +1,10 @@
 """Augmentation: a pure function of seed, epoch and position; each magnitude does what it says."""
 
+import colorsys
 import subprocess
 import sys
-from dataclasses import fields, replace
+from collections import Counter
+from dataclasses import asdict, fields, replace
 from itertools import pairwise
 
 import cv2
@@ -10,12 +12,15 @@ import numpy as np
 import pytest
 from helpers.project import ROOT
 
+from exp_tools.data.inputs import augment as module
 from exp_tools.data.inputs.augment import (
     PRESETS,
     Magnitudes,
     augment,
+    choose_one,
     draw_colour,
     draw_warp,
+    erase,
     generator_for,
     magnitudes,
 )
@@ -46,7 +51,7 @@ def test_no_magnitude_gives_the_image_back(image):
     assert (augment(image, Magnitudes(), generator_for(0, 1, 2)) == image).all()
 
 
-@pytest.mark.parametrize("preset", ["light", "medium", "heavy"])
+@pytest.mark.parametrize("preset", ["light", "medium", "heavy", "trivial"])
 def test_a_draw_depends_on_seed_epoch_and_position_alone(image, preset):
     limits = Magnitudes(**PRESETS[preset])
     reference = augment(image, limits, generator_for(3, 4, 5))
@@ -215,7 +220,104 @@ def test_a_magnitude_by_hand_replaces_the_presets(content):
 
 
 def test_every_magnitude_can_be_given_by_hand():
-    assert {field.name for field in fields(Magnitudes)} == AugmentParams.model_fields.keys() - {"preset"}
+    assert {field.name for field in fields(Magnitudes)} - {"one"} == AugmentParams.model_fields.keys() - {"preset"}
+
+
+def drawn_limits(limits, count=700):
+    return [choose_one(limits, generator_for(0, 0, position)) for position in range(count)]
+
+
+def test_trivial_makes_one_change_each_as_often_as_none():
+    limits = Magnitudes(**PRESETS["trivial"])
+    found = Counter()
+    for chosen in drawn_limits(limits):
+        changes = {name for name, limit in asdict(chosen).items() if limit}
+        assert "flip" in changes
+        assert len(changes) <= 2
+        assert all(getattr(chosen, name) == getattr(limits, name) for name in changes)
+        found[frozenset(changes - {"flip"})] += 1
+    names = {"rotation", "shift", "shear", "brightness", "contrast", "saturation"}
+    assert found.keys() == {frozenset(), *(frozenset({name}) for name in names)}
+    assert 60 < min(found.values()) <= max(found.values()) < 140  # of 100, four standard deviations
+
+
+def test_trivial_is_one_change_of_a_picture_and_can_be_changed_by_hand(content, image):
+    content["train"]["augment"] |= {"preset": "trivial", "flip": False, "shear": 0, "hue": 90, "erase": 0.5}
+    limits = magnitudes(parse_params(content).train.augment)
+    chosen = drawn_limits(limits)
+    assert {limit.hue for limit in chosen} == {0, 90}
+    assert {(limit.shear, limit.flip, limit.erase) for limit in chosen} == {(0, 0, 0.5)}
+    for position in range(30):  # the change is drawn after it is chosen, by the same generator
+        generator = generator_for(0, 1, position)
+        alone = choose_one(limits, generator)
+        assert (augment(image, alone, generator) == augment(image, limits, generator_for(0, 1, position))).all()
+
+
+def erased_box(before, after):
+    """Top, left, height and width of where two pictures differ."""
+    rows, columns = (np.flatnonzero((before != after).any((axis, 2))) for axis in (1, 0))
+    return rows[0], columns[0], rows[-1] + 1 - rows[0], columns[-1] + 1 - columns[0]
+
+
+def test_erasing_covers_a_box_of_the_final_picture_with_noise_as_often_as_asked():
+    flat = np.full((128, 128, 3), 200, dtype=np.uint8)
+    share, boxes = 0.25, []
+    for position in range(800):
+        given = flat.copy()
+        erased = augment(given, Magnitudes(erase=share, rotation=180), generator_for(0, 0, position))
+        assert (given == 200).all()
+        if (erased != 200).any():
+            top, left, height, width = erased_box(flat, erased)
+            boxes.append((height, width))
+            box = erased[top : top + height, left : left + width]
+            assert abs(box.mean() - 127.5) < 12
+            assert box.min() < 40 < 215 < box.max()
+    assert 800 * share - 60 < len(boxes) < 800 * share + 60  # five standard deviations
+    areas = np.array([height * width for height, width in boxes]) / 128**2
+    aspects = np.array([height / width for height, width in boxes])
+    assert 0.015 < areas.min() < 0.05 < 0.28 < areas.max() < 0.34
+    assert 0.28 < aspects.min() < 0.45 < 2.2 < aspects.max() < 3.6
+
+
+def test_a_box_longer_than_the_picture_is_cut_off(monkeypatch):
+    monkeypatch.setattr(module, "ERASED", (0.99, 1.0))
+    for position in range(20):
+        picture = np.full((32, 32, 3), 200, dtype=np.uint8)
+        erase(picture, generator_for(0, 0, position))
+        assert max(erased_box(np.full_like(picture, 200), picture)[2:]) >= 31
+
+
+def test_erasing_leaves_the_other_draws_alone(image):
+    for position in range(20):
+        limits = Magnitudes(**PRESETS["medium"])
+        plain = augment(image, limits, generator_for(0, 0, position))
+        erased = augment(image, replace(limits, erase=1), generator_for(0, 0, position))
+        top, left, height, width = erased_box(plain, erased)
+        plain[top : top + height, left : left + width] = erased[top : top + height, left : left + width]
+        assert (plain == erased).all()
+        assert (erased == augment(image, replace(limits, erase=1), generator_for(0, 0, position))).all()
+
+
+def hsv_hue(colour):
+    return colorsys.rgb_to_hsv(*(np.array(colour) / 255))[0] * 360
+
+
+@pytest.mark.parametrize("skin", [(200, 150, 130), (225, 170, 160), (120, 70, 50)])
+def test_36_degrees_of_hue_are_51_or_31_of_hsv_for_skin(skin):
+    """What params.yaml and docs/recipes.md say."""
+
+    class Fixed:
+        def __init__(self, sign):
+            self.sign = sign
+
+        def uniform(self, low, high, count):
+            return np.array([0.0, 0.0, 0.0, self.sign])
+
+    turns = []
+    for sign in (1, -1):
+        turned = draw_colour(Magnitudes(hue=36), np.zeros(3), Fixed(sign)) @ [*skin, 1]
+        turns.append((hsv_hue(turned) - hsv_hue(skin) + 180) % 360 - 180)
+    assert turns == [pytest.approx(-51, abs=1), pytest.approx(32.5, abs=2)]
 
 
 def test_the_picture_in_the_docs_is_what_its_script_draws(tmp_path):

@@ -68,3 +68,17 @@ def test_rows_do_not_mix(model):
         together = model(images, metadata)
         alone = torch.cat([model(images[i : i + 1], metadata[i : i + 1]) for i in range(3)])
     torch.testing.assert_close(together, alone)
+
+
+def test_two_patients_are_mixed_where_they_are_vectors():
+    torch.manual_seed(0)
+    branch = MetadataBranch(2, 4, 0.0)
+    one, other, kept = torch.tensor([[-1.5, 0, 4]]), torch.tensor([[0.5, 2, 1]]), torch.tensor([[0.75]])
+    hidden = (branch.age[0].weight[:, 0] * -1.0 + branch.age[0].bias).relu()  # 0.75 · -1.5 + 0.25 · 0.5
+    hidden = (branch.age[2].weight @ hidden + branch.age[2].bias).relu()
+    sex = 0.75 * branch.sex.weight[0] + 0.25 * branch.sex.weight[2]
+    site = 0.75 * branch.localization.weight[4] + 0.25 * branch.localization.weight[1]
+    expected = (branch.joined[0].weight @ torch.cat([hidden, sex, site]) + branch.joined[0].bias).relu()
+    torch.testing.assert_close(branch(one, other, kept)[0], expected)
+    torch.testing.assert_close(branch(one, other, torch.ones(1, 1)), branch(one))
+    torch.testing.assert_close(branch(one, other, torch.zeros(1, 1)), branch(other))

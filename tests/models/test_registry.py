@@ -8,6 +8,7 @@ import pytest
 import torch
 from helpers.project import ROOT
 from safetensors.torch import save_file
+from timm.layers import DropPath
 from torch import nn
 
 from exp_tools.data.images.preprocess import Preprocessing
@@ -332,3 +333,33 @@ def test_how_much_depthwise_convolutions_compute(name, knobs, low, high):
 def test_a_size_that_a_network_cannot_take_is_said_before_it_trains():
     with pytest.raises(UserError, match="cannot take images of 96 pixels"):
         depthwise_share("timm", {"backbone": "swin_tiny_patch4_window7_224"}, 96)
+
+
+@pytest.mark.parametrize(
+    ("name", "knobs"),
+    [
+        ("timm", {"backbone": "resnet10t"}),
+        ("soft_attention", {"backbone": "resnet10t"}),
+        ("soft_attention", {"backbone": "resnet10t", "place": "inner"}),
+        ("multimodal", {"backbone": "convnext_atto"}),
+        ("efficientnet_v2", {}),
+    ],
+)
+def test_paths_drop_in_training_alone_and_most_at_the_end(name, knobs):
+    dropped = build_model(name, knobs | {"drop_path": 0.3}, 3)
+    rates = [part.drop_prob for part in dropped.backbone.modules() if isinstance(part, DropPath)]
+    assert rates == sorted(rates)
+    assert 0.29 < rates[-1] <= 0.3 + 1e-6  # EfficientNets: i / n of it, i < n
+    plain = build_model(name, knobs, 3)
+    assert not any(isinstance(part, DropPath) for part in plain.backbone.modules() if getattr(part, "drop_prob", 0))
+    plain.load_state_dict(dropped.state_dict())
+    arguments = inputs(plain, 2, 64)
+    with torch.no_grad():
+        assert torch.equal(plain.eval()(*arguments), dropped.eval()(*arguments))
+
+
+def test_a_backbone_without_paths_is_refused():
+    with pytest.raises(
+        UserError, match="drop_path: timm's vgg11 cannot drop paths; set drop_path to 0 or take another"
+    ):
+        build_model("timm", {"backbone": "vgg11", "drop_path": 0.1}, 3, pretrained=True)

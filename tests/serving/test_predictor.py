@@ -272,5 +272,7 @@ def test_the_command_predicts_explains_and_prints_json(tmp_path, capsys):
     assert f"{tmp_path / 'bad.jpg'}: the file is not an image" in capsys.readouterr().err
     assert cli.main([*arguments, "--age", "400"]) == 1
     assert "expected years from 0 to 120" in capsys.readouterr().err
-    assert cli.main([*arguments, "--explain", str(tmp_path / "none" / "map.png")]) == 1
-    assert "cannot be written" in capsys.readouterr().err
+    assert cli.main([*arguments, "--explain", str(tmp_path / "none" / "map.png")]) == 0
+    assert (tmp_path / "none" / "map.png").is_file()
+    assert cli.main([*arguments, "--explain", str(tmp_path / "bad.jpg" / "map.png")]) == 1
+    assert "is not a folder" in capsys.readouterr().err

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from exp_tools.errors import UserError
 from exp_tools.models.registry import build_model
 from exp_tools.training.freezing import apply_phase, phase_of, train_mode
 
@@ -64,7 +65,7 @@ def test_training_the_head_leaves_every_byte_of_the_backbone(settings, backbone)
     assert any(name.endswith("running_mean") for name in before)
     for epoch in (1, 2):
         apply_phase(model, epoch, settings)
-        train_mode(model)
+        train_mode(model, settings)
         a_few_steps(model)
     assert changed(model.backbone, before) == []
     assert changed(model.classifier, head) == ["weight", "bias"]
@@ -74,7 +75,7 @@ def test_the_unfrozen_end_learns_and_the_rest_stays(settings):
     model = build_model("timm", {"backbone": "test_efficientnet"}, 3)
     before = copy_of(model.backbone)
     apply_phase(model, 3, settings)
-    train_mode(model)
+    train_mode(model, settings)
     a_few_steps(model)
     names = list(before)
     moved = changed(model.backbone, before)
@@ -121,15 +122,44 @@ def test_apply_phase_tells_of_changes(settings):
 def test_in_the_frozen_phase_only_the_head_is_in_training_mode(settings):
     model = Small().eval()
     apply_phase(model, 1, settings)
-    train_mode(model)
+    train_mode(model, settings)
     assert active(model) == {"", "head", "head.0", "head.1", "head.2"}
 
 
 def test_parts_without_parameters_follow_what_they_stand_in(settings):
     model = Small()
     apply_phase(model, 3, settings.model_copy(update={"unfreeze": 8 / 29}))  # of the backbone the last layer alone
-    train_mode(model)
+    train_mode(model, settings)
     assert active(model.backbone) == {"", "1", "2", "2.1", "2.2"}
     apply_phase(model, 3, settings.model_copy(update={"unfreeze": 1.0}))
-    train_mode(model)
+    train_mode(model, settings)
     assert active(model) == {name for name, _ in model.named_modules()}
+
+
+def test_frozen_norms_keep_statistics_scale_and_shift_while_the_rest_learns(settings):
+    model = build_model("timm", {"backbone": "test_efficientnet"}, 3)
+    frozen = settings.model_copy(update={"freeze_norm": True, "unfreeze": 1.0})
+    norms = {name for name, part in model.backbone.named_modules() if isinstance(part, nn.BatchNorm2d)}
+    before = copy_of(model.backbone)
+    assert len(norms) > 5
+    assert [apply_phase(model, epoch, frozen) for epoch in (1, 2, 3, 4)] == [True, False, True, False]
+    train_mode(model, frozen)
+    a_few_steps(model)
+    assert set(changed(model.backbone, before)) == {name for name in before if name.rpartition(".")[0] not in norms}
+    assert model.backbone.training
+
+
+def test_frozen_norms_without_parameters_rest_too_and_those_of_the_head_do_not(settings):
+    model, frozen = Small(), settings.model_copy(update={"freeze_norm": True, "unfreeze": 1.0})
+    apply_phase(model, 3, frozen)
+    train_mode(model, frozen)
+    everything = {name for name, _ in model.named_modules()}
+    assert active(model) == everything - {"backbone.0.2", "backbone.2.0"}
+    assert "head.1" in active(model)
+
+
+def test_a_backbone_without_batchnorm_has_none_to_freeze(settings):
+    model = build_model("timm", {"backbone": "test_vit"}, 3)
+    with pytest.raises(UserError, match=r"train\.freeze_norm: this backbone has no BatchNorm"):
+        apply_phase(model, 1, settings.model_copy(update={"freeze_norm": True}))
+    apply_phase(model, 1, settings)

@@ -2,10 +2,13 @@
 
 import numpy as np
 import pytest
+import timm
 import torch
+from timm.optim import param_groups_layer_decay
 from torch import nn
 from torch.optim import lr_scheduler
 
+from exp_tools.errors import UserError
 from exp_tools.models.registry import build_model
 from exp_tools.training.optim import Plateau, learning_rate, make_optimizer
 
@@ -184,6 +187,85 @@ def test_weight_decay_spares_scalars_biases_and_norms(settings):
     bare = {id(parameter) for group in groups if group["weight_decay"] == 0 for parameter in group["params"]}
     for name, parameter in model.named_parameters():
         assert (id(parameter) in bare) == (parameter.ndim <= 1), name
+
+
+@pytest.mark.parametrize(
+    ("backbone", "tables"),
+    [
+        ("vit_tiny_patch16_224", {"pos_embed", "cls_token"}),
+        ("swin_tiny_patch4_window7_224", {"layers.3.blocks.1.attn.relative_position_bias_table"}),
+        ("swinv2_tiny_window8_256", {"layers.0.blocks.0.attn.logit_scale"}),
+        ("xcit_nano_12_p16_224", {"pos_embed.token_projection.weight"}),  # timm names a pattern
+    ],
+)
+def test_weight_decay_spares_what_timm_says(settings, backbone, tables):
+    with torch.device("meta"):
+        model = build_model("timm", {"backbone": backbone}, 4)
+    bare = {
+        id(parameter)
+        for group in make_optimizer(model, settings).param_groups
+        if group["weight_decay"] == 0
+        for parameter in group["params"]
+    }
+    spared = {name for name, parameter in model.backbone.network.named_parameters() if id(parameter) in bare}
+    assert tables <= spared
+    assert {name for name in spared if name.endswith(("qkv.weight", "fc1.weight"))} == set()
+    assert id(model.classifier.weight) not in bare
+
+
+def scale_of(model, settings):
+    """Factor of the learning rate of each parameter, by its id."""
+    groups = make_optimizer(model, settings).param_groups
+    return {id(parameter): group["lr_scale"] for group in groups for parameter in group["params"]}
+
+
+@pytest.mark.parametrize("backbone", ["test_vit", "resnet18", "convnext_atto", "swin_tiny_patch4_window7_224"])
+def test_layer_decay_is_timms(settings, backbone):
+    with torch.device("meta"):
+        model = build_model("timm", {"backbone": backbone}, 4)
+        whole = timm.create_model(backbone, num_classes=4)
+    theirs = param_groups_layer_decay(whole, layer_decay=0.8)
+    expected = {id(parameter): group["lr_scale"] for group in theirs for parameter in group["params"]}
+    scales = scale_of(model, change(settings, layer_decay=0.8))
+    ours = dict(model.backbone.network.named_parameters())
+    assert len({scales[id(parameter)] for parameter in ours.values()}) > 4
+    for name, parameter in whole.named_parameters():
+        if name in ours:
+            assert scales[id(ours[name])] == pytest.approx(expected[id(parameter)]), name
+    assert scales[id(model.classifier.weight)] == scales[id(model.classifier.bias)] == 1
+    assert set(scale_of(model, settings).values()) == {1.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "knobs"),
+    [
+        ("emas", {}),
+        ("efficientnet_v2", {}),
+        ("multimodal", {"backbone": "test_resnet"}),
+        ("soft_attention", {"backbone": "resnet18", "place": "inner"}),
+    ],
+)
+def test_in_every_architecture_heads_learn_fully_and_early_layers_least(settings, name, knobs):
+    with torch.device("meta"):
+        model = build_model(name, knobs, 4)
+    scales = scale_of(model, change(settings, layer_decay=0.5))
+    assert scales.keys() == {id(parameter) for parameter in model.parameters()}
+    inside = {id(parameter) for parameter in model.backbone.parameters()}
+    assert {scale for key, scale in scales.items() if key not in inside} == {1.0}
+    parts = model.backbone.values() if isinstance(model.backbone, nn.ModuleDict) else [model.backbone]
+    for part in parts:
+        found = [scales[id(parameter)] for parameter in part.parameters()]
+        assert max(found) == 0.5
+        assert found[0] == min(found) < 0.1
+
+
+def test_a_backbone_whose_layers_have_no_order_is_refused(settings):
+    with torch.device("meta"):
+        model = build_model("timm", {"backbone": "pit_ti_224"}, 4)
+    with pytest.raises(
+        UserError, match=r"train\.layer_decay: timm does not know .* PoolingVisionTransformer; set it to"
+    ):
+        make_optimizer(model, change(settings, layer_decay=0.8))
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])

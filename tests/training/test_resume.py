@@ -19,17 +19,24 @@ from exp_tools.training import checkpoints
 from exp_tools.training.checkpoints import RunStore, delete_run, fingerprint, list_runs
 
 OUTS = ("models/network.safetensors", "metrics/train/**/*")
-BUSY = {  # everything that has a state of its own
-    "epochs": 4,
-    "batch_size": 4,
-    "accumulate": 2,
-    "optimizer": "adam",
-    "schedule": "plateau",
-    "plateau_patience": 1,
-    "frozen_epochs": 1,
-    "mixup": 0.2,
-    "ema": 0.9,
-    "patience": None,
+BUSY = {  # everything that has a state or a draw of its own
+    "train": {
+        "epochs": 4,
+        "batch_size": 4,
+        "accumulate": 2,
+        "optimizer": "adam",
+        "schedule": "plateau",
+        "plateau_patience": 1,
+        "frozen_epochs": 1,
+        "layer_decay": 0.7,
+        "mixup": 0.2,
+        "cutmix": 0.5,
+        "checkpointing": True,
+        "augment": {"preset": "trivial", "erase": 0.5},
+        "ema": 0.9,
+        "patience": None,
+    },
+    "model": {"soft_attention": {"drop_path": 0.2}},
 }
 
 
@@ -37,7 +44,7 @@ BUSY = {  # everything that has a state of its own
 def project(ran_project, tmp_path) -> Project:
     """A project whose data are ready and whose training takes seconds."""
     project = ran_project.copy(tmp_path / "project")
-    change(project, train=BUSY, machine={"checkpoint_steps": 1})
+    change(project, **BUSY, machine={"checkpoint_steps": 1})
     return project
 
 
@@ -148,7 +155,7 @@ def test_a_signal_ends_after_the_step_with_the_state_saved(project, straight, nu
 def straight(ran_project, tmp_path_factory) -> dict[str, bytes]:
     """What a run gives that nothing stopped."""
     project = ran_project.copy(tmp_path_factory.mktemp("straight") / "project")
-    change(project, train=BUSY, machine={"checkpoint_steps": None})
+    change(project, **BUSY, machine={"checkpoint_steps": None})
     train(project)
     return project.bytes_of(*OUTS)
 

@@ -83,7 +83,8 @@ def test_it_overfits_eight_images(data, settings):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_same_seed_gives_the_same_bytes_with_any_workers(data, settings, precision):
-    settings = changed(settings, epochs=2, sampler="balanced", mixup=0.3, cutmix=0.5, augment={"preset": "heavy"})
+    augment = {"preset": "heavy", "erase": 0.5}
+    settings = changed(settings, epochs=2, sampler="balanced", mixup=0.3, cutmix=0.5, layer_decay=0.8, augment=augment)
     checkpoints = [train(data, settings, precision=precision, workers=workers) for workers in (0, 0, 2)]
     for model, fitted, history in checkpoints[1:]:
         assert history == checkpoints[0][2]
@@ -170,6 +171,73 @@ def test_the_average_by_hand(data, settings, monkeypatch, decay):
     torch.testing.assert_close(averaged.classifier.bias.detach(), average)
 
 
+def test_statistics_of_batchnorm_are_averaged_with_the_weights_they_belong_to(data, settings, monkeypatch):
+    step, noted = Trainer.step, []
+
+    def noting(self, *given):
+        step(self, *given)
+        noted.append({name: tensor.clone() for name, tensor in self.network.backbone.state_dict().items()})
+
+    monkeypatch.setattr(Trainer, "step", noting)
+    settings = changed(settings, epochs=3, ema=0.8, select_on="loss", schedule="constant", warmup_epochs=0)
+    averaged, fitted, _ = train(data, settings)
+    statistics = [name for name in noted[0] if "running" in name]
+    assert fitted.best_epoch == 3
+    assert len(statistics) > 4
+    for name in statistics:
+        average = torch.zeros_like(noted[0][name])
+        for number, tensors in enumerate(noted, start=1):
+            kept = min(0.8, 1 - number ** (-2 / 3))
+            average = kept * average + (1 - kept) * tensors[name]
+        torch.testing.assert_close(averaged.backbone.state_dict()[name], average)
+        assert not torch.equal(average, noted[-1][name])
+
+
+def test_the_average_chooses_the_epoch(data, settings, monkeypatch):
+    """Scores are those of the averaged weights: a network ruined by its last step is not what is validated."""
+    step = Trainer.step
+
+    def ruin(self, *given):
+        step(self, *given)
+        with torch.no_grad():
+            self.network.classifier.bias.add_(1e4 if self.progress.step == self.steps_an_epoch else 0)
+
+    settings = changed(settings, epochs=1, select_on="loss", schedule="constant", warmup_epochs=0, ema=0.9999)
+    monkeypatch.setattr(Trainer, "step", ruin)
+    model, fitted, _ = train(data, settings)
+    logits = predict_logits(model, data.images, data.val, batch_size=8, device=CPU)
+    np.testing.assert_allclose(fitted.logits, logits, rtol=1e-5)
+    assert fitted.logits.max() < 1e4  # 1 - 2^(-2/3) of the first step's weights are left
+
+
+def test_a_compiled_network_learns_the_same_and_its_weights_keep_their_names(data, settings, monkeypatch):
+    compiled, real = [], torch.compile
+
+    def without_a_compiler(network):
+        compiled.append(network)
+        return real(network, backend="aot_eager")
+
+    monkeypatch.setattr(torch, "compile", without_a_compiler)
+    settings = changed(settings, epochs=2, frozen_epochs=1, ema=0.5, mixup=0.2, checkpointing=True)
+    plain, _, history = train(data, settings, model=network("multimodal"))
+    assert compiled == []
+    model, _, again = train(data, changed(settings, compile=True), model=network("multimodal"))
+    assert compiled == [model, model]  # the head alone, then all
+    assert model.state_dict().keys() == plain.state_dict().keys()
+    assert [row["train/loss"] for row in again] == pytest.approx([row["train/loss"] for row in history], rel=1e-4)
+    for name, tensor in plain.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], tensor, rtol=1e-3, atol=1e-5)
+
+
+def test_checkpointing_changes_no_byte_of_a_run(data, settings):
+    settings = changed(settings, epochs=2, frozen_epochs=1, ema=0.5, mixup=0.2, accumulate=2, batch_size=2)
+    plain, fitted, history = train(data, settings)
+    lean, also, again = train(data, changed(settings, checkpointing=True))
+    assert again == history
+    assert np.array_equal(fitted.logits, also.logits)
+    assert same_weights(plain, lean)
+
+
 def test_the_average_is_what_is_scored(data, settings):
     settings = changed(settings, epochs=3, select_on="loss", schedule="constant", warmup_epochs=0)
     averaged, fitted, _ = train(data, changed(settings, ema=0.99))
@@ -185,6 +253,19 @@ def test_metadata_reach_the_network(data, settings):
     other, _, without = train(nothing, settings, model=network("multimodal"))
     assert history != without
     assert not same_weights(one, other)
+
+
+@pytest.mark.parametrize("alphas", [{"mixup": 0.4}, {"cutmix": 1.0}])
+def test_mixed_images_come_with_mixed_metadata(data, settings, alphas):
+    model, seen = network("multimodal"), []
+    model.metadata.register_forward_pre_hook(lambda module, given: seen.append(given) if module.training else None)
+    model, _, _ = train(data, changed(settings, epochs=1, **alphas), model=model)
+    assert len(seen) == 2
+    for own, partners, kept in seen:
+        assert torch.equal(partners, own.flip(0))
+        assert ((kept > 0) & (kept < 1)).all()
+    again, _, _ = train(data, changed(settings, epochs=1, **alphas), model=network("multimodal"))
+    assert same_weights(model, again)
 
 
 def test_a_class_missing_from_train_is_named(data, settings):
@@ -227,6 +308,27 @@ def test_ruined_weights_are_never_saved(data, settings, tmp_path):
         with pytest.raises(UserError, match="training diverged"):
             train(data, wild, store=store, checkpoint_steps=1)
         assert store.load() is None
+
+
+def test_layer_decay_slows_the_backbone_down_also_once_it_is_unfrozen(data, settings, monkeypatch):
+    """A step of SGD without momentum is the gradient times the rate; one step an epoch, the first one frozen."""
+    step, noted = Trainer.step, []
+
+    def noting(self, *given):
+        step(self, *given)
+        noted.append(next(self.network.backbone.parameters()).detach().clone())
+
+    monkeypatch.setattr(Trainer, "step", noting)
+    plain = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "clip_norm": None, "schedule": "constant"}
+    settings = changed(settings, epochs=2, frozen_epochs=1, batch_size=8, lr=1.0, warmup_epochs=0, **plain)
+    moved = []
+    for decay in (None, 0.5):
+        noted.clear()
+        train(data, changed(settings, layer_decay=decay), model=network(dropout=0.0))
+        moved.append(noted[1] - noted[0])
+    depth = 5  # of the first layer of timm's test_resnet: a stem and four stages of one block
+    torch.testing.assert_close(moved[1], moved[0] * 0.5**depth, rtol=1e-3, atol=1e-7)
+    assert moved[0].abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("channels_last", [True, False])

@@ -1,10 +1,10 @@
-"""Augmentation as one warp and one colour matrix per image, redrawn for every image and epoch.
+"""Augmentation as one warp, one colour matrix and perhaps one erased box per image, redrawn for every image and epoch.
 
 A draw depends on (seed, epoch, position in the epoch's order) and on nothing else: it is the same whatever the number
 of loader workers, and an image that a balanced sampler draws twelve times is augmented in twelve ways.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import cv2
 import numpy as np
@@ -37,7 +37,23 @@ PRESETS: dict[str, dict[str, float]] = {
         "saturation": 0.3,
         "hue": 18,
     },
+    # TrivialAugment's wide ranges, for its operations that are a warp or a colour matrix: without sharpness, posterize,
+    # solarize, autocontrast and equalize; a shift goes both ways at once. Müller, Hutter, ICCV 2021, arXiv:2103.10158.
+    "trivial": {
+        "flip": 1,
+        "one": 1,
+        "rotation": 135,
+        "shift": 0.14,
+        "shear": 45,
+        "brightness": 0.99,
+        "contrast": 0.99,
+        "saturation": 0.99,
+    },
 }
+ALWAYS = ("flip", "erase")
+"""What an image may get besides the one change that is chosen for it."""
+ERASED, LEAST_ASPECT = (0.02, 1 / 3), 0.3
+"""Share of the area that erasing covers, and how much shorter one side of the box may be."""
 
 # RGB to luma and two chroma axes of equal length (ITU-R BT.601 luma): a hue shift turns the chroma plane.
 _LUMA = np.array([0.299, 0.587, 0.114])
@@ -47,7 +63,7 @@ _FROM_CHROMA = np.linalg.inv(_TO_CHROMA)
 
 @dataclass(frozen=True)
 class Magnitudes:
-    """The range of each change; units as in params.yaml."""
+    """The range of each change; units as in params.yaml. With `one`, an image gets one of them or none."""
 
     flip: float = 0
     rotation: float = 0
@@ -59,12 +75,22 @@ class Magnitudes:
     contrast: float = 0
     saturation: float = 0
     hue: float = 0
+    erase: float = 0
+    one: float = 0
 
 
 def magnitudes(params: AugmentParams) -> Magnitudes:
     """The preset's magnitudes, each replaced by the one given by hand."""
     by_hand = {name: float(value) for name, value in params.model_dump(exclude={"preset"}).items() if value is not None}
     return Magnitudes(**{**PRESETS[params.preset], **by_hand})
+
+
+def choose_one(limits: Magnitudes, generator: np.random.Generator) -> Magnitudes:
+    """The limits of one change, each of those that are not zero as likely as none; what is in ALWAYS stays."""
+    ranges = asdict(limits)
+    choices = [name for name, limit in ranges.items() if limit and name not in (*ALWAYS, "one")]
+    chosen = [None, *choices][generator.integers(len(choices) + 1)]
+    return Magnitudes(**{name: ranges[name] for name in (*ALWAYS, chosen) if name})
 
 
 def generator_for(seed: int, epoch: int, position: int) -> np.random.Generator:
@@ -137,6 +163,8 @@ def augment(
     uint8 [S, S, 3]; what the warp brings in from outside is the mirrored picture
     """
     size = image.shape[0]
+    if limits.one:
+        limits = choose_one(limits, generator)
     warp = draw_warp(limits, size, generator)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     border = cv2.BORDER_REFLECT_101
@@ -147,7 +175,23 @@ def augment(
     if limits.brightness or limits.contrast or limits.saturation or limits.hue:
         colour = draw_colour(limits, mean_colour(result), generator)
         result = cv2.transform(result, colour, dst=out)
+    if limits.erase and generator.random() < limits.erase:
+        erase(result, generator)
     return result
+
+
+def erase(image: np.ndarray, generator: np.random.Generator) -> None:
+    """Fill a box of a uint8 image [S, S, 3] with noise, in place: 2 % to a third of its area, sides 0.3 to 3.3 times
+    each other, cut off where it is longer than the picture.
+
+    Zhong et al., Random Erasing Data Augmentation, AAAI 2020; ranges as in timm.
+    """
+    size = image.shape[0]
+    side = size * np.sqrt(generator.uniform(*ERASED))
+    stretch = np.exp(0.5 * np.log(LEAST_ASPECT) * generator.uniform(-1, 1))
+    height, width = (min(size, max(1, round(side * factor))) for factor in (stretch, 1 / stretch))
+    top, left = generator.integers(0, (size - height + 1, size - width + 1))
+    image[top : top + height, left : left + width] = generator.integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
 def mean_colour(image: np.ndarray) -> np.ndarray:

@@ -210,11 +210,13 @@ def _filtered(cells: pd.DataFrame, path: Path, reading: _Reading) -> pd.DataFram
                 hint = did_you_mean(name, cells.columns)
                 raise UserError(f"{path.name} has no column {name} for data.filter{hint}; it has {', '.join(cells)}")
             continue
-        wanted = [word.strip().casefold() for word in ([words] if isinstance(words, str) else words)]
+        words = [words] if isinstance(words, str) else words
+        named = " or ".join(words)
+        wanted = [word.strip().casefold() for word in words]
         kept = cells[cells[name].str.strip().str.casefold().isin(wanted)]
-        _require_rows(kept, cells[name], path, f"data.filter {name}: {words}")
+        _require_rows(kept, cells[name], path, f"data.filter {name}: {named}")
         if len(kept) < len(cells):
-            reading.notes.append(f"{path.name}: {len(kept):,} of {len(cells):,} rows have {name} {words}")
+            reading.notes.append(f"{path.name}: {len(kept):,} of {len(cells):,} rows have {name} {named}")
         cells = kept
     return cells
 

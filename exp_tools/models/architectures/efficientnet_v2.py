@@ -17,11 +17,12 @@ def efficientnet_v2(
     *,
     size: str = "s",
     head: str = "deep",
+    drop_path: float = 0.0,
     dropout: float = 0.3,
     pretrained: bool = False,
 ) -> nn.Module:
     """EfficientNetV2 S, M or L with a head of three layers (Tan & Le 2021)."""
-    backbone = Backbone(f"tf_efficientnetv2_{size}", pretrained=pretrained)
+    backbone = Backbone(f"tf_efficientnetv2_{size}", pretrained=pretrained, drop_path=drop_path)
     make = deep_head if head == "deep" else linear_head
     return PooledNet(backbone, make(backbone.pooled_features, num_classes, dropout), dropout)
 

@@ -18,7 +18,8 @@ class MetadataBranch(nn.Module):
     """Age through two layers, sex and localization through embeddings, joined: float [B, 3] to [B, 128].
 
     The columns are those of data.metadata.encode; each embedding has one row more than there are known values, for
-    a value that was never seen.
+    a value that was never seen. Under mixup two patients are one: with `partners` [B, 3] and `kept` [B, 1], the share
+    that is the first patient's, the ages and the embeddings are mixed.
     """
 
     def __init__(self, sexes: int, localizations: int, dropout: float):
@@ -30,9 +31,17 @@ class MetadataBranch(nn.Module):
             nn.Linear(64 + 8 + 16, METADATA_FEATURES), nn.ReLU(inplace=True), nn.Dropout(dropout)
         )
 
-    def forward(self, metadata: Tensor) -> Tensor:
-        age, sex, localization = metadata[:, :1], metadata[:, 1].long(), metadata[:, 2].long()
-        return self.joined(torch.cat([self.age(age), self.sex(sex), self.localization(localization)], dim=1))
+    def forward(self, metadata: Tensor, partners: Tensor | None = None, kept: Tensor | None = None) -> Tensor:
+        age, *places = self._vectors(metadata)
+        if partners is not None:
+            age, *places = (
+                torch.lerp(other, own, kept) for own, other in zip((age, *places), self._vectors(partners), strict=True)
+            )
+        return self.joined(torch.cat([self.age(age), *places], dim=1))
+
+    def _vectors(self, metadata: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Age [B, 1], sex [B, 8] and localization [B, 16]: what has a mean."""
+        return metadata[:, :1], self.sex(metadata[:, 1].long()), self.localization(metadata[:, 2].long())
 
 
 class MultimodalNet(nn.Module):
@@ -61,11 +70,13 @@ class MultimodalNet(nn.Module):
         """Last feature map [B, C, H, W] of normalised images [B, 3, S, S]; metadata have no part in it."""
         return self.backbone(x)
 
-    def forward(self, x: Tensor, metadata: Tensor | None = None) -> Tensor:
-        """Logits; `metadata` float [B, 3] is needed exactly where `uses_metadata` is set."""
+    def forward(
+        self, x: Tensor, metadata: Tensor | None = None, partners: Tensor | None = None, kept: Tensor | None = None
+    ) -> Tensor:
+        """Logits; `metadata` float [B, 3] is needed exactly where `uses_metadata` is set, the rest under mixup only."""
         features = self.backbone.pooled(x)
         if self.metadata is not None:
-            features = torch.cat([features, self.metadata(metadata)], dim=1)
+            features = torch.cat([features, self.metadata(metadata, partners, kept)], dim=1)
         return self.classifier(features)
 
 
@@ -74,6 +85,7 @@ def multimodal(
     num_classes: int,
     *,
     backbone: str = "tf_efficientnetv2_s",
+    drop_path: float = 0.0,
     enabled: bool = True,
     metadata_dropout: float = 0.2,
     dropout: float = 0.3,
@@ -84,4 +96,5 @@ def multimodal(
 ) -> nn.Module:
     """Image with age, sex and localization, joined before the classifier."""
     metadata = MetadataBranch(sexes, localizations, metadata_dropout) if enabled else None
-    return MultimodalNet(Backbone(backbone, pretrained=pretrained, options=options), metadata, num_classes, dropout)
+    features = Backbone(backbone, pretrained=pretrained, drop_path=drop_path, options=options)
+    return MultimodalNet(features, metadata, num_classes, dropout)

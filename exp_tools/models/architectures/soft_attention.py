@@ -118,9 +118,9 @@ class CutBackbone(Backbone):
             pools = [place for place, layer in enumerate(network.features) if isinstance(layer, nn.MaxPool2d)]
             self.cut = pools[-2]
         elif not _has_plain_stage(network):
+            why = "has other layers than plain convolutions at the cut" if isinstance(network, ResNet) else "is neither"
             raise UserError(
-                f"model.soft_attention.place inner is for VGG and ResNet backbones, and {name} is neither, "
-                "or has other layers than plain convolutions at the cut; "
+                f"model.soft_attention.place inner is for VGG and ResNet backbones, and {name} {why}; "
                 "use place last, which fits any backbone"
             )
         parent, name_there = self._readers()[0]
@@ -200,6 +200,7 @@ def soft_attention(
     num_classes: int,
     *,
     backbone: str = "resnet50",
+    drop_path: float = 0.0,
     place: str = "last",
     enabled: bool = True,
     heads: int = 16,
@@ -212,7 +213,7 @@ def soft_attention(
     """CNN with soft attention on its last feature map, or before its last stage (Datta et al. 2021)."""
     make = CutBackbone if place == "inner" else Backbone
     return SoftAttentionNet(
-        make(backbone, pretrained=pretrained, head=False, options=options),
+        make(backbone, pretrained=pretrained, drop_path=drop_path, head=False, options=options),
         num_classes,
         enabled=enabled,
         heads=heads,

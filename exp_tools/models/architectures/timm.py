@@ -16,10 +16,11 @@ def timm(
     num_classes: int,
     *,
     backbone: str = "resnet50",
+    drop_path: float = 0.0,
     dropout: float = 0.0,
     options: dict[str, Any] | None = None,
     pretrained: bool = False,
 ) -> nn.Module:
     """Any timm backbone with one linear layer, the baseline."""
-    features = Backbone(backbone, pretrained=pretrained, options=options)
+    features = Backbone(backbone, pretrained=pretrained, drop_path=drop_path, options=options)
     return PooledNet(features, nn.Linear(features.pooled_features, num_classes), dropout)
