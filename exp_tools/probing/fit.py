@@ -36,7 +36,7 @@ OFF = {"mixup": 0, "cutmix": 0, "ema": None}
 OFF_FOR_NEIGHBOURS = {"loss": "cross_entropy", "label_smoothing": 0}
 
 Trial = tuple[dict[str, float], Tensor]
-"""What is logged of a setting, and logits of validation [N, C]; the head holds the setting."""
+"""What a setting is and what is logged of it, and logits of validation [N, C]; the head holds the setting."""
 
 
 def check_settings(params: TrainParams, head: str) -> None:
@@ -91,7 +91,8 @@ def fit_probe(
         trials(model.head, (train - mean) / scale, (val - mean) / scale, data, params), start=1
     ):
         scores = validation_scores(logits.numpy(), labels, data.classes)
-        on_step(step, facts | {f"val/{name}": value for name, value in scores.items()})
+        logged = {name: value for name, value in facts.items() if name not in _DECIDED}
+        on_step(step, logged | {f"val/{name}": value for name, value in scores.items()})
         goodness = -scores["loss"] if params.select_on == "loss" else scores[params.select_on]
         if not best or goodness > best["goodness"]:
             best = {"goodness": goodness, "step": step, "head": copy.deepcopy(model.head.state_dict()), "facts": facts}
@@ -99,17 +100,18 @@ def fit_probe(
             break
     model.head.load_state_dict(best["head"])
     if kind == "knn":
-        model.head.neighbours = int(best["facts"]["train/neighbours"])
+        model.head.neighbours = int(best["facts"]["neighbours"])
     else:
         _fold(model.head if kind == "linear" else model.head[0], mean, scale)
     with torch.inference_mode():
         logits = model.head(val).numpy()
-    decided = {name.removeprefix("train/"): value for name, value in best["facts"].items() if name in _DECIDED}
+    decided = {name: value for name, value in best["facts"].items() if name in _DECIDED}
     scores = validation_scores(logits, labels, data.classes)
     return Fitted(best["step"], scores, logits, epochs_run=step, batch_size=_batch_size(kind, data, params)), decided
 
 
-_DECIDED = ("train/penalty", "train/neighbours")
+_DECIDED = ("penalty", "neighbours")
+"""No curves: a file that only probes have in metrics/train would stay there when Git goes back to another model."""
 
 
 def _standard(train: Tensor) -> tuple[Tensor, Tensor]:
@@ -180,7 +182,7 @@ def _linear(head: nn.Linear, train: Tensor, val: Tensor, data: TrainingData, par
             weight = scaled * scale
             head.weight.copy_(weight @ axes.T)
             head.bias.copy_(bias)
-            yield {"train/penalty": penalty, "train/loss": float(loss_at(weight))}, head(val)
+            yield {"penalty": penalty, "train/loss": float(loss_at(weight))}, head(val)
 
 
 @contextlib.contextmanager
@@ -205,7 +207,7 @@ def _neighbours(
         tried = sorted({min(neighbours, len(train)) for neighbours in NEIGHBOURS})
         similarity, places = head.nearest(val, tried[-1])
         for neighbours in tried:
-            yield {"train/neighbours": neighbours}, head.count(similarity[:, :neighbours], places[:, :neighbours])
+            yield {"neighbours": neighbours}, head.count(similarity[:, :neighbours], places[:, :neighbours])
 
 
 def _mlp(head: nn.Module, train: Tensor, val: Tensor, data: TrainingData, params: TrainParams) -> Iterator[Trial]:
