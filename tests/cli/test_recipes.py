@@ -71,17 +71,8 @@ def test_a_recipe_leaves_no_choice_to_what_was_there_before(name, params):
     unread = {"seed", "precision", "channels_last", "checkpointing", "compile"}
     if architecture == "probe":  # a linear head is fitted to its end
         unread |= {"epochs", "batch_size", "accumulate", "optimizer", "lr", "weight_decay", "eps", "schedule"}
-        unread |= {
-            "warmup_epochs",
-            "min_lr",
-            "frozen_epochs",
-            "frozen_lr",
-            "unfreeze",
-            "clip_norm",
-            "augment",
-            "layer_decay",
-            "freeze_norm",
-        }
+        unread |= {"warmup_epochs", "min_lr", "frozen_epochs", "frozen_lr", "unfreeze", "clip_norm", "augment"}
+        unread |= {"layer_decay", "freeze_norm"}
     unread |= {"momentum"} if train.optimizer != "sgd" else set()
     unread |= {"focal_gamma"} if train.loss != "focal" else set()
     unread |= {"restart_epochs", "restart_factor"} if train.schedule != "warm_restarts" else set()
