@@ -90,8 +90,12 @@ class Backbone(nn.Module):
     @functools.cached_property
     def names_with_head(self) -> set[str]:
         """Names of the tensors of the whole timm network, with the head that is left out here."""
+        return set(self.with_head().state_dict())
+
+    def with_head(self) -> nn.Module:
+        """The whole timm network with its classifier, as shapes without numbers."""
         with torch.device("meta"):
-            return set(create_timm(self.name, pretrained=False, options=self.options).state_dict())
+            return create_timm(self.name, pretrained=False, options=self.options)
 
     def as_map(self, features: Any) -> Tensor:
         """The map [B, num_features, H, W] of what timm's `forward_features` gives."""

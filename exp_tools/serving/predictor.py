@@ -133,7 +133,13 @@ class Predictor:
         pixels = self.prepare(image)
         wrong = [kind for kind in explain if kind not in self.explanations]
         if wrong:
-            raise UserError(f"this model has no {wrong[0]} map; it has {', '.join(self.explanations) or 'none'}")
+            other = ", ".join(self.explanations)
+            raise UserError(
+                f"this model has no {wrong[0]} map; it has {other}"
+                if other
+                else "this model has no map: at its image size the network's last map has a single position, which "
+                "says nothing of where. Ask for no explanation, or train with a larger prepare.image_size"
+            )
         prediction = self.predict_pixels(pixels[None], [patient])[0]
         if not explain:
             return prediction

@@ -9,7 +9,7 @@ from timm.models import group_parameters
 from torch import nn
 
 from exp_tools.errors import UserError
-from exp_tools.models.backbone import timm_networks
+from exp_tools.models.backbone import Backbone, timm_networks
 from exp_tools.params import TrainParams
 
 
@@ -62,15 +62,18 @@ def _layer_scales(model: nn.Module, decay: float) -> dict[str, float]:
     as the last layer; here it is outside, with factor 1.
     """
     scales = {}
-    for place, network in timm_networks(model).items():
+    for place, backbone in ((name, part) for name, part in model.named_modules() if isinstance(part, Backbone)):
+        network = backbone.network
         if not hasattr(network, "group_matcher"):
             raise UserError(
                 f"train.layer_decay: timm does not know the order of the layers of {type(network).__name__}; set it to "
                 "null or take another backbone"
             )
-        depths = group_parameters(network, network.group_matcher(coarse=False), reverse=True)
+        whole = backbone.with_head()
+        depths = group_parameters(whole, whole.group_matcher(coarse=False), reverse=True)
         last = max(depths.values())
-        scales |= {f"{place}.{name}": decay ** (last + 1 - depth) for name, depth in depths.items()}
+        own = dict(network.named_parameters())
+        scales |= {f"{place}.network.{name}": decay ** (last - depth) for name, depth in depths.items() if name in own}
     return scales
 
 

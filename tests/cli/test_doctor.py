@@ -99,7 +99,7 @@ def test_bf16_is_reported_where_training_would_run(device, capable, detail):
 
 def tiny_model(project) -> None:
     set_param(project, "prepare", "image_size", 32)
-    set_param(project, "model", "timm", {"backbone": "test_resnet", "dropout": 0.0, "options": None})
+    set_param(project, "model", "timm", {"backbone": "test_resnet", "drop_path": 0.0, "dropout": 0.0, "options": None})
     set_param(project, "model", "name", "timm")
 
 
@@ -140,7 +140,7 @@ def test_the_speed_is_measured_on_request_only(project):
 
 def test_wrong_parameters_are_no_crash_of_the_measurement(project):
     set_param(project, "model", "name", "timm")
-    set_param(project, "model", "timm", {"backbone": "resnet9000", "dropout": 0.0, "options": None})
+    set_param(project, "model", "timm", {"backbone": "resnet9000", "drop_path": 0.0, "dropout": 0.0, "options": None})
     check = doctor.check_speed(project)
     assert check.status == "warn"
     assert "timm has no backbone 'resnet9000'" in check.detail

@@ -53,7 +53,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A small file of our own; {} when it is missing or damaged, which costs hashing or fetching again and no more."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
 
