@@ -21,11 +21,11 @@ def recompute_activations(model: nn.Module) -> None:
         timm cannot for this backbone, or the architecture runs the backbone's layers by itself.
     """
     for backbone in (part for part in model.modules() if isinstance(part, Backbone)):
+        if type(backbone).features is not Backbone.features:
+            raise UserError("train.checkpointing cannot be used with place: inner; set one of them otherwise")
         try:
-            if type(backbone).features is not Backbone.features:
-                raise NotImplementedError("with place inner")
             backbone.network.set_grad_checkpointing(True)
-        except (AssertionError, AttributeError, NotImplementedError) as error:
+        except (AssertionError, AttributeError) as error:
             raise UserError(
                 f"train.checkpointing: {backbone.name} cannot compute its activations twice ({error}); set it to false "
                 "or take another backbone"

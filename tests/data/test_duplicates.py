@@ -18,6 +18,7 @@ from exp_tools.data.duplicates.pairs import photograph
 from exp_tools.data.duplicates.retrieval import MAX_IN_WORD, passed_over
 from exp_tools.data.duplicates.search import find_duplicates, identical_files
 from exp_tools.data.synthetic.scene import draw_lesion
+from exp_tools.io import MAKER
 
 WIDTH, HEIGHT = 300, 225  # the size that key points are looked for in
 
@@ -281,3 +282,11 @@ def test_an_image_is_read_in_its_own_proportions(tmp_path, name, size, side, fou
     path = tmp_path / name
     Image.fromarray(np.resize(skin(1), (*size[::-1], 3))).save(path)
     assert photograph(str(path), side).shape == (*found[::-1], 3)
+
+
+def test_a_killed_search_leaves_nothing_for_good(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    left = tmp_path / f".duplicates.x1.{MAKER.rpartition('-')[0]}-999999999.tmp"
+    (left / "points").mkdir(parents=True)
+    find_duplicates([np.zeros((40, 40, 3), np.uint8)] * 2, processes=1)
+    assert list(tmp_path.iterdir()) == []

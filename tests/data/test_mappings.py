@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import numpy as np
 import pandas as pd
 import pytest
 from helpers.datasets import DataProject, picture, save, write_table
@@ -309,6 +310,29 @@ def test_the_message_about_columns_can_be_followed(tmp_path, project):
     assert "it has file, diagnosis, lesion, kind, hospital" in said
     made.change(data__columns={"image_id": "file", "dx": "diagnosis"}).run("download", "prepare")
     assert len(made.labels()) == 4
+
+
+def test_a_name_with_folders_is_never_another_file_of_that_name(tmp_path, project):
+    save(tmp_path / "set/test/a.png", 1)
+    save(tmp_path / "set/test/b.png", 2)
+    save(tmp_path / "set/train/b.png", 3)
+    rows = ["train/a.png,mel", "train/b.png,nv", "set/test/b.png,mel"]
+    write_table(tmp_path / "set/t.csv", rows, "image_id,dx")
+    made = project(data__source="table", data__dir=tmp_path / "set")
+    assert "no image file for 'a'" in made.fails("download", "prepare")
+    made.change(prepare__on_problem__missing_image="skip").run("prepare")
+    assert made.labels()["image_id"].tolist() == ["train__b", "set__test__b"]
+    for packed, number in zip(made.images(), (3, 2), strict=True):
+        original = np.asarray(picture(number).resize((32, 32)))
+        assert np.abs(packed.astype(int) - original).mean() < 20
+
+
+def test_an_unlisted_folder_stops_where_classes_are_given(tmp_path, project):
+    for name in ("Clark", "naevi", "junk"):
+        save(tmp_path / "set" / name / f"{name}.png", len(name))
+    made = project(data__source="folder", data__dir=tmp_path / "set", data__classes={"Clarke": "nv"})
+    said = made.fails("download", "prepare")
+    assert "the class folders: data.classes does not list 'Clark' (1) (did you mean 'Clarke'?), 'junk' (1)" in said
 
 
 def test_folders_are_given_classes_too(tmp_path, project, capsys):

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import cv2
@@ -25,7 +24,7 @@ from exp_tools.data.duplicates.keypoints import MIN_SPREAD, Agreement, KeyPoints
 from exp_tools.data.duplicates.neighbours import as_facts, describe_look, facts_agree
 from exp_tools.data.duplicates.stored import Stored, create_store
 from exp_tools.data.images.decode import ImageFault
-from exp_tools.io import ProgressBar
+from exp_tools.io import ProgressBar, scratch_folder
 from exp_tools.system import keep_freed_memory
 
 MIN_INLIERS, MIN_INLIERS_AGREEING = 12, 8
@@ -113,8 +112,7 @@ def find_duplicates(
         return images if callable(images) else _Given({place: images[place] for place in places})
 
     spans = [(start, min(start + _IMAGES_A_JOB, total)) for start in range(0, total, _IMAGES_A_JOB)]
-    with TemporaryDirectory(prefix="duplicates-") as name, _workers(processes) as run:
-        folder = Path(name)
+    with scratch_folder(name="duplicates") as folder, _workers(processes) as run:
         create_store(folder, total)
         jobs = [(folder, reader(range(*span)), *span) for span in spans]
         described = [each for part in run(_describe, jobs, "find key points") for each in part]

@@ -12,7 +12,6 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from exp_tools.data.images.colours import deep_colours, in_eight_bits, in_srgb, on_white, stored_bits, stored_top
-from exp_tools.data.images.formats import EXTENSIONS as EXTENSIONS
 from exp_tools.data.images.formats import FORMATS, HEAD, ImageFault, format_to_read, image_id, is_image
 from exp_tools.data.images.halves import COMPRESSED, require_end, without_end
 from exp_tools.data.images.preprocess import Preprocessing, apply_filters

@@ -5,13 +5,16 @@ the word is used. Most come from the hierarchy of diagnoses of the ISIC Archive 
 """
 
 import csv
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
 import pandas as pd
 
+from exp_tools.errors import UserError, did_you_mean
 from exp_tools.taxonomy import DIAGNOSES, OTHER_DIAGNOSES
 
+MOST_SHOWN = 12
 LIST = Path(__file__).with_name("synonyms.csv")
 
 
@@ -39,6 +42,30 @@ def renamed(words: pd.Series, *, any_case: bool) -> tuple[pd.Series, dict[str, s
     codes = {word: code_of(word) for word in words.unique()}
     other = {word: code for word, code in codes.items() if plain(word) != plain(code)}
     return words.map(codes if any_case else lambda word: other.get(word, word)), other
+
+
+def require_listed(words: pd.Series, classes: Mapping[str, str | None], where: str) -> None:
+    """Raise UserError for words that are neither listed in `data.classes`, nor one of its codes, nor known.
+
+    Parameters
+    ----------
+    words : what a table or the names of folders say, one per row
+    classes : word -> code, in any case
+    where : the table or folder, for the message
+    """
+    listed = {word.strip().casefold() for word in classes}
+    codes = set(classes.values())
+    meant = words.map(lambda word: word.strip().casefold() in listed or word in codes or is_known(word))
+    counts = words[~meant.astype(bool)].value_counts()
+    if counts.empty:
+        return
+    some = counts[:MOST_SHOWN].items()
+    shown = ", ".join(f"{word!r} ({count:,}){did_you_mean(word, classes)}" for word, count in some)
+    more = f" and {len(counts) - MOST_SHOWN:,} more" if len(counts) > MOST_SHOWN else ""
+    raise UserError(
+        f"{where}: data.classes does not list {shown}{more}. Add them, each with its class, or null to leave these "
+        "rows out"
+    )
 
 
 @cache

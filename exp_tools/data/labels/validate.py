@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from exp_tools.data.images.decode import EXTENSIONS
+from exp_tools.data.images.formats import EXTENSIONS
 from exp_tools.data.labels.issues import Problem
 from exp_tools.data.labels.synonyms import code_of
 from exp_tools.data.labels.table import EXTRA, MISSING

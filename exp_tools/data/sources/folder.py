@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from exp_tools.data.images.decode import index_images
-from exp_tools.data.labels.synonyms import code_of
+from exp_tools.data.labels.synonyms import code_of, require_listed
 from exp_tools.data.sources.registry import DatasetSpec, read_options
 from exp_tools.errors import UserError
 
@@ -22,8 +22,10 @@ SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "
 def read(raw: Path) -> pd.DataFrame:
     """A row per image; one whose name occurs in several folders gets its class in front of its id."""
     rows = []
-    classes = {word.casefold(): code for word, code in read_options(raw).get("classes", {}).items()}
+    listed = read_options(raw).get("classes", {})
+    classes = {word.casefold(): code for word, code in listed.items()}
     left_out: dict[str, list[str]] = {}
+    words: list[str] = []
     for name, paths in index_images(raw).items():
         for path in paths:
             parts = path.relative_to(raw).parts
@@ -32,6 +34,7 @@ def read(raw: Path) -> pd.DataFrame:
                     f"{path.relative_to(raw)} is in no class folder; source folder expects CLASS/image.jpg, and "
                     "takes the folder's name for the diagnosis"
                 )
+            words.append(parts[-2])
             code = classes.get(parts[-2].casefold(), code_of(parts[-2]))
             if code is None:
                 left_out.setdefault(parts[-2], []).append(name)
@@ -39,6 +42,8 @@ def read(raw: Path) -> pd.DataFrame:
             image_id = name if len(paths) == 1 else f"{code}__{name}"
             split = next((SPLITS[part.lower()] for part in parts[:-2] if part.lower() in SPLITS), "")
             rows.append((image_id, image_id, code, split, str(path), path.relative_to(raw).as_posix(), 0))
+    if listed:
+        require_listed(pd.Series(words, dtype=str), listed, "the class folders")
     columns = ["image_id", "lesion_id", "dx", "split", "file", "table", "row"]
     table = pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns[:-1], str))
     table = table.sort_values("table", kind="stable", ignore_index=True).assign(source="folder")

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from exp_tools.data.labels.synonyms import is_known, renamed
+from exp_tools.data.labels.synonyms import is_known, renamed, require_listed
 from exp_tools.data.labels.table import EXTRA
 from exp_tools.data.sources.mapping import COLUMNS, PLAIN, Mapping
 from exp_tools.data.sources.registry import OPTIONS_OF_TABLES, DatasetSpec, by_words, read_options
@@ -79,7 +79,7 @@ def _tables(reading: _Reading, test: Path | None) -> list[Path]:
     if "table" in reading.options:
         return [raw / reading.options["table"]]
     fitting = [path for path in tables_below(raw) if path != test and _fits(header_of(path), mapping)]
-    wanted = [_first(mapping.names_of("image_id")), *(mapping.one_hot or [_first(mapping.names_of("dx"))])]
+    wanted = [mapping.names_of("image_id")[0], *(mapping.one_hot or [mapping.names_of("dx")[0]])]
     columns = f"the columns {' and '.join(wanted)}" if len(wanted) == 2 else f"the columns {', '.join(wanted)}"
     if mapping.header:
         columns = f"{len(mapping.header)} columns without a header"
@@ -91,10 +91,6 @@ def _tables(reading: _Reading, test: Path | None) -> list[Path]:
     if mapping.splits:
         return fitting
     return [only_one(fitting, raw, f"table with {columns}", "; name the right one with data.table")]
-
-
-def _first(names: list[str]) -> str:
-    return names[0]
 
 
 def _fits(header: list[str], mapping: Mapping) -> bool:
@@ -145,7 +141,7 @@ def _require(names: dict[str, list[str]], cells: pd.DataFrame, path: Path, readi
     for column in dict.fromkeys([*needed, *named]):
         if not names[column]:
             wanted = " or ".join(reading.mapping.names_of(column))
-            hint = did_you_mean(_first(reading.mapping.names_of(column)), cells.columns)
+            hint = did_you_mean(reading.mapping.names_of(column)[0], cells.columns)
             raise UserError(
                 f"{path.name} has no column {wanted} for {column}{hint}; it has {', '.join(cells.columns)}. Say which "
                 f"one it is: -S 'data.columns={{{column}: …}}'"
@@ -170,7 +166,8 @@ def _diagnoses(cells: pd.DataFrame, path: Path, reading: _Reading) -> pd.Series:
     chosen = _first_filled(cells[cells.columns[::-1]])
     for name in cells.columns[::-1]:
         chosen = cells[name].where(cells[name].map(known), chosen)
-    _require_known(chosen, path, reading, known)
+    if reading.options.get("classes"):
+        require_listed(chosen, reading.mapping.classes, path.name)
     codes, read_as = renamed(chosen, any_case=reading.mapping.title != PLAIN.title)
     listed = chosen.str.strip().str.casefold()
     left_out = listed.isin([word for word, code in classes.items() if code is None])
@@ -182,25 +179,6 @@ def _diagnoses(cells: pd.DataFrame, path: Path, reading: _Reading) -> pd.Series:
         more = f" and {len(shown) - MOST_SHOWN:,} more" if len(shown) > MOST_SHOWN else ""
         reading.notes.append(f"{path.name}: read as diagnoses: {', '.join(shown[:MOST_SHOWN])}{more}")
     return codes.mask(left_out)
-
-
-def _require_known(words: pd.Series, path: Path, reading: _Reading, known: Any) -> None:
-    """Raise UserError when the user lists classes and the table has words that are neither listed nor known."""
-    listed = reading.options.get("classes")
-    if not listed:
-        return
-    codes = set(listed.values())
-    counts = words[~words.map(known) & ~words.isin(codes)].value_counts()
-    if counts.empty:
-        return
-    shown = ", ".join(
-        f"{word!r} ({count:,}){did_you_mean(word, listed)}" for word, count in counts[:MOST_SHOWN].items()
-    )
-    more = f" and {len(counts) - MOST_SHOWN:,} more" if len(counts) > MOST_SHOWN else ""
-    raise UserError(
-        f"{path.name}: data.classes does not list {shown}{more}. Add them, each with its class, or null to leave these "
-        "rows out"
-    )
 
 
 def _filtered(cells: pd.DataFrame, path: Path, reading: _Reading) -> pd.DataFrame:

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from exp_tools.data.images.decode import EXTENSIONS, files_below, index_images
+from exp_tools.data.images.decode import files_below, index_images
+from exp_tools.data.images.formats import has_image_ending, image_id
 from exp_tools.errors import UserError, require_readable
 
 TABLE_ENDINGS = (".csv", ".tab", ".tsv", ".csv.gz", ".tsv.gz", ".xlsx")
@@ -203,10 +204,8 @@ def with_files(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
     """
     found = index_images(folder)
     files, copies = [], []
-    for image_id in table["image_id"]:
-        name = image_id.strip()
-        stem = name[: -len(Path(name).suffix)] if Path(name).suffix.lower() in EXTENSIONS else name
-        paths = found.get(name) or found.get(stem) or []
+    for name in table["image_id"].str.strip():
+        paths = found.get(name) or found.get(image_id(name)) or []
         files.append(str(paths[0]) if paths else "")
         copies.append(", ".join(path.relative_to(folder).as_posix() for path in paths) if len(paths) > 1 else "")
     text = {"file": files, "copies": copies}
@@ -216,50 +215,42 @@ def with_files(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
 def with_named_files(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
     """`with_files`, and ids that are the names of files: the id is the name without folders and its ending.
 
-    A name with folders means the file at that place. Names that then are one id keep their folders, as `a__b`.
+    A name with folders means the file at that place, as far as both paths go, and no other of its name. Names that then
+    are one id keep their folders, as `a__b`.
     """
     cells = table["image_id"].str.strip().str.replace("\\", "/").str.removeprefix("./")
-    named = cells.str.contains("/") | cells.str.lower().str.endswith(EXTENSIONS)
+    named = cells.str.contains("/") | cells.map(has_image_ending)
     named &= ~cells.str.contains(r"(?:^|/)\.\.?(?:/|$)|^/|:")
     if not named.any():
         return with_files(table, folder)
     places: dict[str, list[Path]] = {}
-    for paths in index_images(folder).values():
-        for path in paths:
-            places.setdefault(path.name.casefold(), []).append(path)
-            places.setdefault(path.stem.casefold(), []).append(path)
+    for name, paths in index_images(folder).items():
+        places.setdefault(name.casefold(), []).extend(paths)
     found = {cell: _at_place(cell, places, folder) for cell in cells[named].unique()}
-    stems = {cell: _without_ending(cell.rsplit("/", 1)[-1]) for cell in found}
+    stems = {cell: image_id(cell.rsplit("/", 1)[-1]) for cell in found}
     often = pd.Series(list(stems.values())).value_counts()
-    ids = {cell: stem if often[stem] == 1 else _without_ending(cell).replace("/", "__") for cell, stem in stems.items()}
+    ids = {cell: stem if often[stem] == 1 else image_id(cell).replace("/", "__") for cell, stem in stems.items()}
     done = with_files(table.assign(image_id=table["image_id"].where(~named, cells.map(ids))), folder)
-    one = {cell: str(paths[0]) for cell, paths in found.items() if len(paths) == 1}
-    only = named & cells.isin(one)
-    return done.assign(file=done["file"].where(~only, cells.map(one)), copies=done["copies"].where(~only, ""))
+    sure = {cell: str(paths[0]) if paths else "" for cell, paths in found.items() if len(paths) < 2}
+    decided = named & cells.isin(sure)
+    return done.assign(file=done["file"].where(~decided, cells.map(sure)), copies=done["copies"].where(~decided, ""))
 
 
 def ids_of_names(names: pd.Series) -> list[str]:
     """The ids of files by their names or paths: the name without folders and its ending."""
-    return [_without_ending(name.strip().replace("\\", "/").rsplit("/", 1)[-1]) for name in names]
+    return [image_id(name.strip().replace("\\", "/").rsplit("/", 1)[-1]) for name in names]
 
 
 def _at_place(cell: str, places: dict[str, list[Path]], folder: Path) -> list[Path]:
-    wanted = cell.casefold()
-    fitting = places.get(wanted.rsplit("/", 1)[-1], [])
-    endings = (wanted, _without_ending(wanted))
-    parts = [(path, path.relative_to(folder).as_posix().casefold()) for path in dict.fromkeys(fitting)]
-    return [
-        path for path, at in parts if any(_is_at(name, end) for name in (at, _without_ending(at)) for end in endings)
-    ]
-
-
-def _is_at(place: str, end: str) -> bool:
-    return place == end or place.endswith("/" + end)
-
-
-def _without_ending(name: str) -> str:
-    ending = next((ending for ending in EXTENSIONS if name.lower().endswith(ending)), "")
-    return name[: -len(ending)] if ending else name
+    """Files whose path ends like a cell, or the other way round; the ending of the image may differ or be left out."""
+    wanted = "/" + image_id(cell).casefold()
+    found = []
+    for path in places.get(wanted.rsplit("/", 1)[-1], []):
+        place = "/" + image_id(path.relative_to(folder).as_posix()).casefold()
+        if place.endswith(wanted) or wanted.endswith(place):
+            found.append(path)
+    exact = [path for path in found if path.name.casefold() == cell.rsplit("/", 1)[-1].casefold()]
+    return exact or found
 
 
 def joined(*parts: pd.DataFrame) -> pd.DataFrame:
