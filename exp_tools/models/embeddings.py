@@ -12,6 +12,7 @@ from exp_tools.data.images.preprocess import Preprocessing
 from exp_tools.errors import UserError
 from exp_tools.io import ProgressBar
 from exp_tools.models.backbone import Backbone, PooledNet
+from exp_tools.models.normalize import normalise
 from exp_tools.models.pretrained import load_weights
 
 IMAGE_SIZE = 224
@@ -67,7 +68,6 @@ def embed_images(files: Sequence[Path], weights: Path, backbone: str | None = No
         said = str(error).replace("model.weights", "--embed")
         raise UserError(said if backbone else f"{said}. Name the network of {weights} with --backbone") from error
     embedder = Embedder(network).eval()
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (network.pixel_mean, network.pixel_std))
     blank = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
     parts = []
     with torch.inference_mode():
@@ -80,6 +80,6 @@ def embed_images(files: Sequence[Path], weights: Path, backbone: str | None = No
                 except ImageFault:
                     images.append(blank)
                     readable.append(0.0)
-            pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
-            parts.append(embedder((pixels - mean) / std) * torch.tensor(readable)[:, None])
+            pixels = normalise(torch.from_numpy(np.stack(images)), network.pixel_mean, network.pixel_std)
+            parts.append(embedder(pixels) * torch.tensor(readable)[:, None])
     return torch.cat(parts).numpy()
