@@ -287,10 +287,14 @@ def check_pipeline(root: Path) -> list[Check]:
         absent = [out for out in _outs(stage) if not (root / out).exists()]
         if absent:
             remedy = f"dvc repro {name}, or dvc pull for what a remote has"
-            checks.append(Check(f"stage {name}", "warn", f"not here: {', '.join(absent)}", remedy))
+            checks.append(Check(f"stage {name}", "warn", f"not here: {_some(absent)}", remedy))
         else:
-            checks.append(Check(f"stage {name}", "ok", f"{', '.join(_outs(stage))} are here"))
+            checks.append(Check(f"stage {name}", "ok", f"{_some(_outs(stage))} are here"))
     return checks
+
+
+def _some(paths: list[str]) -> str:
+    return ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if paths[3:] else "")
 
 
 def _outs(stage: dict[str, Any]) -> list[str]:
