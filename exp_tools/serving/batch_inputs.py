@@ -10,7 +10,7 @@ from exp_tools.data.images.decode import index_images
 from exp_tools.data.labels.issues import Problem, apply_actions, decide
 from exp_tools.data.labels.table import typed_labels
 from exp_tools.data.labels.validate import check_labels, complete
-from exp_tools.data.sources.tables import TABLE_ENDINGS, read_text_table, require_columns, with_files
+from exp_tools.data.sources.tables import TABLE_ENDINGS, is_table, read_table, require_columns, with_files
 from exp_tools.errors import UserError
 
 POLICY = {
@@ -50,7 +50,7 @@ def batch_inputs(source: Path, images: Path | None = None) -> BatchInputs:
 
     Parameters
     ----------
-    source : a folder with images at any depth, or a delimited text table with a column image_id and, if known,
+    source : a folder with images at any depth, or a table with a column image_id and, if known,
         lesion_id, dx, age, sex and localization
     images : the folder with the images that a table names, at any depth; None: the table's own
 
@@ -60,7 +60,7 @@ def batch_inputs(source: Path, images: Path | None = None) -> BatchInputs:
     """
     if source.is_dir():
         return _of_folder(source)
-    if source.suffix.lower() not in TABLE_ENDINGS:
+    if not is_table(source):
         raise UserError(f"{source} is neither a folder with images nor a table ({', '.join(TABLE_ENDINGS)})")
     return _of_table(source, images or source.parent)
 
@@ -89,7 +89,7 @@ def _mask(path: Path) -> Problem:
 def _of_table(path: Path, images: Path) -> BatchInputs:
     if not images.is_dir():
         raise UserError(f"there is no folder {images} with the images of {path}")
-    text = read_text_table(path)
+    text = read_table(path)
     require_columns(text, ["image_id"], str(path))
     text = text.assign(split="", table=path.name)
     if "lesion_id" not in text:

@@ -266,3 +266,14 @@ def test_the_command_says_what_it_did(folder, tmp_path, capsys):
     assert "Not a medical device" in text
     assert cli.main(["batch", str(folder), "--model", str(tmp_path / "none"), "--out", str(tmp_path / "q.csv")]) == 1
     assert "there is no model file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("ending", [".tsv", ".csv.gz", ".xlsx"])
+def test_a_table_may_be_of_every_kind_that_is_named(folder, ending):
+    table = pd.DataFrame([row.split(",") for row in rows(3)], columns=HEADER.split(","))
+    path = folder / f"table{ending}"
+    if ending == ".xlsx":
+        table.to_excel(path, index=False)
+    else:
+        table.to_csv(path, index=False, sep="\t" if ending == ".tsv" else ",")
+    assert list(batch_inputs(path).labels["image_id"]) == ["image_0", "image_1", "image_2"]

@@ -11,7 +11,7 @@ from exp_tools.data.duplicates.groups import pair_report
 from exp_tools.data.duplicates.pairs import duplicate_pairs, photograph
 from exp_tools.data.duplicates.verdicts import COLUMNS
 from exp_tools.data.images.decode import index_images
-from exp_tools.data.sources.tables import read_text_table, require_columns
+from exp_tools.data.sources.tables import read_table, require_columns
 from exp_tools.errors import UserError
 from exp_tools.io import write_csv
 
@@ -90,7 +90,7 @@ def _labels(image_ids: list[str], table: Path | None) -> pd.DataFrame:
     """The known facts of each image; an image without a lesion id is a lesion of its own."""
     known = pd.DataFrame({"image_id": image_ids})
     if table is not None:
-        given = read_text_table(table)
+        given = read_table(table)
         require_columns(given, ["image_id"], str(table))
         columns = ["image_id", *(name for name in ABOUT if name in given.columns)]
         known = known.merge(given[columns].drop_duplicates("image_id"), on="image_id", how="left")
