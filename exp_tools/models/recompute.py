@@ -23,8 +23,8 @@ def recompute_activations(model: nn.Module) -> None:
     for backbone in (part for part in model.modules() if isinstance(part, Backbone)):
         if type(backbone).features is not Backbone.features:
             raise UserError(
-                f"train.checkpointing: {backbone.name} cannot compute its activations twice (with place inner); set it to "
-                "false or take place last"
+                f"train.checkpointing: {backbone.name} cannot compute its activations twice (with place inner); set it "
+                "to false or take place last"
             )
         try:
             backbone.network.set_grad_checkpointing(True)
