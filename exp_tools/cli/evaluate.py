@@ -75,6 +75,12 @@ def add_commands(commands: Commands) -> None:
     score.add_argument("--melanoma-threshold", type=float, help="flag melanoma from this probability on")
     score.add_argument("--abstain", type=float, help="leave to a human what is less certain than this")
     score.add_argument("--resamples", type=int, default=2000, help="bootstrap resamples (default: 2000)")
+    score.add_argument(
+        "--keep",
+        type=Path,
+        metavar="NAME.csv.gz",
+        help="write the table in a third of its size, for Git, and the params.yaml of its folder as NAME.yaml",
+    )
     score.add_argument("--json", action="store_true", help="print the whole report as JSON, for programs")
 
     card = commands.add(GROUP, "card", _card, "print the model card", "exp-tools card --commit > MODEL_CARD.pub.md")
@@ -178,10 +184,15 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _score(options: argparse.Namespace) -> int:
     from exp_tools.evaluation.metrics.subgroup_scores import ATTRIBUTES
     from exp_tools.evaluation.report.text import summary_text
+    from exp_tools.evaluation.standalone.keep import is_packed, keep_predictions, kept_files, params_beside
     from exp_tools.evaluation.standalone.rescore import rescore
     from exp_tools.io import plain
     from exp_tools.params import PARAMS_FILE, load_params
 
+    if options.keep:
+        table, params = kept_files(options.keep)
+        may_write(table, is_packed, inputs=(options.predictions,))
+        may_write(params, lambda _: is_packed(table), inputs=(params_beside(options.predictions),))
     root = find_project(Path.cwd())
     labels, subgroups = options.labels or root / LABELS, options.subgroups
     if subgroups is None:
@@ -195,6 +206,8 @@ def _score(options: argparse.Namespace) -> int:
         subgroups=subgroups,
         resamples=options.resamples,
     )
+    if options.keep:
+        keep_predictions(options.predictions, options.keep)
     for note in notes:
         print(note, file=sys.stderr)
     print(json.dumps(plain(report), indent=2, sort_keys=True) if options.json else summary_text(report))

@@ -1,5 +1,6 @@
 """The prediction table: everything that scoring needs, without the model."""
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -56,17 +57,21 @@ def prediction_table(
 def read_predictions(path: Path) -> tuple[pd.DataFrame, list[str]]:
     """Read predictions.csv; returns the table and its classes in order.
 
-    Probabilities are computed again from the logits and the calibration that relates the two, so that a table that was
-    written with few digits has no probability of 0 and no ties that rounding made. A table with probabilities alone is
-    taken as it is, its logits are their logarithms, and `attrs["remark"]` says so: a probability of 0 counts as half a
-    unit of the last digit.
+    Columns `temperature` and `bias_<class>`, as `exp-tools score --keep` writes them, stand for the probabilities.
+    Otherwise these are computed again from the logits and the calibration that relates the two, so that a table that
+    was written with few digits has no probability of 0 and no ties that rounding made. A table with probabilities alone
+    is taken as it is, its logits are their logarithms, and `attrs["remark"]` says so: a probability of 0 counts as half
+    a unit of the last digit.
 
     Raises UserError when it is no such table, names an image twice in a split, or holds an unknown diagnosis or
     probabilities that are not softmax(logit / T + b) with one T and b.
     """
     if not path.is_file():
         raise UserError(f"there is no prediction table {path}; make it with `dvc repro` or fetch it with `dvc pull`")
-    table = pd.read_csv(path, dtype=dict.fromkeys(ID_COLUMNS, str), keep_default_na=False)
+    try:
+        table = pd.read_csv(path, dtype=dict.fromkeys(ID_COLUMNS, str), keep_default_na=False)
+    except (OSError, ValueError, EOFError, zlib.error) as error:
+        raise UserError(f"{path} cannot be read as a table: {error}".splitlines()[0]) from error
     missing = [column for column in ID_COLUMNS if column not in table]
     classes = [column.removeprefix("logit_") for column in table if column.startswith("logit_")]
     alone = not classes
@@ -76,6 +81,10 @@ def read_predictions(path: Path) -> tuple[pd.DataFrame, list[str]]:
         raise UserError(
             f"{path} is not a prediction table: it lacks {', '.join(missing) or 'p_<class> and logit_<class> columns'}"
         )
+    beside = ["temperature", *(f"bias_{name}" for name in classes)]
+    small = not alone and beside[0] in table
+    if small:
+        table = table.assign(**{f"p_{name}": 0.0 for name in classes})
     without = [name for name in classes if f"p_{name}" not in table]
     if without:
         raise UserError(f"{path} has logits but no probabilities (p_<class>) of: {', '.join(without)}")
@@ -101,6 +110,8 @@ def read_predictions(path: Path) -> tuple[pd.DataFrame, list[str]]:
         )
     if alone and len(table):
         return _with_logits(table, classes, path), classes
+    if small:
+        return _unpacked(table, classes, beside, path), classes
     if len(table):
         exact = calibration_of(table, classes).probabilities(table[[f"logit_{name}" for name in classes]].to_numpy())
         columns = [f"p_{name}" for name in classes]
@@ -112,6 +123,23 @@ def read_predictions(path: Path) -> tuple[pd.DataFrame, list[str]]:
             )
         table[columns] = exact
     return table, classes
+
+
+def _unpacked(table: pd.DataFrame, classes: Sequence[str], beside: list[str], path: Path) -> pd.DataFrame:
+    """A table of logits, T and b with its probabilities."""
+    known = table.reindex(columns=beside).apply(pd.to_numeric, errors="coerce").drop_duplicates()
+    if len(known) > 1 or not np.isfinite(known).all(axis=None) or (known["temperature"] <= 0).any():
+        raise UserError(
+            f"{path}: the columns {', '.join(beside)} must hold one temperature above 0 and one bias of each class, "
+            "the same in each row: one table holds one model's predictions"
+        )
+    table = table.drop(columns=beside)
+    if len(table):
+        temperature, *bias = known.iloc[0].tolist()
+        calibration = replace(Calibration.none(len(classes)), temperature=temperature, bias=bias)
+        logits = table[[f"logit_{name}" for name in classes]].to_numpy()
+        table[[f"p_{name}" for name in classes]] = calibration.probabilities(logits)
+    return table
 
 
 def _with_logits(table: pd.DataFrame, classes: Sequence[str], path: Path) -> pd.DataFrame:

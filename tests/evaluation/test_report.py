@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from helpers.predictions import scaled
 from helpers.project import Project
 from scipy.special import log_softmax
@@ -14,11 +15,13 @@ from torch import nn
 
 from exp_tools.cli.main import main
 from exp_tools.errors import UserError
+from exp_tools.evaluation.compare.runs import read_run
 from exp_tools.evaluation.metrics.catalogue import HEADLINE
 from exp_tools.evaluation.metrics.classification import headline_metrics
 from exp_tools.evaluation.predict import VIEWS, predict_logits, predict_views
 from exp_tools.evaluation.predictions import as_arrays, calibration_of, decisions, prediction_table, read_predictions
 from exp_tools.evaluation.report.build import score_set, with_metadata
+from exp_tools.evaluation.standalone.keep import packed
 from exp_tools.io import write_csv
 from exp_tools.models.model_file import read_facts
 
@@ -193,6 +196,60 @@ def test_score_chooses_the_threshold_on_the_validation_rows_of_the_table(inside,
     assert "was chosen on the table's validation rows, for a sensitivity of 95%" in err
     assert main(["score", "data/predictions.csv", "--resamples", "100"]) == 0
     assert "at the threshold of" in capsys.readouterr().out
+
+
+def test_a_kept_table_gives_the_same_scores_and_carries_its_parameters(inside, capsys, tmp_path):
+    kept = tmp_path / "results" / "mine.csv.gz"
+    arguments = ["--resamples", "100", "--json"]
+    assert main(["score", "data/predictions.csv", "--keep", str(kept), *arguments]) == 0
+    scores = capsys.readouterr().out
+    first = kept.read_bytes()
+    assert main(["score", str(kept), *arguments]) == 0
+    assert capsys.readouterr().out == scores
+    assert main(["score", "data/predictions.csv", "--keep", str(kept), *arguments]) == 0
+    assert kept.read_bytes() == first
+    assert len(first) < (inside.folder / "data/predictions.csv").stat().st_size / 3
+    params = yaml.safe_load((inside.folder / "params.yaml").read_text())
+    assert yaml.safe_load(kept.with_name("mine.yaml").read_text()) == params
+    run = read_run(str(kept), inside.folder, "data/predictions.csv", "test")
+    assert run.params["split.scheme"] == params["split"]["scheme"]
+    kept.with_name("mine.yaml").unlink()
+    assert read_run(str(kept), inside.folder, "data/predictions.csv", "test").params == {}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda table: table.drop(columns="bias_mel"), "bias_mel"),
+        (lambda table: table.assign(temperature=[2.0, *table["temperature"][1:]]), "the same in each row"),
+        (lambda table: table.assign(temperature=-1.0), "one temperature above 0"),
+        (lambda table: table.assign(logit_mel="x"), "a probability or logit is NaN or no number"),
+    ],
+)
+def test_a_spoilt_kept_table_is_refused(inside, capsys, tmp_path, spoil, said):
+    table = packed(*read_predictions(inside.folder / "data/predictions.csv"))
+    spoil(table).to_csv(tmp_path / "p.csv.gz", index=False)
+    assert main(["score", str(tmp_path / "p.csv.gz"), "--resamples", "100"]) == 1
+    assert said in capsys.readouterr().err
+
+
+def test_a_damaged_kept_table_is_one_line_and_nothing_of_the_users_is_replaced(inside, capsys, tmp_path):
+    kept = tmp_path / "p.csv.gz"
+    packed(*read_predictions(inside.folder / "data/predictions.csv")).to_csv(kept, index=False)
+    kept.write_bytes(kept.read_bytes()[:-3000])
+    assert main(["score", str(kept), "--resamples", "100"]) == 1
+    assert "p.csv.gz cannot be read as a table: " in capsys.readouterr().err
+    mine = tmp_path / "mine.csv.gz"
+    mine.write_bytes(b"mine")
+    for name, said in (("mine.csv.gz", "this command did not write it"), ("mine.csv", "must end in .csv.gz")):
+        assert main(["score", "data/predictions.csv", "--keep", str(tmp_path / name), "--resamples", "100"]) == 1
+        assert said in capsys.readouterr().err
+    (tmp_path / "new.yaml").write_text("mine")
+    assert main(["score", "data/predictions.csv", "--keep", str(tmp_path / "new.csv.gz"), "--resamples", "100"]) == 1
+    assert "this command did not write it" in capsys.readouterr().err
+    assert mine.read_bytes() == b"mine"
+    assert (tmp_path / "new.yaml").read_text() == "mine"
+    assert not (tmp_path / "new.csv.gz").exists()
 
 
 def test_score_without_labels_says_so(inside, capsys, tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ import yaml
 from exp_tools.errors import UserError
 from exp_tools.evaluation.calibrate import USUAL_SENSITIVITY, choose_threshold, threshold_at_specificity
 from exp_tools.evaluation.predictions import read_predictions
+from exp_tools.evaluation.standalone.keep import KEPT, params_beside
 from exp_tools.io import scratch_folder
 from exp_tools.params import PARAMS_FILE, parse_params
 from exp_tools.revisions import WORKSPACE, read_at_revision
@@ -106,11 +107,11 @@ def read_run(word: str, root: Path, predictions: str, split: str) -> Run:
     """
     if Path(word).is_file():
         table, classes = read_predictions(Path(word))
-        params = _params_beside(Path(word))
+        params = _params_of(Path(word))
     elif word == WORKSPACE.name:
         table, classes = read_predictions(root / predictions)
-        params = _params_beside(root / predictions)
-    elif word.endswith(".csv"):
+        params = _params_of(root / predictions)
+    elif word.endswith((".csv", KEPT)):
         raise UserError(f"there is no file {word}")
     else:
         table, classes = _predictions_of(word, root, predictions)
@@ -158,12 +159,9 @@ def _predictions_of(word: str, root: Path, path: str) -> tuple[pd.DataFrame, lis
             raise UserError(str(error).replace(str(copy), f"{path} of {word}")) from error
 
 
-def _params_beside(predictions: Path) -> dict[str, Any]:
-    """The parameters in the table's folder or the one above, which is where the project has them."""
-    for folder in (predictions.resolve().parent, predictions.resolve().parent.parent):
-        if (folder / PARAMS_FILE).is_file():
-            return _flat_params((folder / PARAMS_FILE).read_text(encoding="utf-8"))
-    return {}
+def _params_of(predictions: Path) -> dict[str, Any]:
+    path = params_beside(predictions)
+    return _flat_params(path.read_text(encoding="utf-8")) if path else {}
 
 
 def _flat_params(text: str | None) -> dict[str, Any]:
