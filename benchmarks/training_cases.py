@@ -1,5 +1,6 @@
 """Training and evaluation against the bare arithmetic, and an epoch against a plain user's."""
 
+import shutil
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -23,7 +24,9 @@ from exp_tools.devices import loader_workers, prepare_machine, resolve_precision
 from exp_tools.evaluation.predict import predict_logits
 from exp_tools.models.normalize import normalise
 from exp_tools.models.registry import build_model, depthwise_share
+from exp_tools.param_types import EncoderParams
 from exp_tools.params import TrainParams, load_params
+from exp_tools.probing.encoders import compute_features, make_encoder
 from exp_tools.system import cores
 from exp_tools.training.distributed import wrap
 from exp_tools.training.interrupts import StopRequest
@@ -269,11 +272,9 @@ def epoch_case(files: list[Path], bench: Bench, knobs: dict, repeats: int) -> Ca
     )
 
 
-def evaluate_case(bench: Bench, name: str, knobs: dict, repeats: int) -> Case:
-    """Logits of packed images as `evaluate` computes them, against bare forward passes at the batch that is fastest."""
-    model = network_of(bench, name, knobs).to(bench.device, memory_format=torch.channels_last).eval()
-    everything, rows = inputs(bench, model, slice(None)), np.arange(bench.count)
-    params = load_params().evaluate
+def fastest_forward(bench: Bench, model: nn.Module) -> tuple[Callable[[], None], str]:
+    """Bare forward passes over all images, in memory, at the batch size that is fastest, and that limit in words."""
+    everything = inputs(bench, model, slice(None))
 
     def bare(batch: int) -> Callable[[], None]:
         def work() -> None:
@@ -289,14 +290,29 @@ def evaluate_case(bench: Bench, name: str, knobs: dict, repeats: int) -> Case:
         bare(batch)()
         times[batch] = statistics.median(seconds(bare(batch)) for _ in range(2))
     best = min(times, key=times.__getitem__)
-    run = {"batch_size": params.batch_size, "device": bench.device, "metadata": bench.data().metadata}
-    return compare(
-        "evaluate",
-        "images/s",
-        bench.count,
-        lambda: predict_logits(model, bench.images, rows, **run),
-        bare(best),
-        against=f"bare forward, fp32, {bench.size} px, batch {best} (the fastest of {', '.join(map(str, BEST_OF))})",
-        target=0.9,
-        repeats=repeats,
-    )
+    sizes = ", ".join(map(str, BEST_OF))
+    return bare(best), f"bare forward, fp32, {bench.size} px, batch {best} (the fastest of {sizes})"
+
+
+def evaluate_case(bench: Bench, name: str, knobs: dict, repeats: int) -> Case:
+    """Logits of packed images as `evaluate` computes them, against bare forward passes at the batch that is fastest."""
+    model = network_of(bench, name, knobs).to(bench.device, memory_format=torch.channels_last).eval()
+    bare, against = fastest_forward(bench, model)
+    run = {"batch_size": load_params().evaluate.batch_size, "device": bench.device, "metadata": bench.data().metadata}
+    rows = np.arange(bench.count)
+    work = partial(predict_logits, model, bench.images, rows, **run)
+    return compare("evaluate", "images/s", bench.count, work, bare, against=against, target=0.9, repeats=repeats)
+
+
+def features_case(bench: Bench, backbone: str, repeats: int) -> Case:
+    """The stage `features` from packed images to its file, against bare forward passes of the same encoder."""
+    encoder = EncoderParams(backbone=backbone, weights="none")
+    model = make_encoder(encoder).to(bench.device, memory_format=torch.channels_last)
+    bare, against = fastest_forward(bench, model)
+    folder = bench.images.with_name("features")
+
+    def ours() -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        compute_features([encoder], bench.images, folder, device=bench.device)
+
+    return compare("features", "images/s", bench.count, ours, bare, against=against, target=0.95, repeats=repeats)

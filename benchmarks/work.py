@@ -73,6 +73,10 @@ def cpu_work(request: Request) -> dict[str, Work]:
         bench = request.bench(224, 64 if quick else 128, 16)
         return training_cases.evaluate_case(bench, "timm", RESNET18, repeats)
 
+    def features() -> Case:
+        bench = request.bench(224, 128 if quick else 512, 16)
+        return training_cases.features_case(bench, "tf_efficientnet_lite0", repeats)
+
     def predict_batch() -> Case:
         folder = request.folder(request.some(200, 600))
         return serving_cases.predict_batch_case(folder, scratch, params.prepare.image_size, repeats)
@@ -88,6 +92,7 @@ def cpu_work(request: Request) -> dict[str, Work]:
         **{f"train_{name}": train(name, knobs) for name, knobs in ON_CPU.items()},
         "epoch_soft_attention": epoch,
         "evaluate": evaluate,
+        "features": features,
         "processes_2": lambda: processes_case(scratch, 128, repeats),
         "bootstrap": lambda: scoring_cases.bootstrap_case(repeats),
         "split": lambda: data_cases.split_case(repeats),

@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 Column = Literal["image_id", "lesion_id", "dx", "dx_type", "age", "sex", "localization", "source", "split", "group"]
 """The columns of a table of images that mean something here."""
@@ -86,6 +86,44 @@ Query = Annotated[str, BeforeValidator(_as_text), Field(min_length=1)]
 Licences = Annotated[list[str], Field(min_length=1)]
 
 
+class ExternalParams(Section):
+    """A set that is only ever tested on; what it does not say is null."""
+
+    source: Source
+    dir: str | None = None
+    table: str | None = None
+    columns: Columns | None = None
+    classes: Classes | None = None
+    filter: Filter | None = None
+    licences: Licences | None = None
+
+
+class EncoderParams(Section):
+    """A network of timm's whose weights stay as they are."""
+
+    backbone: str
+    weights: str
+    options: dict[str, Any] | None = None
+
+
+class ProbeParams(Section):
+    encoders: Annotated[list[EncoderParams], Field(min_length=1)]
+    metadata: bool
+    head: Literal["linear", "knn", "mlp"]
+    hidden: Annotated[int, Field(ge=1, le=65_536)]
+
+    @field_validator("encoders")
+    @classmethod
+    def _each_once(cls, encoders: list[EncoderParams]) -> list[EncoderParams]:
+        for place, encoder in enumerate(encoders):
+            if encoder in encoders[:place]:
+                raise ValueError(
+                    f"{encoder.backbone} with the weights {encoder.weights} is named twice, which adds nothing; name "
+                    "each encoder once"
+                )
+        return encoders
+
+
 class SoftAttentionParams(Section):
     backbone: str
     drop_path: Probability
@@ -125,13 +163,14 @@ class MultimodalParams(Section):
 
 
 class ModelParams(Section):
-    name: Literal["soft_attention", "emas", "efficientnet_v2", "multimodal", "timm"]
+    name: Literal["soft_attention", "emas", "efficientnet_v2", "multimodal", "timm", "probe"]
     weights: str
     soft_attention: SoftAttentionParams
     emas: EmasParams
     efficientnet_v2: EfficientNetV2Params
     multimodal: MultimodalParams
     timm: TimmParams
+    probe: ProbeParams
 
     @property
     def architecture(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The typed view of params.yaml, and its only reader.
 
-Every value comes from the file: no field here has a default (but what an external set may leave out), so this module
-checks values and never makes one.
+Every value comes from the file: no field here has a default (but what an external set or an encoder may leave out), so
+this module checks values and never makes one.
 """
 
 from pathlib import Path
@@ -17,6 +17,7 @@ from exp_tools.param_types import (
     Auto,
     Classes,
     Columns,
+    ExternalParams,
     Filter,
     Licences,
     ModelParams,
@@ -32,18 +33,6 @@ from exp_tools.param_types import (
 )
 
 PARAMS_FILE = Path("params.yaml")
-
-
-class ExternalParams(Section):
-    """A set that is only ever tested on; what it does not say is null."""
-
-    source: Source
-    dir: str | None = None
-    table: str | None = None
-    columns: Columns | None = None
-    classes: Classes | None = None
-    filter: Filter | None = None
-    licences: Licences | None = None
 
 
 class DataParams(Section):
@@ -144,6 +133,7 @@ class AugmentParams(Section):
 
 class TrainParams(Section):
     seed: Seed
+    fraction: Annotated[Number, Field(gt=0, le=1)]
     epochs: Annotated[int, Field(ge=1)]
     batch_size: Annotated[int, Field(ge=1)] | Auto
     accumulate: Annotated[int, Field(ge=1)]

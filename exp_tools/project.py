@@ -17,6 +17,7 @@ EXTERNAL_RAW = Path("data/external_raw")
 EXTERNAL_LABELS = Path("data/external/labels.csv")
 EXTERNAL_IMAGES = Path("data/external/images.npy")
 EXTERNAL_PROBLEMS = Path("data/external/problems.csv")
+FEATURES = Path("data/features")
 SPLITS = Path("data/splits.csv")
 NETWORK = Path("models/network.safetensors")
 VALIDATION = Path("data/validation.csv")
@@ -38,7 +39,7 @@ FIGURES = Path("plots/figures")
 EXPLAIN_FIGURES = Path("plots/explain")
 DATA_FIGURES = Path("plots/data")
 
-OUTPUT_FOLDERS = (RAW, EXTERNAL_RAW, TRAIN_METRICS, CURVES, FIGURES, EXPLAIN_FIGURES, DATA_FIGURES)
+OUTPUT_FOLDERS = (RAW, EXTERNAL_RAW, FEATURES, TRAIN_METRICS, CURVES, FIGURES, EXPLAIN_FIGURES, DATA_FIGURES)
 """Folders with nothing but outputs, all of which DVC or a stage removes before it makes them again."""
 OUTPUT_FILES = (
     *(LABELS, IMAGES, MASKS, PREPROCESSING, PROBLEMS, DUPLICATES, EXTERNAL_LABELS, EXTERNAL_IMAGES, EXTERNAL_PROBLEMS),

@@ -109,6 +109,8 @@ def _word(value: Any, key: str) -> str:
         return repr(value)
     if isinstance(value, list):
         return f"[{','.join(_word(item, key) for item in value)}]"
+    if isinstance(value, BaseModel):  # an entry of a list
+        value = value.model_dump(exclude_none=True)
     if isinstance(value, dict):
         return f"{{{','.join(f'{_word(name, key)}:{_word(item, key)}' for name, item in value.items())}}}"
     if not re.fullmatch(r"(?!(null|true|false|nan|inf)$)[A-Za-z_./][A-Za-z0-9_./-]*", value, re.IGNORECASE):

@@ -1,7 +1,7 @@
 """Predict validation, test and external sets with the trained model, and score test and external sets.
 
 Reads   models/model.safetensors, data/prepared/{labels.csv, images.npy}, data/splits.csv, metrics/data.json,
-        data/external/{labels.csv, images.npy}
+        data/features/ (a probe), data/external/{labels.csv, images.npy}
 Writes  data/predictions.csv, metrics/{evaluate, report}.json, MODEL_CARD.md, plots/{curves, figures}/
 """
 
@@ -39,6 +39,7 @@ from exp_tools.io import atomic_write, file_digest, write_csv, write_json
 from exp_tools.models.model_file import ModelFacts
 from exp_tools.models.registry import load_model
 from exp_tools.params import EvaluateParams, load_params
+from exp_tools.probing.cache import read_features
 from exp_tools.project import (
     CARD,
     CURVES,
@@ -46,6 +47,7 @@ from exp_tools.project import (
     EVALUATE_METRICS,
     EXTERNAL_IMAGES,
     EXTERNAL_LABELS,
+    FEATURES,
     FIGURES,
     IMAGES,
     LABELS,
@@ -172,13 +174,31 @@ def predict(images: TestSet, facts: ModelFacts, run: dict[str, Any]) -> tuple[pd
     """The prediction table of a set, and that of the images as they are (equal without test-time augmentation)."""
     vocabulary = None if facts.vocabulary is None else Vocabulary.from_dict(facts.vocabulary)
     metadata = None if vocabulary is None else encode(images.labels, vocabulary)
-    views = predict_views(images=images.images, index=images.rows, metadata=metadata, **run)
+    views = logits_of_features(images, metadata, run)
+    if views is None:
+        views = predict_views(images=images.images, index=images.rows, metadata=metadata, **run)
     labels = images.labels.iloc[images.rows]
     tables = (
         prediction_table(labels, images.split, logits, facts.classes, Calibration.from_dict(facts.calibration))
         for logits in (views.mean(axis=0, dtype=np.float64), views[0])
     )
     return next(tables), next(tables)
+
+
+def logits_of_features(images: TestSet, metadata: np.ndarray | None, run: dict[str, Any]) -> np.ndarray | None:
+    """Logits [1, N, C] of a probe from features that are computed already, which are those of its encoders in fp32.
+
+    None where the network must run: for another architecture, other images, several views or another precision.
+    """
+    model = run["model"]
+    if not hasattr(model, "classify") or (images.images, run["tta"], run["precision"]) != (IMAGES, "none", "fp32"):
+        return None
+    features = read_features(FEATURES, model.backbone.values(), file_digest(IMAGES), images.rows)
+    if features is None:
+        return None
+    with torch.inference_mode():
+        given = [torch.from_numpy(features)] + ([] if metadata is None else [torch.from_numpy(metadata[images.rows])])
+        return model.classify(*(tensor.to(run["device"]) for tensor in given)).float().cpu().numpy()[None]
 
 
 def score(table: pd.DataFrame, labels: pd.DataFrame, facts: ModelFacts, params: EvaluateParams) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Train the architecture `model.name` and keep the weights that are best on validation.
 
-Reads   data/prepared/{labels.csv, images.npy, preprocessing.json}, data/splits.csv
+Reads   data/prepared/{labels.csv, images.npy, preprocessing.json}, data/splits.csv, data/features/ (a probe)
 Writes  models/network.safetensors, data/validation.csv (its logits of the validation split), metrics/train/
 
 By hand            python -m stages.train
@@ -21,17 +21,31 @@ from typing import Any
 import numpy as np
 import torch
 
+from exp_tools.data.inputs.fraction import part_of_lesions
 from exp_tools.data.inputs.metadata import Vocabulary, encode, fit_vocabulary
 from exp_tools.data.labels.table import read_labels, read_splits
 from exp_tools.devices import loader_workers, prepare_machine, resolve_precision
-from exp_tools.errors import run_main
+from exp_tools.errors import UserError, run_main
 from exp_tools.io import file_digest, write_csv
 from exp_tools.models.model_file import ModelFacts, save_model
 from exp_tools.models.pretrained import check_start, load_weights, resolved, summarise_names, weights_source
 from exp_tools.models.registry import build_model, depthwise_share, metadata_knobs
 from exp_tools.models.weight_files import weights_path
-from exp_tools.params import Params, load_params
-from exp_tools.project import IMAGES, LABELS, NETWORK, PREPROCESSING, RUNS, SPLITS, TRAIN_METRICS, VALIDATION
+from exp_tools.params import Params, TrainParams, load_params
+from exp_tools.probing.cache import read_features
+from exp_tools.probing.encoders import make_encoder
+from exp_tools.probing.fit import check_settings, fit_probe
+from exp_tools.project import (
+    FEATURES,
+    IMAGES,
+    LABELS,
+    NETWORK,
+    PREPROCESSING,
+    RUNS,
+    SPLITS,
+    TRAIN_METRICS,
+    VALIDATION,
+)
 from exp_tools.taxonomy import task_classes, task_label
 from exp_tools.training.checkpoints import RunStore, fingerprint
 from exp_tools.training.distributed import start_processes, world_of
@@ -46,13 +60,17 @@ LIBRARIES = ("torch", "timm", "accelerate", "numpy", "opencv-python-headless", "
 
 def main() -> None:
     params = load_params()
+    if params.model.name == "probe":
+        train_probe(params)
+        return
     start_processes(params.machine.processes, "stages.train")
     device = prepare_machine(params.machine)
     rank, world = world_of()
     preprocessing = json.loads(PREPROCESSING.read_text())
     weights = weights_source(params.model.weights, params.model.architecture)
-    check_start(params.model.name, params.model.architecture, weights, preprocessing["image_size"])
-    data, vocabulary = training_data(params.task)
+    make = partial(build_model, params.model.name, params.model.architecture, 2)
+    check_start(make, weights, preprocessing["image_size"])
+    data, vocabulary = training_data(params.task, params.train)
     knobs = resolved(params.model.architecture) | metadata_knobs(params.model.name, vocabulary)
     depthwise = partial(depthwise_share, params.model.name, knobs, preprocessing["image_size"])
     setup = Setup(
@@ -104,13 +122,63 @@ def main() -> None:
             )
 
 
-def training_data(task: str) -> tuple[TrainingData, Vocabulary]:
-    """The packed images with the task's classes, test rows left out, and the vocabulary of the train rows' metadata."""
+def train_probe(params: Params) -> None:
+    """Fit the head of a probe on the features that the stage `features` left: seconds, in one process."""
+    setup = Setup(prepare_machine(params.machine))
+    if world_of()[1] > 1:
+        raise UserError("a probe trains in one process, in seconds: run `python -m stages.train` without torchrun")
+    if params.model.weights != "none":
+        raise UserError(
+            f"model.weights is {params.model.weights}, which a probe does not read: set it to none, and the weights of "
+            "each encoder in model.probe.encoders"
+        )
+    check_settings(params.train, params.model.probe.head)
+    preprocessing = json.loads(PREPROCESSING.read_text())
+    data, vocabulary = training_data(params.task, params.train)
+    inputs = inputs_of(params, setup, 1)
+    encoders = [make_encoder(encoder).backbone for encoder in params.model.probe.encoders]
+    features = read_features(FEATURES, encoders, inputs["md5_images"], np.concatenate([data.train, data.val]))
+    if features is None:
+        raise UserError(
+            f"{FEATURES} does not hold the features of these images by these encoders: `dvc repro features`"
+        )
+    knobs = resolved(params.model.architecture) | metadata_knobs("probe", vocabulary)
+    if params.model.probe.head == "knn":
+        knobs["references"] = len(data.train)
+    torch.manual_seed(params.train.seed)
+    model = build_model("probe", knobs | {"encoders": encoders}, len(data.classes))
+    with track(TRAIN_METRICS) as live:
+        on_step = partial(log_epoch, live)
+        fitted, decided = fit_probe(model, features, data, params.train, on_step=on_step)
+    if params.model.probe.head == "knn":
+        knobs["neighbours"] = model.head.neighbours
+    facts = describe(params, preprocessing, knobs, model, data, vocabulary, fitted, inputs)
+    facts.training["decided"] = decided
+    write_validation(data, fitted)
+    save_model(NETWORK, model, facts)
+    score = fitted.best_scores[params.train.select_on]
+    chosen = "".join(f", {name} {value:g}" for name, value in decided.items())
+    print(
+        f"{NETWORK}: {params.model.probe.head} head on {features.shape[1]:,} features of {len(data.train):,} images; "
+        f"best of {fitted.epochs_run} settings is {fitted.best_epoch}{chosen}, {params.train.select_on} {score:.3f}"
+    )
+
+
+def training_data(task: str, params: TrainParams) -> tuple[TrainingData, Vocabulary]:
+    """The packed images with the task's classes, test rows left out, and the vocabulary of the train rows' metadata.
+
+    Of the train rows those of `train.fraction`.
+    """
     labels = read_labels(LABELS)
     split = read_splits(SPLITS)["split"]
     classes = task_classes(task, labels["dx"])
     numbers = labels["dx"].map(lambda code: classes.index(task_label(task, code))).to_numpy()
     train, val = np.flatnonzero(split == "train"), np.flatnonzero(split == "val")
+    if params.fraction < 1:
+        used = part_of_lesions(labels["group_id"].iloc[train], numbers[train], params.fraction, params.seed)
+        if world_of()[0] == 0:
+            print(f"train.fraction {params.fraction:g}: {used.sum():,} of {len(train):,} training images")
+        train = train[used]
     vocabulary = fit_vocabulary(labels.iloc[train])
     metadata = encode(labels, vocabulary)
     return TrainingData(IMAGES, numbers, train, val, classes, labels["image_id"], metadata), vocabulary
@@ -131,13 +199,16 @@ def make_model(name: str, knobs: dict[str, Any], num_classes: int, weights: str)
 def inputs_of(params: Params, setup: Setup, world: int) -> dict[str, Any]:
     """Everything that the result depends on besides the code, for the model file and for resuming."""
     weights = weights_path(params.model.weights)
+    parameters = params.train.model_dump()
+    if params.train.fraction == 1:  # a run on all images is the one that it was before there was a choice
+        del parameters["fraction"]
     return {
         "task": params.task,
         "model": params.model.name,
         "knobs": params.model.architecture,
         "weights": params.model.weights,
         "md5_weights": file_digest(weights) if weights else None,
-        "parameters": params.train.model_dump(),
+        "parameters": parameters,
         "precision": setup.precision,
         "device": setup.device.type,
         "threads": torch.get_num_threads(),

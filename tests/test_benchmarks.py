@@ -35,6 +35,7 @@ MANDATORY = {
     "train_timm",
     "epoch_soft_attention",
     "evaluate",
+    "features",
     "bootstrap",
     "split",
     "duplicates",

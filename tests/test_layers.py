@@ -29,7 +29,7 @@ LAYERS = (
     {"exp_tools.data", "exp_tools.devices", "exp_tools.revisions"},
     {"exp_tools.models"},
     {"exp_tools.evaluation"},
-    {"exp_tools.explain", "exp_tools.training"},
+    {"exp_tools.explain", "exp_tools.probing", "exp_tools.training"},
     {"exp_tools.data_check"},
     {"exp_tools.doctor", "exp_tools.recipes", "exp_tools.serving"},
     {"exp_tools.app"},
@@ -188,7 +188,7 @@ def test_packages_have_empty_init_files():
 
 
 TORCH_FREE = ("exp_tools.data", "exp_tools.cli", "exp_tools.doctor", "exp_tools.params", "exp_tools.taxonomy")
-TORCH_FREE_STAGES = ("stages.download", "stages.prepare", "stages.split")
+TORCH_FREE_STAGES = ("stages.download", "stages.features", "stages.prepare", "stages.split")
 
 
 def test_what_needs_no_model_never_loads_torch():

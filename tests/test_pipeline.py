@@ -18,7 +18,7 @@ RESULTS = (
 )
 
 
-STAGES = ("download", "prepare", "external", "split", "train", "calibrate", "evaluate", "explain")
+STAGES = ("download", "prepare", "external", "features", "split", "train", "calibrate", "evaluate", "explain")
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_two_clean_clones_give_the_same_bytes_with_other_workers(project, tmp_pa
     content["machine"] |= {"workers": 2, "decoders": 2}
     (twin.folder / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     ran = twin.run("dvc", "repro").stdout
-    assert ran.count("Running stage") == 8
+    assert ran.count("Running stage") == len(STAGES)
     ours, theirs = project.bytes_of(*RESULTS), twin.bytes_of(*RESULTS)
     assert ours.keys() == theirs.keys()
     assert [name for name in ours if ours[name] != theirs[name]] == []
@@ -126,7 +126,8 @@ def test_a_change_runs_only_what_it_must(project, edit, changes):
     [
         ({"split__seed": 5}, ["split"]),
         ({"task": "melanoma"}, ["split", "train", "evaluate"]),
-        ({"model__name": "timm"}, ["train", "evaluate", "explain"]),
+        ({"model__name": "timm"}, ["features", "train", "evaluate", "explain"]),
+        ({"model__probe__head": "knn"}, []),
         ({"calibration__abstain_share": 0.2}, ["calibrate"]),
         ({"evaluate__tta": "flips"}, ["evaluate"]),
         ({"prepare__image_size": 48}, ["prepare", "external"]),
@@ -144,6 +145,8 @@ def test_a_key_is_read_by_these_stages_and_no_other(project, edit, keys, stages)
     ("file", "stages"),
     [
         ("models/architectures/timm.py", []),  # not in use
+        ("probing/fit.py", ["train"]),
+        ("probing/encoders.py", ["features", "train"]),
         ("data/sources/isic.py", ["download", "prepare", "external"]),  # `data.source` may name any of them
         ("data/sources/synthetic.py", ["download", "prepare", "external"]),
         ("evaluation/calibrate.py", ["calibrate"]),
@@ -266,3 +269,20 @@ def test_a_local_copy_is_linked_and_never_touched(tmp_path, target):
     assert {path: (path.read_bytes(), path.stat().st_mode) for path in before} == before
     read = "data/prepared/labels.csv" if target else "data/predictions.csv"
     assert set(pd.read_csv(project.folder / read)["source"]) == {"ham10000"}
+
+
+def test_an_encoder_more_is_the_only_one_that_is_computed(project):
+    content = yaml.safe_load((project.folder / "params.yaml").read_text(encoding="utf-8"))
+    words = "model.probe.encoders=[{backbone:test_resnet,weights:none}%s]"
+
+    def run(*changes: str) -> str:
+        return project.run("dvc", "exp", "run", "-S", "model.name=probe", *changes, "train").stdout
+
+    first = run("-S", words % "")
+    assert "Running stage 'features'" in first
+    assert "test_resnet" in first
+    more = run("-S", words % ",{backbone:test_vit,weights:none}")
+    assert next(line.rsplit(", ", 1)[1] for line in more.splitlines() if "data/features/" in line) == "kept"
+    assert "Running stage 'features'" not in run("-S", "model.probe.head=knn")
+    assert content["model"]["name"] != "probe"
+    back_to_the_commit(project)

@@ -13,6 +13,7 @@ from helpers.project import ROOT
 from pydantic import BaseModel
 
 from exp_tools import params
+from exp_tools.param_types import EncoderParams
 
 TEMPLATE = re.compile(r"\$\{([\w.]+)\}")
 NO_DEPENDENCY = {
@@ -196,9 +197,10 @@ def test_every_parameter_comes_from_the_file():
     optional = [
         f"{kind.__name__}.{name}" for kind in sections for name, f in kind.model_fields.items() if not f.is_required()
     ]
-    # An external set may leave these out: they are null then.
+    # An external set may leave these out, and an encoder its options: they are null then.
     left_out = ("dir", "table", "columns", "classes", "filter", "licences")
     assert optional == [f"ExternalParams.{name}" for name in left_out]
+    assert EncoderParams(backbone="resnet18", weights="none").options is None
     assert params.ExternalParams(source="ph2").model_dump(exclude={"source"}) == dict.fromkeys(left_out)
 
 

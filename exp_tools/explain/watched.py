@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from exp_tools.errors import UserError
 
@@ -24,18 +25,43 @@ def map_and_gradient(model: nn.Module, inputs: tuple[Tensor, ...], score: Score)
     Parameters
     ----------
     model : in evaluation mode. Its forward goes through its own `feature_map`, or it has `pools_as_timm` set and goes
-        through `backbone.pooled`
+        through `backbone.pooled`, of several in a ModuleDict through that of each
     score : gives a scalar for logits [B, C]
     """
     if not getattr(model, "pools_as_timm", False):
         return _own_map(model, inputs, score)
-    backbone = model.backbone
-    found, gradient = _at(model, inputs, score, backbone.explained_at)
+    several = isinstance(model.backbone, nn.ModuleDict)
+    return _joined([_of_backbone(model, inputs, score, name) for name in (model.backbone if several else [None])])
+
+
+def _of_backbone(model: nn.Module, inputs: tuple[Tensor, ...], score: Score, name: str | None) -> tuple[Tensor, Tensor]:
+    """Map and gradient of the backbone, or of the one of that name where there are several."""
+    backbone = _backbone(model, name)
+    found, gradient = _at(model, inputs, score, backbone.explained_at, name)
     if backbone.explained_at is None and not gradient.any():
-        backbone.explained_at = _last_place(model, tuple(tensor[:1] for tensor in inputs), score, found)
+        backbone.explained_at = _last_place(model, tuple(tensor[:1] for tensor in inputs), score, found, name)
         if backbone.explained_at is not None:
-            return _at(model, inputs, score, backbone.explained_at)
+            return _at(model, inputs, score, backbone.explained_at, name)
     return found, gradient
+
+
+def _backbone(model: nn.Module, name: str | None) -> nn.Module:
+    return model.backbone if name is None else model.backbone[name]
+
+
+def _joined(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Maps and gradients of several backbones on the finest of their grids, channels side by side.
+
+    A coarse position becomes several fine ones, each with its share of the gradient, so that what a map says for a
+    class adds up to the same on any grid.
+    """
+    finest = max((found.shape[2:] for found, _ in parts), key=lambda shape: shape[0])
+    maps, gradients = [], []
+    for found, gradient in parts:
+        share = found.shape[2:].numel() / finest.numel()
+        maps.append(functional.interpolate(found, tuple(finest)))
+        gradients.append(functional.interpolate(gradient, tuple(finest)) * share)
+    return torch.cat(maps, dim=1), torch.cat(gradients, dim=1)
 
 
 def _own_map(model: nn.Module, inputs: tuple[Tensor, ...], score: Score) -> tuple[Tensor, Tensor]:
@@ -53,10 +79,12 @@ def _own_map(model: nn.Module, inputs: tuple[Tensor, ...], score: Score) -> tupl
     return kept[0].detach(), gradient
 
 
-def _at(model: nn.Module, inputs: tuple[Tensor, ...], score: Score, place: str | None) -> tuple[Tensor, Tensor]:
-    """Map and gradient at a layer of the backbone's network, or at the end of its features."""
-    observed = _shadow(model)
-    network = observed.backbone.network
+def _at(
+    model: nn.Module, inputs: tuple[Tensor, ...], score: Score, place: str | None, name: str | None
+) -> tuple[Tensor, Tensor]:
+    """Map and gradient at a layer of a backbone's network, or at the end of its features."""
+    observed, backbone = _shadow(model), _backbone(model, name)
+    network = _backbone(observed, name).network
     kept: list[Any] = []
 
     def keep(value: Any) -> Any:
@@ -67,10 +95,10 @@ def _at(model: nn.Module, inputs: tuple[Tensor, ...], score: Score, place: str |
     if place is None:
         compute = network.forward_features
         network.forward_features = lambda *args, **options: keep(compute(*args, **options))
-        read = model.backbone.as_map
+        read = backbone.as_map
     else:
         network.get_submodule(place).register_forward_hook(lambda _, __, output: keep(output))
-        read = model.backbone.as_plain_map
+        read = backbone.as_plain_map
     with torch.no_grad():
         scored = score(observed(*inputs))
     leaves = kept[-1]
@@ -87,14 +115,16 @@ def _leaf(value: Any) -> Any:
     return [_leaf(one) for one in value]
 
 
-def _last_place(model: nn.Module, inputs: tuple[Tensor, ...], score: Score, found: Tensor) -> str | None:
+def _last_place(
+    model: nn.Module, inputs: tuple[Tensor, ...], score: Score, found: Tensor, name: str | None
+) -> str | None:
     """The last layer with a map of the shape of `found` whose positions have a part in the score; None: there is none.
 
     Tried on one image, with the gradients of all layers.
     """
     observed = _shadow(model)
     outputs: list[tuple[str, Tensor]] = []
-    for place, layer in observed.backbone.network.named_modules():
+    for place, layer in _backbone(observed, name).network.named_modules():
         layer.register_forward_hook(
             lambda _, __, output, place=place: outputs.append((place, output)) if isinstance(output, Tensor) else None
         )
@@ -105,7 +135,7 @@ def _last_place(model: nn.Module, inputs: tuple[Tensor, ...], score: Score, foun
             continue
         (gradient,) = torch.autograd.grad(scored, output, retain_graph=True, allow_unused=True)
         try:
-            reached = gradient is not None and model.backbone.as_plain_map(gradient)
+            reached = gradient is not None and _backbone(model, name).as_plain_map(gradient)
         except UserError:
             continue
         if isinstance(reached, Tensor) and reached.shape[1:] == found.shape[1:] and reached.any():

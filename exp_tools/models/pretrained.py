@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from exp_tools.errors import UserError
 from exp_tools.models.backbone import Backbone
-from exp_tools.models.registry import build_model
 from exp_tools.models.timm_networks import has_source, resolve
 from exp_tools.models.weight_files import Tensors, from_lukemelas, read_weights, wrappers
 
@@ -203,17 +202,17 @@ def _match(way: _Way, own: Mapping[str, Tensor], backbones: Mapping[str, Backbon
     )
 
 
-def check_start(name: str, knobs: dict[str, Any], weights: str, image_size: int) -> None:
+def check_start(make: Callable[[], nn.Module], weights: str, image_size: int) -> None:
     """Raise UserError for a backbone, a size or a weight file that cannot work, by shapes alone.
 
     Parameters
     ----------
-    name, knobs : as build_model takes them
+    make : builds the network
     weights : `model.weights`, as `weights_source` gives it
     image_size : side of the images in pixels
     """
     with torch.device("meta"), torch.no_grad():
-        model = build_model(name, knobs, 2).eval()
+        model = make().eval()
         try:
             inputs = [torch.empty(1, 3, image_size, image_size), torch.empty(1, 3)]
             model(*inputs[: 2 if model.uses_metadata else 1])
@@ -232,7 +231,13 @@ def weights_source(weights: str, knobs: Mapping[str, Any]) -> str:
 
 
 def resolved(knobs: Mapping[str, Any]) -> dict[str, Any]:
-    """Knobs whose backbone is one of timm's names: what config.json says of a folder or repository is in `options`."""
+    """Knobs whose backbones are timm's names: what config.json says of a folder or repository is in `options`.
+
+    Those of a list `encoders` lose their weights too: they are in the model file.
+    """
+    if "encoders" in knobs:
+        named = [{key: encoder[key] for key in ("backbone", "options")} for encoder in knobs["encoders"]]
+        return {**knobs, "encoders": [resolved(encoder) for encoder in named]}
     backbone = str(knobs.get("backbone", ""))
     if not has_source(backbone):
         return dict(knobs)

@@ -34,6 +34,7 @@ KNOBS = {
         "concat": True,
         "dropout": 0.0,
     },
+    "probe": {"metadata": True, "head": "knn", "references": 40, "neighbours": 5},
 }
 
 
@@ -43,7 +44,8 @@ def write_model(path: Path, name: str = "timm", *, trained: bool = True, source:
     `name` is an architecture of KNOBS; multimodal knows the VOCABULARY. Without `trained` the header names no training.
     """
     torch.manual_seed(5)  # one with which no Grad-CAM map is empty
-    knobs = {"backbone": "test_resnet", **KNOBS[name]}
+    backbone = {"backbone": "test_resnet"}
+    knobs = {**({"encoders": [backbone, {"backbone": "test_vit"}]} if name == "probe" else backbone), **KNOBS[name]}
     facts = ModelFacts(
         architecture=name,
         knobs=knobs,
@@ -55,7 +57,7 @@ def write_model(path: Path, name: str = "timm", *, trained: bool = True, source:
         calibration=scaled(len(CLASSES)).as_dict(),
         source=source,
         thresholds={"melanoma": 0.0, "melanoma_sensitivity": 0.9, "abstain": 1.0, "abstain_share": 0.1},
-        vocabulary=VOCABULARY if name == "multimodal" else None,
+        vocabulary=VOCABULARY if name in ("multimodal", "probe") else None,
         training={"best_epoch": 2} if trained else {},
     )
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -51,6 +51,7 @@ KNOBS = {
     "emas": {},
     "efficientnet_v2": {},
     "multimodal": TINY,
+    "probe": {"encoders": [TINY]},
     "soft_attention": TINY,
     "timm": TINY,
 }
@@ -101,6 +102,8 @@ def test_published_parameter_counts(monkeypatch, tmp_path):
         "emas": (11_718_019, 11_718_019 - 2_223_872 - 4_007_548),
         "efficientnet_v2": (20_968_023, 790_535),
         "multimodal": (20_979_319, 801_831),
+        # DINOv2 ViT-S/14 without its mask token: 22,056,192 (embedding 226,176, 1,370 positions, 12 blocks, norm)
+        "probe": (22_056_192 + 2_695, 2_695),  # 384·7 + 7
     }
     assert {name: row["image_size"] for name, row in rows.items() if row["image_size"] != 224} == {"multimodal": 384}
 

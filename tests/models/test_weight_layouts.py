@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import pickle
+from functools import partial
 
 import numpy as np
 import pytest
@@ -287,7 +288,7 @@ def test_a_folder_brings_architecture_and_weights(tmp_path, expected):
     knobs = {"backbone": source}
     assert weights_source("none", knobs) == source
     assert weights_source("other.pth", knobs) == "other.pth"
-    check_start("timm", knobs, source, 64)
+    check_start(partial(build_model, "timm", knobs, 2), source, 64)
     whole = resolved(knobs)
     assert whole["backbone"] == "test_resnet"
     assert whole["options"]["drop_path_rate"] == 0.1
@@ -350,7 +351,7 @@ def test_a_hub_that_is_away_is_one_line(monkeypatch, tmp_path):
 )
 def test_what_cannot_work_is_said_by_shapes_alone(backbone, size, message):
     with pytest.raises(UserError, match=message):
-        check_start("timm", {"backbone": backbone}, "none", size)
+        check_start(partial(build_model, "timm", {"backbone": backbone}, 2), "none", size)
 
 
 def test_the_stage_says_it_before_it_reads_data(monkeypatch, tmp_path, content):
@@ -368,9 +369,9 @@ def test_the_stage_says_it_before_it_reads_data(monkeypatch, tmp_path, content):
 def test_a_file_that_does_not_fit_is_said_by_shapes_alone(tmp_path):
     torch.save(plain("test_vit"), tmp_path / "w.pth")
     with pytest.raises(UserError, match=r"model.weights .*w.pth: "):
-        check_start("soft_attention", TINY, str(tmp_path / "w.pth"), 64)
+        check_start(partial(build_model, "soft_attention", TINY, 2), str(tmp_path / "w.pth"), 64)
     torch.save(plain(), tmp_path / "w.pth")
-    check_start("soft_attention", TINY, str(tmp_path / "w.pth"), 64)
+    check_start(partial(build_model, "soft_attention", TINY, 2), str(tmp_path / "w.pth"), 64)
 
 
 # --- the command

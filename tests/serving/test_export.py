@@ -41,7 +41,7 @@ def eager(model, pixels, metadata):
         return network(*inputs).numpy()
 
 
-@pytest.fixture(scope="module", params=["timm", "soft_attention", "multimodal"])
+@pytest.fixture(scope="module", params=["timm", "soft_attention", "multimodal", "probe"])
 def exported(request, tmp_path_factory):
     """A model of each kind and its export, made once: (model, onnx file, parity)."""
     folder = tmp_path_factory.mktemp(request.param)

@@ -97,7 +97,7 @@ def test_the_network_gets_the_very_bits_that_evaluation_gives_it(tmp_path, files
     assert torch.equal(torch.cat([one[0] for one in singles]), theirs[0])
 
 
-@pytest.mark.parametrize("name", ["timm", "soft_attention", "multimodal"])
+@pytest.mark.parametrize("name", ["timm", "soft_attention", "multimodal", "probe"])
 def test_probabilities_are_those_of_the_prediction_table(tmp_path, files, name):
     write_model(tmp_path / "m.safetensors", name)
     changed(tmp_path / "m.safetensors", calibration=scaled(3, 0.05).as_dict())  # random logits lie close together
