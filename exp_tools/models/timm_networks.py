@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from exp_tools.errors import UserError, did_you_mean
+from exp_tools.project import project_root, users_path
 
 SOURCES = ("hf-hub:", "local-dir:")
 OURS = {"num_classes", "in_chans", "features_only", "out_indices", "pretrained", "checkpoint_path", "scriptable"}
@@ -60,7 +61,7 @@ def resolve(name: str) -> tuple[str, dict[str, Any]]:
             require_hub(place, ("config.json",))
             config, architecture, options = load_model_config_from_hf(place)
         else:
-            config, architecture, options = load_model_config_from_path(place)
+            config, architecture, options = load_model_config_from_path(str(users_path(place, project_root())))
         pixels = {key: list(config[key]) for key in ("mean", "std", "input_size") if key in config}
         ours = {key: value for key, value in options.items() if key not in OURS}
         return architecture, ours | ({CONFIGURED: pixels} if pixels else {})

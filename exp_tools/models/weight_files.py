@@ -18,6 +18,7 @@ from torch import Tensor
 
 from exp_tools.errors import UserError, require_readable
 from exp_tools.models.timm_networks import first_line, has_source, hub_remedy, require_hub
+from exp_tools.project import project_root, users_path
 
 DICTS = ("state_dict_ema", "model_ema", "teacher", "state_dict", "model_state_dict", "model", "student")
 """Where files keep their tensors. Averaged weights come first: they are what their authors measured."""
@@ -70,10 +71,10 @@ def _sets(content: Any, place: str) -> Iterator[tuple[str, Tensors]]:
 def _read(source: str) -> Any:
     if has_source(source):
         return _read_source(source)
-    path = Path(source)
+    path = users_path(source, project_root())
     if not path.is_file():
         raise UserError(
-            f"model.weights: there is no file {path}; write none, imagenet, the path of a weight file, "
+            f"model.weights: there is no file {source}; write none, imagenet, the path of a weight file, "
             "local-dir:FOLDER or hf-hub:owner/name"
         )
     require_readable(path)
@@ -83,14 +84,14 @@ def _read(source: str) -> Any:
         with torch.serialization.safe_globals(_ALLOWED):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or hostile file makes the readers raise almost anything
-        raise UserError(f"model.weights {path} cannot be read as weights: {_reason(error)}") from error
+        raise UserError(f"model.weights {source} cannot be read as weights: {_reason(error)}") from error
 
 
 def _read_source(source: str) -> Any:
     kind, _, place = source.partition(":")
     try:
         if kind == "local-dir":
-            return load_state_dict_from_path(place)
+            return load_state_dict_from_path(str(users_path(place, project_root())))
         require_hub(place, ("model.safetensors", "pytorch_model.bin"))
         return load_state_dict_from_hf(place)
     except Exception as error:  # the hub's client lets errors of the libraries below it through
@@ -109,7 +110,7 @@ def _reason(error: Exception) -> str:
 
 def weights_path(source: str) -> Path | None:
     """The file of a source, for its checksum; None where it is not one file here."""
-    path = Path(source)
+    path = users_path(source, project_root())
     return path if not has_source(source) and path.is_file() else None
 
 

@@ -18,7 +18,7 @@ from exp_tools.cli.main import main
 from exp_tools.errors import UserError
 from exp_tools.models.pretrained import check_start, load_weights, resolved, weights_source
 from exp_tools.models.registry import build_model
-from exp_tools.models.weight_files import from_lukemelas, read_weights
+from exp_tools.models.weight_files import from_lukemelas, read_weights, weights_path
 
 TINY = {"backbone": "test_resnet"}
 VIT = {"backbone": "test_vit"}
@@ -299,6 +299,21 @@ def test_a_folder_brings_architecture_and_weights(tmp_path, expected):
     assert model.pixel_mean == (0.1, 0.2, 0.3)
     with pytest.raises(UserError, match=r"brings its own weights: set model.weights to none"):
         build_model("timm", knobs, 3, pretrained=True)
+
+
+def test_paths_are_relative_to_the_projects_root_in_a_queued_experiment_too(tmp_path, expected, monkeypatch):
+    project, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
+    project.mkdir()
+    elsewhere.mkdir()
+    torch.save(plain(), project / "mine.pth")
+    folder_of(project / "net")
+    monkeypatch.chdir(elsewhere)
+    monkeypatch.setenv("DVC_ROOT", str(project))
+    assert weights_path("mine.pth") == project.resolve() / "mine.pth"
+    for knobs, weights in ((TINY, "mine.pth"), (TINY, "local-dir:net"), ({"backbone": "local-dir:net"}, "none")):
+        model = build_model("timm", resolved(knobs), 3)
+        load_weights(model, weights_source(weights, knobs))
+        assert torch.equal(pooled(model), expected)
 
 
 def test_a_folder_of_weights_alone_must_name_the_same_backbone(tmp_path, expected):
