@@ -45,7 +45,8 @@ def main() -> None:
     print(
         f"{MODEL}: temperature {calibration.temperature:.3f}, decisions {calibration.decide}; {VALIDATION_METRICS}: "
         f"balanced accuracy {scores['balanced_accuracy']:.3f} on the {len(table):,} "
-        f"validation images that chose it, the best of {facts.training['epochs_run']} epochs: not for quoting"
+        f"validation images that chose it, the best of {facts.training['epochs_run']} {facts.chosen_among}s: "
+        "not for quoting"
     )
 
 

@@ -198,7 +198,10 @@ def make_model(name: str, knobs: dict[str, Any], num_classes: int, weights: str)
 
 def inputs_of(params: Params, setup: Setup, world: int) -> dict[str, Any]:
     """Everything that the result depends on besides the code, for the model file and for resuming."""
-    weights = weights_path(params.model.weights)
+    weights, files = params.model.weights, [params.model.weights]
+    if params.model.name == "probe":
+        files = [encoder.weights for encoder in params.model.probe.encoders]
+        weights = ", ".join(f"{encoder.backbone}: {encoder.weights}" for encoder in params.model.probe.encoders)
     parameters = params.train.model_dump()
     if params.train.fraction == 1:  # a run on all images is the one that it was before there was a choice
         del parameters["fraction"]
@@ -206,8 +209,8 @@ def inputs_of(params: Params, setup: Setup, world: int) -> dict[str, Any]:
         "task": params.task,
         "model": params.model.name,
         "knobs": params.model.architecture,
-        "weights": params.model.weights,
-        "md5_weights": file_digest(weights) if weights else None,
+        "weights": weights,
+        "md5_weights": [file_digest(path) if (path := weights_path(file)) else None for file in files],
         "parameters": parameters,
         "precision": setup.precision,
         "device": setup.device.type,
@@ -256,7 +259,7 @@ def describe(
 ) -> ModelFacts:
     """The metadata of the model file."""
     labels = data.labels[data.train]
-    recorded = ("parameters", "weights", "precision", "device", "threads", "processes", "md5_labels", "md5_splits")
+    recorded = ("parameters", "weights", "md5_weights", "precision", "device", "threads", "processes")
     return ModelFacts(
         architecture=params.model.name,
         knobs=knobs,
@@ -268,7 +271,7 @@ def describe(
         source=params.data.source,
         vocabulary=vocabulary.as_dict() if model.uses_metadata else None,
         training={
-            **{name: inputs[name] for name in recorded},
+            **{name: inputs[name] for name in (*recorded, "md5_labels", "md5_splits")},
             "best_epoch": fitted.best_epoch,
             "epochs_run": fitted.epochs_run,
             "batch_size": fitted.batch_size,

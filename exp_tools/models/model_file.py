@@ -55,6 +55,11 @@ class ModelFacts:
     format: int = FORMAT
 
     @property
+    def chosen_among(self) -> str:
+        """What `best_epoch` counts: epochs, or the settings of a probe's head, each of which is a step of training."""
+        return "setting" if "decided" in self.training else "epoch"
+
+    @property
     def input(self) -> str:
         """The image that the network takes, in words: its size, how it was made square, and the filters that are on."""
         size, resize = self.preprocessing["image_size"], self.preprocessing["resize"]

@@ -45,6 +45,12 @@ def test_cached_features_give_what_the_network_gives(project, monkeypatch, head)
     split = read_splits(project.folder / "data/splits.csv")["split"]
     images, run = project.folder / "data/prepared/images.npy", {"batch_size": 7, "device": CPU, "metadata": metadata}
 
+    card = (project.folder / "MODEL_CARD.md").read_text()
+    assert f"| best setting | {facts.training['best_epoch']} of {facts.training['epochs_run']} |" in card
+    assert "| starting weights | test_resnet: none, test_vit: none |" in card
+    assert "epochs, so it flatters" not in card
+    assert facts.training["md5_weights"] == [None, None]
+
     validation = pd.read_csv(project.folder / "data/validation.csv")
     rows = np.flatnonzero(split == "val")
     network = predict_logits(model, images, rows, **run)

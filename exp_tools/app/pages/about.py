@@ -69,7 +69,7 @@ def _model_file(facts: ModelFacts) -> None:
         f"- architecture **{facts.architecture}**: "
         + ", ".join(f"{name} {value}" for name, value in facts.knobs.items())
         + f"\n- input {facts.input}; temperature {facts.calibration['temperature']:.3f}"
-        + f"\n- trained on {facts.source}; best epoch {best}; on validation: {scores or 'not recorded'}"
+        + f"\n- trained on {facts.source}; best {facts.chosen_among} {best}; on validation: {scores or 'not recorded'}"
         + "\n- metadata: "
         + ("none, the image alone" if facts.vocabulary is None else "age, sex, localization")
         + "\n- libraries: "

@@ -98,21 +98,25 @@ def _model(facts: ModelFacts, test: Mapping[str, Any]) -> list[str]:
         ("metadata", "age, sex and body site" if facts.vocabulary else "none: the image alone"),
         ("task", f"{facts.task}: {len(facts.classes)} classes"),
         ("starting weights", training.get("weights")),
-        ("best epoch", f"{training['best_epoch']} of {training['epochs_run']}" if "best_epoch" in training else None),
-        ("on validation", _validation(training, test.get("validation"))),
+        (
+            f"best {facts.chosen_among}",
+            f"{training['best_epoch']} of {training['epochs_run']}" if "best_epoch" in training else None,
+        ),
+        ("on validation", _validation(facts, test.get("validation"))),
         ("calibration", _calibration(facts)),
         ("decision", DECISIONS[facts.calibration["decide"]]),
     ]
     return ["## Model", "", *table(("what", "value"), [row for row in rows if row[1] is not None]), ""]
 
 
-def _validation(training: Mapping[str, Any], found: Mapping[str, Any] | None) -> str | None:
+def _validation(facts: ModelFacts, found: Mapping[str, Any] | None) -> str | None:
     """The score that chose the epoch, which flatters."""
+    training = facts.training
     if not found or number(found["balanced_accuracy"]) == UNDEFINED or "epochs_run" not in training:
         return None
     return (
         f"balanced accuracy {number(found['balanced_accuracy'])} ({interval(found)}): the best of "
-        f"{training['epochs_run']} epochs, so it flatters; for choosing between runs, not for quoting"
+        f"{training['epochs_run']} {facts.chosen_among}s, so it flatters; for choosing between runs, not for quoting"
     )
 
 

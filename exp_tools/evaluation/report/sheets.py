@@ -31,7 +31,7 @@ SPLIT = "{flow} {parts} {leak}"
 UNCERTAINTY = (
     "95 % intervals by a bootstrap of lesions ({resamples} of params.yaml); their coverage: docs/evaluation.md."
 )
-TRAINING = "{training} Best epoch {epoch} by {select_on} on validation. Every parameter is in the model card."
+TRAINING = "{training} Best {step} {epoch} by {select_on} on validation. Every parameter is in the model card."
 CODE = "`dvc repro` in the commit of this project makes every number again; versions are in requirements.lock."
 SHEETS = {
     "claim": Sheet(
@@ -62,7 +62,7 @@ SHEETS = {
             ("23", "software and libraries", "{versions}"),
             ("24", "starting weights", "{weights}"),
             ("25", "training", TRAINING),
-            ("26", "how the final model was chosen", "Best epoch by {select_on} on validation. {many}"),
+            ("26", "how the final model was chosen", "Best {step} by {select_on} on validation. {many}"),
             ("27", "ensembling", "None: one network."),
             ("28", "performance metrics", "{metrics}"),
             ("29", "significance and uncertainty", UNCERTAINTY),
@@ -232,6 +232,7 @@ def known_facts(facts: ModelFacts, report: Mapping[str, Any]) -> dict[str, str]:
         "classes": ", ".join(facts.classes),
         "metadata": "age, sex and body site" if facts.vocabulary else "none: the image alone",
         "weights": f"{training.get('weights', 'unknown')}",
+        "step": facts.chosen_among,
         "epoch": f"{training.get('best_epoch', '–')} of {training.get('epochs_run', '–')}",
         "select_on": str(training.get("select_on", "–")),
         "training": ", ".join(
