@@ -22,6 +22,8 @@ SPLITS = Path("data/splits.csv")
 NETWORK = Path("models/network.safetensors")
 VALIDATION = Path("data/validation.csv")
 MODEL = Path("models/model.safetensors")
+RELEASED = Path("models/released")
+"""A trained model, in Git."""
 PREDICTIONS = Path("data/predictions.csv")
 DATA_METRICS = Path("metrics/data.json")
 EXTERNAL_METRICS = Path("metrics/external.json")

@@ -38,10 +38,14 @@ class Version:
     @property
     def label(self) -> str:
         """The label in a list."""
+        if self == RELEASED_VERSION:
+            return "released with this project (trained on photographs)"
         return "workspace (files as they are now)" if not self.commit else f"{self.name} ({self.kind})"
 
 
 WORKSPACE = Version("workspace", "workspace")
+RELEASED_VERSION = Version("released", "released")
+"""The model in `project.RELEASED`, which has no experiment."""
 
 
 def list_versions(root: Path) -> list[Version]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from exp_tools.cli.groups import Commands
 from exp_tools.cli.outputs import is_drawn_by_us, is_report, is_table, may_write, starts_with
 from exp_tools.errors import UserError
+from exp_tools.models.released import model_path
 from exp_tools.project import CARD, LABELS, MODEL, PREDICTIONS, RAW, find_project
 
 GROUP = "evaluate and compare"
@@ -50,7 +51,9 @@ def add_commands(commands: Commands) -> None:
         "score a trained model on another data set, outside the pipeline",
         "exp-tools evaluate --source ph2 --dir ~/PH2Dataset",
     )
-    evaluate.add_argument("--model", type=Path, default=MODEL, help=f"model file (default: {MODEL})")
+    evaluate.add_argument(
+        "--model", type=model_path, default=MODEL, help=f"model file, or `released` (default: {MODEL})"
+    )
     evaluate.add_argument("--source", required=True, help="kind of data set: ham10000, ph2, folder, table, isic, …")
     evaluate.add_argument("--dir", type=Path, required=True, help="folder of the data set")
     evaluate.add_argument("--table", help="name of the table, with --source table")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from exp_tools.cli.groups import Commands
 from exp_tools.cli.outputs import holds, is_drawn_by_us, is_table, may_write
 from exp_tools.errors import UserError
-from exp_tools.project import IMAGES, LABELS, MODEL, SPLITS, find_project
+from exp_tools.models.released import model_path
+from exp_tools.project import IMAGES, LABELS, MODEL, RELEASED, SPLITS, find_project
 from exp_tools.taxonomy import is_drawn
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 GROUP = "use a trained model"
 BAR = 24
 SHOWN = 10
+WHICH_MODEL = f"model file, its .onnx, or `released`: the one in {RELEASED} (default: {MODEL})"
+ENDINGS = {"onnx": ".onnx", "onnx-int8": ".int8.onnx", "half": ".half.safetensors"}
+"""Formats of `export`, and how their files end."""
 BATCH_COLUMNS = ("image_id", "split", "predicted", "abstain", "melanoma", "file")
 """Columns that tell a table of `batch` from any other."""
 
@@ -33,7 +37,7 @@ def add_commands(commands: Commands) -> None:
         "exp-tools predict lesion.jpg --age 45 --sex female --explain map.png",
     )
     predict.add_argument("image", type=Path, help="image file")
-    predict.add_argument("--model", type=Path, default=MODEL, help=f"model file, or its .onnx (default: {MODEL})")
+    predict.add_argument("--model", type=model_path, default=MODEL, help=WHICH_MODEL)
     predict.add_argument("--age", type=float, help="age of the patient in years")
     predict.add_argument("--sex", choices=("female", "male"), help="sex of the patient")
     predict.add_argument("--localization", help="where on the body, in the words of the training data: back, face, …")
@@ -50,7 +54,7 @@ def add_commands(commands: Commands) -> None:
     )
     batch.add_argument("source", type=Path, help="a folder, or a table with image_id and, where known, dx, age, sex, …")
     batch.add_argument("--images", type=Path, help="folder of the table's images (default: the table's folder)")
-    batch.add_argument("--model", type=Path, default=MODEL, help=f"model file, or its .onnx (default: {MODEL})")
+    batch.add_argument("--model", type=model_path, default=MODEL, help=WHICH_MODEL)
     batch.add_argument("--out", type=Path, default=Path("predictions.csv"), help="table to write")
     batch.add_argument(
         "--format", choices=("table", "isic"), default="table", help="isic: a submission to the ISIC challenge"
@@ -60,13 +64,13 @@ def add_commands(commands: Commands) -> None:
     app = commands.add(
         GROUP, "app", _app, "start the web app: predict, evaluate, look at experiments", "exp-tools app --port 8501"
     )
-    app.add_argument("--model", type=Path, help="model file to show (default: those of the project's experiments)")
+    app.add_argument("--model", type=model_path, help="model file to show (default: the project's, to choose from)")
     app.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)")
     app.add_argument("--port", type=int, default=8501, help="port to listen on (default: 8501)")
     app.add_argument("--allow-training", action="store_true", help="let the page queue and run experiments")
 
     api = commands.add(GROUP, "api", _api, "serve a trained model as a JSON API", "exp-tools api --port 8000")
-    api.add_argument("--model", type=Path, default=MODEL, help=f"model file (default: {MODEL})")
+    api.add_argument("--model", type=model_path, default=MODEL, help=WHICH_MODEL)
     api.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)")
     api.add_argument("--port", type=int, default=8000, help="port to listen on, 0: any free one (default: 8000)")
     api.add_argument("--at-once", type=int, help="requests computed at the same time (default: one per core)")
@@ -75,10 +79,15 @@ def add_commands(commands: Commands) -> None:
         GROUP,
         "export",
         _export,
-        "write a trained model as ONNX, checked on real images",
+        "write a trained model as ONNX, or in half its size, checked on real images",
         "exp-tools export --format onnx-int8",
     )
-    export.add_argument("--format", choices=("onnx", "onnx-int8"), default="onnx", help="32 bits (default) or 8")
+    export.add_argument(
+        "--format",
+        choices=tuple(ENDINGS),
+        default="onnx",
+        help="ONNX in 32 bits (default) or 8; half: the model file in 16",
+    )
     export.add_argument("--model", type=Path, default=MODEL, help=f"model file (default: {MODEL})")
     export.add_argument("--out", type=Path, help="file to write (default: next to the model)")
     export.add_argument("--images", type=Path, help="images to check on (default: the project's test images)")
@@ -176,15 +185,14 @@ def _api(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from exp_tools.models.model_file import HEADER_KEY
+    from exp_tools.models.model_file import HEADER_KEY, is_export
     from exp_tools.serving.export.run import PreparedData, export_model
 
     root = find_project(Path.cwd())
     data = PreparedData(root / LABELS, root / SPLITS, root / IMAGES)
-    int8 = options.format == "onnx-int8"
-    out = options.out or options.model.with_suffix(".int8.onnx" if int8 else ".onnx")
-    may_write(out, holds(HEADER_KEY), inputs=(options.model,))
-    print(export_model(options.model, out, data, images=options.images, int8=int8))
+    out = options.out or options.model.with_suffix(ENDINGS[options.format])
+    may_write(out, is_export if options.format == "half" else holds(HEADER_KEY), inputs=(options.model,))
+    print(export_model(options.model, out, data, images=options.images, form=options.format))
     return 0
 
 

@@ -5,11 +5,13 @@ equal models must have equal bytes.
 """
 
 import json
+from contextlib import suppress
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from safetensors.torch import save_model as save_tensors
@@ -74,13 +76,26 @@ def save_model(path: Path, model: nn.Module, facts: ModelFacts) -> None:
         save_tensors(model.cpu(), str(temporary), metadata=header)
 
 
-def copy_model(origin: Path, target: Path, facts: ModelFacts) -> None:
-    """Write the weights of one model file with other facts."""
+def copy_model(origin: Path, target: Path, facts: ModelFacts, *, half: bool = False) -> None:
+    """Write the weights of one model file with other facts; with `half` matrices and kernels as float16.
+
+    Raises UserError for a number that float16 cannot hold.
+    """
     with safe_open(origin, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         header = (file.metadata() or {}) | {HEADER_KEY: json.dumps(asdict(facts), sort_keys=True)}
+    if half:
+        tensors = {name: _halved(name, tensor) for name, tensor in tensors.items()}
     with atomic_write(target) as temporary:
         save_file(tensors, str(temporary), metadata=header)
+
+
+def _halved(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.ndim < 2 or tensor.dtype != torch.float32:
+        return tensor
+    if not torch.isfinite(small := tensor.half()).all():
+        raise UserError(f"float16 holds numbers up to 65,504, and {name} has {tensor.abs().max():.3g}")
+    return small
 
 
 def read_facts(path: Path) -> ModelFacts:
@@ -110,6 +125,13 @@ def read_facts(path: Path) -> ModelFacts:
             "again with `dvc repro` or fetch it with `dvc pull`"
         )
     return ModelFacts(**content)
+
+
+def is_export(path: Path) -> bool:
+    """Whether a file is a model file that `exp-tools export` made of another."""
+    with suppress(UserError):
+        return "export" in read_facts(path).training
+    return False
 
 
 def _parsed(path: Path, text: str) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The web app without a browser: what it lists, fetches, queues and refuses, and its pages as Streamlit runs them."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -27,8 +28,9 @@ from exp_tools.app.parts import charts, experiment_queue, images
 from exp_tools.app.parts.settings import Settings
 from exp_tools.cli import main as cli
 from exp_tools.errors import UserError
+from exp_tools.models.released import SUMS
 from exp_tools.params import load_params
-from exp_tools.project import CARD, CURVES, DATA_METRICS, EVALUATE_METRICS, MODEL, REPORT, TRAIN_METRICS
+from exp_tools.project import CARD, CURVES, DATA_METRICS, EVALUATE_METRICS, MODEL, RELEASED, REPORT, TRAIN_METRICS
 from exp_tools.serving.predictor import DISCLAIMER, Patient, Predictor
 
 torch.set_num_threads(1)
@@ -228,6 +230,52 @@ def repository(settings) -> Settings:
     git(folder, "reset", "-q", "--hard", base)
     write_summary(folder, 0.25)
     return settings
+
+
+def release(root: Path) -> None:
+    """Put a released model into a project."""
+    write_model(root / RELEASED / "small.safetensors", source="ham10000")
+    digest = hashlib.sha256((root / RELEASED / "small.safetensors").read_bytes()).hexdigest()
+    (root / RELEASED / SUMS).write_text(f"{digest}  small.safetensors\n")
+    (root / RELEASED / CARD.name).write_text("# The card of what was released\n")
+
+
+@pytest.mark.parametrize("workspace", ["drawn", "none", "photographs"])
+def test_the_first_upload_meets_a_model_that_has_seen_skin(settings, monkeypatch, workspace):
+    root = Path(settings.root)
+    release(root)
+    if workspace == "none":
+        (root / MODEL).unlink()
+    elif workspace == "photographs":
+        write_model(root / MODEL, source="ph2")
+    app = page(settings, "Predict", monkeypatch)
+    box = next(box for box in app.selectbox if box.label == "Model of")
+    assert len(box.options) == 2
+    shown = "ph2" if workspace == "photographs" else "ham10000"
+    assert any(f"trained on **{shown}**" in text.value for text in app.markdown)
+    box.set_value("released with this project (trained on photographs)").run()
+    assert any("trained on **ham10000**" in text.value for text in app.markdown)
+
+
+def test_about_shows_the_card_of_the_released_model_and_evaluate_does_not_offer_it(settings, monkeypatch):
+    root = Path(settings.root)
+    release(root)
+    (root / CARD).write_text("# The card of the workspace\n")
+    app = page(settings, "About", monkeypatch)
+    assert any("The card of what was released" in text.value for text in app.markdown)
+    next(box for box in app.selectbox if box.label == "Model of").set_value("workspace (files as they are now)").run()
+    assert any("The card of the workspace" in text.value for text in app.markdown)
+    app = page(settings, "Evaluate", monkeypatch)
+    box = next(box for box in app.selectbox if box.label == "Model of")
+    assert box.options == ["workspace (files as they are now)"]
+
+
+def test_a_released_model_of_other_bytes_is_refused(settings, monkeypatch):
+    root = Path(settings.root)
+    release(root)
+    (root / RELEASED / SUMS).write_text(f"{'0' * 64}  small.safetensors\n")
+    app = page(settings, "Predict", monkeypatch)
+    assert any("is not the file that was released" in text.value for text in app.error)
 
 
 def test_versions_are_the_workspace_branches_and_experiments(repository):

@@ -1,5 +1,6 @@
 """An export computes what its model computes, says so in figures, and is refused where it does not."""
 
+import shutil
 import sys
 from dataclasses import replace
 
@@ -21,6 +22,7 @@ from exp_tools.io import file_digest
 from exp_tools.models.model_file import read_facts, save_model
 from exp_tools.models.normalize import network_inputs
 from exp_tools.models.registry import load_model
+from exp_tools.serving.export import half
 from exp_tools.serving.export import onnx as export
 from exp_tools.serving.export.int8 import Examples, quantise
 from exp_tools.serving.predictor import Patient, Predictor
@@ -242,6 +244,33 @@ def test_the_command_takes_the_test_images_of_the_project(project, capsys):
     told = Predictor(project / "models/model.int8.onnx").facts.training
     assert told["export"]["images"] == 20
     assert told["md5_splits"]
+
+
+def test_half_is_a_model_file_that_says_how_it_was_made(project, capsys):
+    assert cli.main(["export", "--format", "half"]) == 0
+    assert capsys.readouterr().out.startswith("models/model.half.safetensors: on 20 images the largest difference from")
+    made = project / "models/model.half.safetensors"
+    told = Predictor(made).facts.training["export"]
+    assert (told["precision"], told["images"], told["changed"]) == ("fp16", 20, 0)
+    first = made.read_bytes()
+    assert cli.main(["export", "--format", "half"]) == 0
+    assert made.read_bytes() == first
+    mine = project / "mine.safetensors"
+    shutil.copy(project / "models/model.safetensors", mine)
+    assert cli.main(["export", "--format", "half", "--out", "mine.safetensors"]) == 1
+    assert "this command did not write it" in capsys.readouterr().err
+    assert cli.main(["export", "--format", "half", "--out", "mine.pt"]) == 1
+    assert "a model file is called something.safetensors, not mine.pt" in capsys.readouterr().err
+    assert mine.read_bytes() == (project / "models/model.safetensors").read_bytes()
+
+
+def test_half_is_refused_where_it_says_something_else(project, monkeypatch):
+    monkeypatch.setattr(half, "TOLERANCE", 0.0)
+    with pytest.raises(UserError, match=r"in float16 .* says something else: a probability differs by .*not written"):
+        half.export_half(
+            project / "models/model.safetensors", project / "h.safetensors", squares(2), np.zeros((2, 3), np.float32)
+        )
+    assert not (project / "h.safetensors").exists()
 
 
 def test_the_command_refuses_other_data_and_takes_a_folder_instead(project, capsys):

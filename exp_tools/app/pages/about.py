@@ -8,8 +8,8 @@ import streamlit as st
 from exp_tools.app.parts import model_picker
 from exp_tools.app.parts.settings import MAX_UPLOAD_MB, Settings
 from exp_tools.models.model_file import ModelFacts
-from exp_tools.project import CARD, DATA_METRICS
-from exp_tools.revisions import read_files
+from exp_tools.project import CARD, DATA_METRICS, RELEASED
+from exp_tools.revisions import RELEASED_VERSION, read_files
 from exp_tools.serving.predictor import description_of, is_malignant, name_of
 
 PRIVACY = f"""
@@ -31,7 +31,9 @@ def show(settings: Settings) -> None:
     version = model_picker.choose_version(settings)
     predictor = model_picker.open_predictor(settings, version)
     model_picker.say_model(predictor)
-    card, data = read_files(settings.folder, [(version.commit, path) for path in (CARD, DATA_METRICS)])
+    released = version == RELEASED_VERSION
+    about = (RELEASED / CARD.name, RELEASED / DATA_METRICS.name) if released else (CARD, DATA_METRICS)
+    card, data = read_files(settings.folder, [(version.commit, path) for path in about])
     model, limits, facts, numbers = st.tabs(["Model card", "Limits and privacy", "Model file", "Data"])
     with model:
         if settings.model is not None:

@@ -23,7 +23,7 @@ ERRORS = {"mistakes": "The most confident mistakes of each class", "missed_melan
 def show(settings: Settings) -> None:
     """Draw the page."""
     st.title("Evaluate")
-    version = model_picker.choose_version(settings)
+    version = model_picker.choose_version(settings, released=False)
     reports = _reports(settings, version)
     if settings.model is None:
         model_picker.say_model(model_picker.open_predictor(settings, version))

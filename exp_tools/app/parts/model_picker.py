@@ -6,8 +6,10 @@ import streamlit as st
 
 from exp_tools.app.parts.settings import CACHE, Settings
 from exp_tools.errors import UserError
+from exp_tools.models.model_file import read_facts
+from exp_tools.models.released import has_released, released_model
 from exp_tools.project import EVALUATE_METRICS, MODEL
-from exp_tools.revisions import WORKSPACE, Version, fetch_model, list_versions, read_files
+from exp_tools.revisions import RELEASED_VERSION, WORKSPACE, Version, fetch_model, list_versions, read_files
 from exp_tools.serving.predictor import Predictor
 from exp_tools.taxonomy import is_drawn
 
@@ -18,13 +20,18 @@ DRAWN = (
 )
 
 
-def choose_version(settings: Settings) -> Version:
-    """Draw the chooser of versions that were evaluated; the choice holds on every page."""
+def choose_version(settings: Settings, *, released: bool = True) -> Version:
+    """Draw the chooser of versions that were evaluated, and of the released model; the choice holds on every page.
+
+    The released model comes first where the workspace has none that has seen skin. `released` false: without it.
+    """
     if settings.model is not None:
         return WORKSPACE
     versions = list_versions(settings.folder)
     trained = read_files(settings.folder, [(version.commit, EVALUATE_METRICS) for version in versions])
     shown = [version for version, text in zip(versions, trained, strict=True) if text or not version.commit]
+    if released and has_released(settings.folder):
+        shown.insert(0 if _without_skin(settings.folder / MODEL) else len(shown), RELEASED_VERSION)
     labels = {version.label: version for version in shown}
     if st.session_state.get(KEY) not in labels:
         st.session_state.pop(KEY, None)  # an experiment that was removed meanwhile
@@ -37,12 +44,22 @@ def open_predictor(settings: Settings, version: Version) -> Predictor:
     try:
         if settings.model is not None:
             path = Path(settings.model)
+        elif version == RELEASED_VERSION:
+            path = released_model(settings.folder)
         else:
             path = fetch_model(settings.folder, version, MODEL, settings.folder / CACHE)
         return _opened(str(path), _stamp(path))
     except UserError as error:
         st.error(str(error), icon=":material/error:")
         st.stop()
+
+
+def _without_skin(model: Path) -> bool:
+    """Whether there is no model, or one that saw drawn images alone."""
+    try:
+        return is_drawn(read_facts(model).source)
+    except UserError:
+        return True
 
 
 def say_model(predictor: Predictor) -> None:

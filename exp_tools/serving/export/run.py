@@ -14,6 +14,7 @@ from exp_tools.data.labels.table import read_labels, read_splits
 from exp_tools.errors import UserError, require_file
 from exp_tools.io import file_digest, scratch_folder
 from exp_tools.models.model_file import ModelFacts, read_facts
+from exp_tools.serving.export.half import export_half
 from exp_tools.serving.export.int8 import Examples, Quantised, quantise
 from exp_tools.serving.export.onnx import Parity, export_onnx
 
@@ -66,15 +67,15 @@ CHECKED = 64
 CALIBRATION = 256
 
 
-def export_model(model: Path, out: Path, data: PreparedData, *, images: Path | None, int8: bool) -> str:
-    """Write a model as ONNX, in 32 bits or 8, and report the difference from the model.
+def export_model(model: Path, out: Path, data: PreparedData, *, images: Path | None, form: str) -> str:
+    """Write a model as ONNX, in 32 bits or 8, or as a model file of 16, and report the difference from the model.
 
     Parameters
     ----------
-    model, out : the model.safetensors to read, the .onnx to write
+    model, out : the model.safetensors to read, the file to write
     data : what `prepare` and `split` made, for test images and, in 8 bits, validation images
-    images : a folder of images to check on instead, for 32 bits: 8 bits need labels
-    int8 : 8 bits
+    images : a folder of images to check on instead, but for 8 bits, which need labels
+    form : onnx, onnx-int8 or half
 
     Returns
     -------
@@ -82,17 +83,18 @@ def export_model(model: Path, out: Path, data: PreparedData, *, images: Path | N
 
     Raises
     ------
-    UserError : as export_onnx and quantise, or there are no images, or those of another data set
+    UserError : as export_onnx, export_half and quantise, or there are no images, or those of another data set
     """
     facts = read_facts(model)
+    write = export_half if form == "half" else export_onnx
     if images is not None:
-        if int8:
+        if form == "onnx-int8":
             raise UserError("8 bits need the labelled images of the project: leave --images away")
         check = _folder_examples(facts, images)
-        return _parity_text(out, export_onnx(model, out, check.pixels, check.metadata))
-    if not int8:
+        return _parity_text(out, write(model, out, check.pixels, check.metadata))
+    if form != "onnx-int8":
         (check,) = packed_examples(facts, data, [("test", CHECKED)])
-        return _parity_text(out, export_onnx(model, out, check.pixels, check.metadata))
+        return _parity_text(out, write(model, out, check.pixels, check.metadata))
     if out.suffix != ".onnx":
         raise UserError(f"an export is called something.onnx, not {out.name}: the ending says how a model is read")
     calibration, check = packed_examples(facts, data, [("val", CALIBRATION), ("test", None)])
