@@ -91,7 +91,7 @@ def fit_probe(
         trials(model.head, (train - mean) / scale, (val - mean) / scale, data, params), start=1
     ):
         scores = validation_scores(logits.numpy(), labels, data.classes)
-        logged = {name: value for name, value in facts.items() if name not in _DECIDED}
+        logged = {"train/lr": 0.0} | {name: value for name, value in facts.items() if name not in _DECIDED}
         on_step(step, logged | {f"val/{name}": value for name, value in scores.items()})
         goodness = -scores["loss"] if params.select_on == "loss" else scores[params.select_on]
         if not best or goodness > best["goodness"]:
@@ -111,7 +111,10 @@ def fit_probe(
 
 
 _DECIDED = ("penalty", "neighbours")
-"""No curves: a file that only probes have in metrics/train would stay there when Git goes back to another model."""
+"""No curves: a file that only probes have in metrics/train would stay there when Git goes back to another model.
+
+And one that dvc.yaml draws must be there: a head without steps has the learning rate 0.
+"""
 
 
 def _standard(train: Tensor) -> tuple[Tensor, Tensor]:

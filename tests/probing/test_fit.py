@@ -53,6 +53,7 @@ def run(head, data, params, **options):
     fitted, decided = fit_probe(
         probe(head, **options), features, given, params, on_step=lambda step, scores: steps.append((step, scores))
     )
+    assert all("train/lr" in scores for _, scores in steps)  # dvc.yaml draws it of every model
     return fitted, decided, steps
 
 
