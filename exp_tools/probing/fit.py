@@ -28,7 +28,7 @@ from exp_tools.training.state import Fitted, Scores
 
 PENALTIES = tuple(10 ** (1 - place / 2) for place in range(13))
 """λ of (λ / 2) |W|² next to the mean loss, 10 to 10⁻⁵: strong ones first, each fit starts where the last ended."""
-NEIGHBOURS = (1, 2, 5, 10, 20, 50, 100, 200)
+NEIGHBOURS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 MOST_STEPS = 100
 """Of L-BFGS for a penalty."""
 OFF = {"mixup": 0, "cutmix": 0, "ema": None}

@@ -133,6 +133,8 @@ def read_run(word: str, root: Path, predictions: str, split: str) -> Run:
 
 def _short(word: str) -> str:
     path = Path(word)
+    if path.name.endswith(KEPT):
+        return path.name.removesuffix(KEPT)
     if path.name != "predictions.csv" or not path.is_file():
         return word
     folder = path.resolve().parent
