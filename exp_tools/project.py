@@ -24,6 +24,8 @@ VALIDATION = Path("data/validation.csv")
 MODEL = Path("models/model.safetensors")
 RELEASED = Path("models/released")
 """A trained model, in Git."""
+SUMS = "SHA256SUMS"
+"""In there: what `sha256sum` writes of the model file, a line of digest and name."""
 PREDICTIONS = Path("data/predictions.csv")
 DATA_METRICS = Path("metrics/data.json")
 EXTERNAL_METRICS = Path("metrics/external.json")
@@ -64,6 +66,11 @@ def project_root() -> Path:
 def users_path(path: str, root: Path) -> Path:
     """A path of a user's parameters: `~` is the home folder, anything else is relative to the project's root."""
     return Path(os.path.realpath(root / os.path.expanduser(path)))
+
+
+def has_released(root: Path) -> bool:
+    """Whether a project comes with a trained model; its bytes are not looked at."""
+    return (root / RELEASED / SUMS).is_file()
 
 
 def find_project(start: Path) -> Path:

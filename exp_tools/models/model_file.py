@@ -19,6 +19,7 @@ from torch import nn
 
 from exp_tools.errors import UserError, require_readable
 from exp_tools.io import atomic_write
+from exp_tools.project import MODEL, find_project, has_released
 
 HEADER_KEY = "exp_tools"
 FORMAT = 2
@@ -101,7 +102,9 @@ def _halved(name: str, tensor: torch.Tensor) -> torch.Tensor:
 def read_facts(path: Path) -> ModelFacts:
     """Read the facts without the weights. Raises UserError when the file is missing or of another kind."""
     if not path.is_file():
-        raise UserError(f"there is no model file {path}; make one with `dvc repro` or fetch it with `dvc pull`")
+        other = path == MODEL and has_released(find_project(Path.cwd()))
+        more = "; --model released is the one that comes with the project" if other else ""
+        raise UserError(f"there is no model file {path}; make one with `dvc repro` or fetch it with `dvc pull`{more}")
     require_readable(path)
     try:
         with safe_open(path, framework="pt") as file:

@@ -4,11 +4,9 @@ import hashlib
 from pathlib import Path
 
 from exp_tools.errors import UserError
-from exp_tools.project import RELEASED, find_project
+from exp_tools.project import RELEASED, SUMS, find_project
 
 NAME = "released"
-SUMS = "SHA256SUMS"
-"""What `sha256sum` writes of the model file: a line of digest and name."""
 
 
 def model_path(word: str) -> Path:
@@ -33,8 +31,3 @@ def released_model(root: Path | None = None) -> Path:
             f"git checkout -- {RELEASED.as_posix()}"
         )
     return path
-
-
-def has_released(root: Path) -> bool:
-    """Whether a project holds a released model, looked at by its name alone."""
-    return (root / RELEASED / SUMS).is_file()

@@ -28,9 +28,8 @@ from exp_tools.app.parts import charts, experiment_queue, images
 from exp_tools.app.parts.settings import Settings
 from exp_tools.cli import main as cli
 from exp_tools.errors import UserError
-from exp_tools.models.released import SUMS
 from exp_tools.params import load_params
-from exp_tools.project import CARD, CURVES, DATA_METRICS, EVALUATE_METRICS, MODEL, RELEASED, REPORT, TRAIN_METRICS
+from exp_tools.project import CARD, CURVES, DATA_METRICS, EVALUATE_METRICS, MODEL, RELEASED, REPORT, SUMS, TRAIN_METRICS
 from exp_tools.serving.predictor import DISCLAIMER, Patient, Predictor
 
 torch.set_num_threads(1)

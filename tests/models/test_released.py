@@ -13,8 +13,8 @@ from exp_tools.cli.main import main
 from exp_tools.errors import UserError
 from exp_tools.models.model_file import copy_model, read_facts, save_model
 from exp_tools.models.registry import load_model
-from exp_tools.models.released import SUMS, model_path, released_model
-from exp_tools.project import MODEL, RELEASED
+from exp_tools.models.released import model_path, released_model
+from exp_tools.project import MODEL, RELEASED, SUMS
 
 
 @pytest.fixture
@@ -58,6 +58,18 @@ def test_predict_takes_it_by_name(project, capsys):
     picture(0).save("lesion.png")
     assert main(["predict", "lesion.png", "--model", "released", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["model"]["trained_on"] == "ham10000"
+
+
+def test_a_command_without_a_model_names_the_released_one(project, capsys):
+    (project / MODEL).unlink()
+    picture(0).save("lesion.png")
+    assert main(["predict", "lesion.png"]) == 1
+    assert "; --model released is the one that comes with the project" in capsys.readouterr().err
+    (project / RELEASED / SUMS).unlink()
+    assert main(["predict", "lesion.png"]) == 1
+    assert "--model released" not in capsys.readouterr().err
+    assert main(["predict", "lesion.png", "--model", "released"]) == 1
+    assert "there is no released model here" in capsys.readouterr().err
 
 
 def test_half_precision_is_half_the_size_and_the_same_network(tmp_path):

@@ -7,8 +7,8 @@ import streamlit as st
 from exp_tools.app.parts.settings import CACHE, Settings
 from exp_tools.errors import UserError
 from exp_tools.models.model_file import read_facts
-from exp_tools.models.released import has_released, released_model
-from exp_tools.project import EVALUATE_METRICS, MODEL
+from exp_tools.models.released import released_model
+from exp_tools.project import EVALUATE_METRICS, MODEL, has_released
 from exp_tools.revisions import RELEASED_VERSION, WORKSPACE, Version, fetch_model, list_versions, read_files
 from exp_tools.serving.predictor import Predictor
 from exp_tools.taxonomy import is_drawn
