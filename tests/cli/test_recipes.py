@@ -36,7 +36,7 @@ def applied(content: dict, arguments: list[str], folder: Path) -> dict:
     return yaml.safe_load(file.read_text(encoding="utf-8"))
 
 
-def test_the_five_systems_the_paper_and_two_ways_to_fine_tune_are_here():
+def test_the_five_systems_the_paper_and_three_ways_to_fine_tune_are_here():
     assert set(RECIPES) == {
         "soft_attention_paper",
         "emas",
@@ -49,6 +49,7 @@ def test_the_five_systems_the_paper_and_two_ways_to_fine_tune_are_here():
         "panderm_probe",
         "lite0",
         "convnext_finetune",
+        "reference",
     }
 
 
@@ -111,6 +112,7 @@ def test_published_figures(params):
         "panderm_probe": 224,
         "lite0": 224,
         "convnext_finetune": 224,
+        "reference": 128,
     }
     keras = read["lite0"]
     assert (keras.train.frozen_lr, keras.train.lr, keras.train.freeze_norm) == (0.01, 1e-5, True)
