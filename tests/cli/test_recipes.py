@@ -320,4 +320,4 @@ def test_a_recipe_trains(name, data_project, monkeypatch):
     elif name == "soft_attention_paper":
         assert 0 < rates[0] < rates[1] < 0.01
     else:
-        assert 1e-6 <= rates[1] < rates[0] <= 1e-4
+        assert 1e-6 <= rates[1] < rates[0] <= RECIPES[name].changes["train"]["lr"] <= 7e-4
