@@ -74,7 +74,10 @@ def save_model(path: Path, model: nn.Module, facts: ModelFacts) -> None:
     """Write weights and facts atomically; the same model and facts give the same bytes."""
     header = {HEADER_KEY: json.dumps(asdict(facts), sort_keys=True)}
     with atomic_write(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         save_tensors(model.cpu(), str(temporary), metadata=header)
+        temporary.chmod(mode)  # safetensors makes files that nobody but their owner can read
 
 
 def copy_model(origin: Path, target: Path, facts: ModelFacts, *, half: bool = False) -> None:
@@ -88,7 +91,10 @@ def copy_model(origin: Path, target: Path, facts: ModelFacts, *, half: bool = Fa
     if half:
         tensors = {name: _halved(name, tensor) for name, tensor in tensors.items()}
     with atomic_write(target) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         save_file(tensors, str(temporary), metadata=header)
+        temporary.chmod(mode)
 
 
 def _halved(name: str, tensor: torch.Tensor) -> torch.Tensor:

@@ -85,6 +85,14 @@ def test_half_precision_is_half_the_size_and_the_same_network(tmp_path):
         assert torch.equal(other, one.half().float() if one.ndim > 1 else one), name
 
 
+def test_a_model_file_has_the_rights_of_any_other_file(tmp_path):
+    (tmp_path / "any").touch()
+    write_model(tmp_path / "model.safetensors")
+    facts = read_facts(tmp_path / "model.safetensors")
+    copy_model(tmp_path / "model.safetensors", tmp_path / "copy.safetensors", facts)
+    assert len({(tmp_path / name).stat().st_mode for name in ("any", "model.safetensors", "copy.safetensors")}) == 1
+
+
 def test_a_number_that_float16_cannot_hold_is_named(tmp_path):
     path = tmp_path / "model.safetensors"
     write_model(path)
