@@ -93,5 +93,5 @@ if __name__ == "__main__":
     made = scores()
     print(table(made))
     for key in DRAWN:
-        print("{}: LEAKY is {:+.3f} [{:.3f}, {:.3f}]".format(COLUMNS[key], *leak(made, key)))
+        print("{}: LEAKY is {:+.3f} [{:+.3f}, {:+.3f}]".format(COLUMNS[key], *leak(made, key)))
     draw(made)

@@ -3,7 +3,6 @@
 import itertools
 import re
 import subprocess
-import sys
 from collections.abc import Iterable
 
 import pytest
@@ -109,14 +108,3 @@ def test_the_readme_is_short_and_shows_real_skin_first():
     assert len(text.split()) <= 1300
     assert any("HAM10000" in line for line in lines[:40])
     assert any(re.match(r"\| .*\d\.\d{3}", line) for line in lines[:40])
-
-
-def test_the_results_picture_is_what_its_script_draws_from_the_numbers_of_the_page(tmp_path):
-    folder = ROOT / "docs/images"
-    subprocess.run([sys.executable, folder / "draw_results.py", "--out", tmp_path / "again.png"], check=True)
-    assert (tmp_path / "again.png").read_bytes() == (folder / "ham10000.png").read_bytes()
-    page = (ROOT / "docs/results.md").read_text(encoding="utf-8").replace("\N{MINUS SIGN}", "-")
-    for row in (folder / "ham10000.csv").read_text().splitlines()[1:]:
-        what, metric, difference, low, high = row.split(",")
-        assert f"{what}, {metric}" in page
-        assert f"+{difference} [{low}, {high}]" in page

@@ -8,16 +8,20 @@ import pytest
 import yaml
 from helpers.project import ROOT
 
-from benchmarks.reference import FOLDER, scores, settings, table
+from benchmarks.reference import DRAWN, FOLDER, PICTURE, draw, leak, scores, settings, table
 from exp_tools.cli.main import main
 
 CELL = re.compile(r"0\.\d{3} \[0\.\d{3}, 0\.\d{3}\]")
 
 
 @pytest.fixture(scope="module")
-def rows():
-    lines = table(scores()).splitlines()[2:]
-    return dict(zip(settings(), lines, strict=True))
+def found():
+    return scores()
+
+
+@pytest.fixture
+def rows(found):
+    return dict(zip(found, table(found).splitlines()[2:], strict=True))
 
 
 def test_the_table_of_the_docs_is_the_one_that_the_predictions_give(rows):
@@ -34,6 +38,18 @@ def test_the_readme_shows_rows_of_that_table(rows):
         named = re.findall(r"`([\w-]+)`", line)
         assert len(named) == 1, line
         assert set(CELL.findall(line)) <= set(CELL.findall(rows[named[0]])), line
+
+
+def test_what_the_leak_is_worth_is_said_as_it_follows(found):
+    text = " ".join((ROOT / "docs/results.md").read_text().split())
+    for key in DRAWN:
+        difference, low, high = leak(found, key)
+        assert f"{difference:+.3f} [{low:+.3f}, {high:+.3f}]" in text
+
+
+def test_the_picture_is_drawn_from_the_predictions(found, tmp_path):
+    draw(found, tmp_path / "again.png")
+    assert (tmp_path / "again.png").read_bytes() == PICTURE.read_bytes()
 
 
 def test_the_comparison_of_recipes_is_that_of_their_predictions_on_validation(capsys):
