@@ -181,7 +181,8 @@ def test_drop_path_changes_the_result(run, under):
 
 
 def test_no_option_is_left_out():
-    assert {option for option, _, _ in OPTIONS} == TrainParams.model_fields.keys() - SAME_ARITHMETIC - {"augment"}
+    elsewhere = {"augment", "fraction"}  # MAGNITUDES, and tests/probing/test_stage.py
+    assert {option for option, _, _ in OPTIONS} == TrainParams.model_fields.keys() - SAME_ARITHMETIC - elsewhere
     assert MAGNITUDES.keys() == AugmentParams.model_fields.keys()
 
 
