@@ -17,7 +17,7 @@ from exp_tools.evaluation.plots.style import STYLE, save_figure
 from exp_tools.evaluation.standalone.keep import KEPT
 
 FOLDER = Path(__file__).resolve().parents[1] / "results"
-HONEST, LEAKY = "reference", "image-split"
+HONEST, LEAKY = "reference", "leaky-image-split"
 PICTURE = FOLDER.parent / "docs" / "images" / "ham10000.png"
 DRAWN = ("balanced_accuracy", "macro_auc")
 COLUMNS = {

@@ -11,6 +11,7 @@ from helpers.project import ROOT
 
 from exp_tools.cli.main import main
 from exp_tools.errors import UserError
+from exp_tools.models import released
 from exp_tools.models.model_file import copy_model, read_facts, save_model
 from exp_tools.models.registry import load_model
 from exp_tools.models.released import model_path, released_model
@@ -60,7 +61,8 @@ def test_predict_takes_it_by_name(project, capsys):
     assert json.loads(capsys.readouterr().out)["model"]["trained_on"] == "ham10000"
 
 
-def test_a_command_without_a_model_names_the_released_one(project, capsys):
+def test_a_command_without_a_model_names_the_released_one(project, capsys, monkeypatch):
+    monkeypatch.setattr(released, "__file__", str(project / "installed" / "exp_tools" / "models" / "released.py"))
     (project / MODEL).unlink()
     picture(0).save("lesion.png")
     assert main(["predict", "lesion.png"]) == 1
