@@ -21,6 +21,7 @@ from helpers.models import write_model
 from helpers.project import TINY, clone
 from PIL import Image
 
+from exp_tools.project import RELEASED, SUMS
 from exp_tools.serving.predictor import DISCLAIMER, Predictor
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -45,8 +46,9 @@ WAIT = 30_000
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    """A clone with the tiny configuration, its data and a model, but without any result."""
+    """A clone with the tiny configuration, its data and a model, but without any result or released model."""
     project = clone(tmp_path_factory.mktemp("app") / "project", TINY)
+    (project.folder / RELEASED / SUMS).unlink(missing_ok=True)
     project.run("dvc", "repro", "split")
     write_model(project.folder / "models/model.safetensors", "soft_attention")
     return project
