@@ -13,8 +13,8 @@ from exp_tools.evaluation.compare.compare import compare_groups
 from exp_tools.evaluation.compare.groups import make_group
 from exp_tools.evaluation.compare.runs import read_run
 from exp_tools.evaluation.compare.scores import check_metrics
+from exp_tools.evaluation.made_with import KEPT
 from exp_tools.evaluation.plots.style import STYLE, save_figure
-from exp_tools.evaluation.standalone.keep import KEPT
 
 FOLDER = Path(__file__).resolve().parents[1] / "results"
 HONEST, LEAKY = "reference", "leaky-image-split"

@@ -82,7 +82,7 @@ def add_commands(commands: Commands) -> None:
         "--keep",
         type=Path,
         metavar="NAME.csv.gz",
-        help="write the table in a third of its size, for Git, and the params.yaml of its folder as NAME.yaml",
+        help="write the table in a third of its size, for Git, and the parameters that made it as NAME.yaml",
     )
     score.add_argument("--json", action="store_true", help="print the whole report as JSON, for programs")
 
@@ -185,9 +185,10 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _score(options: argparse.Namespace) -> int:
+    from exp_tools.evaluation.made_with import parameters_file
     from exp_tools.evaluation.metrics.subgroup_scores import ATTRIBUTES
     from exp_tools.evaluation.report.text import summary_text
-    from exp_tools.evaluation.standalone.keep import is_packed, keep_predictions, kept_files, params_beside
+    from exp_tools.evaluation.standalone.keep import is_packed, is_parameters, keep_predictions, kept_files
     from exp_tools.evaluation.standalone.rescore import rescore
     from exp_tools.io import plain
     from exp_tools.params import PARAMS_FILE, load_params
@@ -195,7 +196,11 @@ def _score(options: argparse.Namespace) -> int:
     if options.keep:
         table, params = kept_files(options.keep)
         may_write(table, is_packed, inputs=(options.predictions,))
-        may_write(params, lambda _: is_packed(table), inputs=(params_beside(options.predictions),))
+        may_write(
+            params,
+            lambda path: is_packed(table) and is_parameters(path),
+            inputs=(parameters_file(options.predictions),),
+        )
     root = find_project(Path.cwd())
     labels, subgroups = options.labels or root / LABELS, options.subgroups
     if subgroups is None:

@@ -5,7 +5,8 @@ equal models must have equal bytes.
 """
 
 import json
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from pathlib import Path
 from types import UnionType
@@ -73,11 +74,8 @@ class ModelFacts:
 def save_model(path: Path, model: nn.Module, facts: ModelFacts) -> None:
     """Write weights and facts atomically; the same model and facts give the same bytes."""
     header = {HEADER_KEY: json.dumps(asdict(facts), sort_keys=True)}
-    with atomic_write(path) as temporary:
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        save_tensors(model.cpu(), str(temporary), metadata=header)
-        temporary.chmod(mode)  # safetensors makes files that nobody but their owner can read
+    with _tensor_file(path) as temporary:
+        save_tensors(model.cpu(), temporary, metadata=header)
 
 
 def copy_model(origin: Path, target: Path, facts: ModelFacts, *, half: bool = False) -> None:
@@ -90,10 +88,17 @@ def copy_model(origin: Path, target: Path, facts: ModelFacts, *, half: bool = Fa
         header = (file.metadata() or {}) | {HEADER_KEY: json.dumps(asdict(facts), sort_keys=True)}
     if half:
         tensors = {name: _halved(name, tensor) for name, tensor in tensors.items()}
-    with atomic_write(target) as temporary:
+    with _tensor_file(target) as temporary:
+        save_file(tensors, temporary, metadata=header)
+
+
+@contextmanager
+def _tensor_file(path: Path) -> Iterator[str]:
+    """`atomic_write` with the rights of any other new file: safetensors lets nobody but the owner read its files."""
+    with atomic_write(path) as temporary:
         temporary.touch()
         mode = temporary.stat().st_mode
-        save_file(tensors, str(temporary), metadata=header)
+        yield str(temporary)
         temporary.chmod(mode)
 
 

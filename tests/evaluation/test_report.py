@@ -16,6 +16,7 @@ from torch import nn
 from exp_tools.cli.main import main
 from exp_tools.errors import UserError
 from exp_tools.evaluation.compare.runs import read_run
+from exp_tools.evaluation.made_with import parameters_of
 from exp_tools.evaluation.metrics.catalogue import HEADLINE
 from exp_tools.evaluation.metrics.classification import headline_metrics
 from exp_tools.evaluation.predict import VIEWS, predict_logits, predict_views
@@ -24,6 +25,7 @@ from exp_tools.evaluation.report.build import score_set, with_metadata
 from exp_tools.evaluation.standalone.keep import packed
 from exp_tools.io import write_csv
 from exp_tools.models.model_file import read_facts
+from exp_tools.params import parse_params
 
 CPU = torch.device("cpu")
 
@@ -210,11 +212,49 @@ def test_a_kept_table_gives_the_same_scores_and_carries_its_parameters(inside, c
     assert kept.read_bytes() == first
     assert len(first) < (inside.folder / "data/predictions.csv").stat().st_size / 3
     params = yaml.safe_load((inside.folder / "params.yaml").read_text())
-    assert yaml.safe_load(kept.with_name("mine.yaml").read_text()) == params
+    assert parse_params(yaml.safe_load(kept.with_name("mine.yaml").read_text())) == parse_params(params)
     run = read_run(str(kept), inside.folder, "data/predictions.csv", "test")
     assert run.params["split.scheme"] == params["split"]["scheme"]
     kept.with_name("mine.yaml").unlink()
     assert read_run(str(kept), inside.folder, "data/predictions.csv", "test").params == {}
+
+
+def test_parameters_that_were_changed_since_are_not_taken_for_those_of_the_table(inside, capsys, tmp_path):
+    file = inside.folder / "params.yaml"
+    before = file.read_text()
+    made_with = yaml.safe_load(before)
+    kept = tmp_path / "mine.csv.gz"
+    try:
+        changed = yaml.safe_load(before)
+        changed["split"]["scheme"] = "image"
+        changed["train"]["lr"] = 0.5
+        changed["model"]["name"] = "emas"
+        file.write_text(yaml.safe_dump(changed))
+        assert main(["score", "data/predictions.csv", "--resamples", "10", "--keep", str(kept)]) == 0
+        run = read_run("workspace", inside.folder, "data/predictions.csv", "test")
+        inside.run("git", "commit", "-qam", "changed, and not run")
+        committed = read_run("HEAD", inside.folder, "data/predictions.csv", "test")
+    finally:
+        file.write_text(before)
+    used = yaml.safe_load(kept.with_name("mine.yaml").read_text())
+    assert parse_params(used) == parse_params(made_with)
+    for read in (run, committed):
+        assert read.params["split.scheme"] == made_with["split"]["scheme"] != "image"
+        assert read.params["train.lr"] == made_with["train"]["lr"]
+        assert read.params["model.name"] == made_with["model"]["name"]
+
+
+def test_a_table_that_dvc_did_not_write_has_the_parameters_of_now(inside, tmp_path):
+    other = tmp_path / "project"
+    (other / "data").mkdir(parents=True)
+    for name in ("params.yaml", "dvc.lock"):
+        (other / name).write_bytes((inside.folder / name).read_bytes())
+    table = (inside.folder / "data/predictions.csv").read_text().splitlines()
+    (other / "data/predictions.csv").write_text("\n".join(table[:-1]) + "\n")
+    changed = yaml.safe_load((other / "params.yaml").read_text())
+    changed["train"]["lr"] = 0.5
+    (other / "params.yaml").write_text(yaml.safe_dump(changed))
+    assert parameters_of(other / "data/predictions.csv")["train"]["lr"] == 0.5
 
 
 @pytest.mark.parametrize(

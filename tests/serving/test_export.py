@@ -260,13 +260,15 @@ def test_half_is_a_model_file_that_says_how_it_was_made(project, capsys):
     assert cli.main(["export", "--format", "half", "--out", "mine.safetensors"]) == 1
     assert "this command did not write it" in capsys.readouterr().err
     assert cli.main(["export", "--format", "half", "--out", "mine.pt"]) == 1
-    assert "a model file is called something.safetensors, not mine.pt" in capsys.readouterr().err
+    assert "an export is called something.safetensors, not mine.pt" in capsys.readouterr().err
     assert mine.read_bytes() == (project / "models/model.safetensors").read_bytes()
 
 
 def test_half_is_refused_where_it_says_something_else(project, monkeypatch):
     monkeypatch.setattr(half, "TOLERANCE", 0.0)
-    with pytest.raises(UserError, match=r"in float16 .* says something else: a probability differs by .*not written"):
+    with pytest.raises(
+        UserError, match=r"the export says something else than .*: a probability differs by .*not written"
+    ):
         half.export_half(
             project / "models/model.safetensors", project / "h.safetensors", squares(2), np.zeros((2, 3), np.float32)
         )

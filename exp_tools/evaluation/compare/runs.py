@@ -1,21 +1,18 @@
 """Load the runs of a comparison: predictions and parameters of an experiment, branch, commit or file."""
 
-import io
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from exp_tools.errors import UserError
 from exp_tools.evaluation.calibrate import USUAL_SENSITIVITY, choose_threshold, threshold_at_specificity
+from exp_tools.evaluation.made_with import KEPT, LOCK, at_revision, parameters_of
 from exp_tools.evaluation.predictions import read_predictions
-from exp_tools.evaluation.standalone.keep import KEPT, params_beside
 from exp_tools.io import scratch_folder
-from exp_tools.params import PARAMS_FILE, parse_params
+from exp_tools.params import PARAMS_FILE
 from exp_tools.revisions import WORKSPACE, read_at_revision
 
 SEED, FOLD = "train.seed", "split.fold"
@@ -107,15 +104,16 @@ def read_run(word: str, root: Path, predictions: str, split: str) -> Run:
     """
     if Path(word).is_file():
         table, classes = read_predictions(Path(word))
-        params = _params_of(Path(word))
+        params = _flat_params(parameters_of(Path(word)))
     elif word == WORKSPACE.name:
         table, classes = read_predictions(root / predictions)
-        params = _params_of(root / predictions)
+        params = _flat_params(parameters_of(root / predictions))
     elif word.endswith((".csv", KEPT)):
         raise UserError(f"there is no file {word}")
     else:
         table, classes = _predictions_of(word, root, predictions)
-        params = _flat_params(read_at_revision(word, root, str(PARAMS_FILE)))
+        files = [read_at_revision(word, root, name) for name in (PARAMS_FILE, LOCK)]
+        params = _flat_params(at_revision(*files))
     rows = table[table["split"] == split]
     if rows.empty:
         present = ", ".join(sorted(set(table["split"]))) or "no row at all"
@@ -161,24 +159,8 @@ def _predictions_of(word: str, root: Path, path: str) -> tuple[pd.DataFrame, lis
             raise UserError(str(error).replace(str(copy), f"{path} of {word}")) from error
 
 
-def _params_of(predictions: Path) -> dict[str, Any]:
-    path = params_beside(predictions)
-    return _flat_params(path.read_text(encoding="utf-8")) if path else {}
-
-
-def _flat_params(text: str | None) -> dict[str, Any]:
-    """The parameters, flat; empty for no text.
-
-    Checked parameters are compared by value (1e-3 or 0.001); those of other versions of the project as they stand.
-    """
-    try:
-        content = yaml.safe_load(io.StringIO(text)) if text else None
-    except yaml.YAMLError:
-        content = None
-    if not isinstance(content, dict):
-        return {}
-    with suppress(UserError):
-        content = parse_params(content).model_dump()
+def _flat_params(content: dict[str, Any]) -> dict[str, Any]:
+    """The parameters, flat."""
     model = content.get("model")
     if isinstance(model, dict):  # knobs of architectures that are not in use
         used = model.get("name")

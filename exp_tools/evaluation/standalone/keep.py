@@ -9,28 +9,25 @@ import pandas as pd
 import yaml
 
 from exp_tools.errors import UserError
+from exp_tools.evaluation.made_with import KEPT, parameters_of
 from exp_tools.evaluation.predictions import ID_COLUMNS, calibration_of, read_predictions
 from exp_tools.io import atomic_write
-from exp_tools.params import PARAMS_FILE
-
-KEPT = ".csv.gz"
-"""How the name of a table that `packed` made ends."""
 
 
 def kept_files(out: Path) -> tuple[Path, Path]:
     """The table and its parameters. Raises UserError for a name that does not end in KEPT."""
     if not out.name.endswith(KEPT):
-        raise UserError(f"--keep {out}: the name must end in {KEPT}, like results/mine{KEPT}")
+        raise UserError(f"--keep {out}: the name must end in {KEPT}, like kept/mine{KEPT}")
     return out, out.with_name(out.name.removesuffix(KEPT) + ".yaml")
 
 
 def keep_predictions(predictions: Path, out: Path) -> None:
-    """Write a table as `packed` makes it, the same bytes each time, and its parameters without their comments.
+    """Write a table as `packed` makes it, the same bytes each time, and the parameters that it was made with.
 
     Parameters
     ----------
     predictions : as `read_predictions` takes it
-    out : NAME.csv.gz; the parameters are NAME.yaml, not written where `params_beside` finds none
+    out : NAME.csv.gz; the parameters are NAME.yaml, not written where there are none
 
     Raises
     ------
@@ -38,15 +35,14 @@ def keep_predictions(predictions: Path, out: Path) -> None:
     """
     table, params = kept_files(out)
     content = packed(*read_predictions(predictions))
-    used = params_beside(predictions)
+    used = parameters_of(predictions)
     with atomic_write(table) as temporary:
         content.to_csv(
             temporary, index=False, lineterminator="\n", compression={"method": "gzip", "compresslevel": 9, "mtime": 0}
         )
     if used:
-        values = yaml.safe_load(used.read_text(encoding="utf-8"))
         with atomic_write(params) as temporary:
-            temporary.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
+            temporary.write_text(yaml.safe_dump(used, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
 def packed(table: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
@@ -63,9 +59,9 @@ def is_packed(path: Path) -> bool:
     return False
 
 
-def params_beside(predictions: Path) -> Path | None:
-    """The parameters that a table was made with: NAME.yaml next to NAME.csv.gz, else the project's, in its folder."""
-    own = predictions.with_name(predictions.name.removesuffix(KEPT) + ".yaml")
-    folders = predictions.resolve().parent, predictions.resolve().parent.parent
-    beside = [own] if predictions.name.endswith(KEPT) else [folder / PARAMS_FILE for folder in folders]
-    return next((path for path in beside if path.is_file()), None)
+def is_parameters(path: Path) -> bool:
+    """Whether a file holds parameters as `keep_predictions` writes them."""
+    with suppress(OSError, ValueError, yaml.YAMLError):
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return isinstance(content, dict) and {"task", "data", "prepare", "split", "model", "train"} <= content.keys()
+    return False

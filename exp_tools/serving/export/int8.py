@@ -12,7 +12,8 @@ from exp_tools.evaluation.metrics.classification import confusion_metrics
 from exp_tools.evaluation.probabilities import Calibration
 from exp_tools.evaluation.validation import confusion
 from exp_tools.io import atomic_write, scratch_folder
-from exp_tools.serving.export.onnx import ONNX_MISSING, add_facts, with_export
+from exp_tools.serving.export.onnx import ONNX_MISSING, add_facts
+from exp_tools.serving.export.parity import with_export
 from exp_tools.serving.onnx_engine import OnnxEngine
 
 MOST_LOST = 0.01

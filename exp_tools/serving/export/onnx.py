@@ -11,9 +11,8 @@ import json
 import logging
 import warnings
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,30 +20,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from exp_tools.errors import UserError
-from exp_tools.evaluation.probabilities import Calibration
 from exp_tools.io import atomic_write, scratch_folder
 from exp_tools.models.model_file import HEADER_KEY, ModelFacts
 from exp_tools.models.normalize import normalise
 from exp_tools.models.registry import load_model
+from exp_tools.serving.export.parity import Parity, check_request, compare_with, require_close, with_export
 from exp_tools.serving.onnx_engine import OnnxEngine
 
 TOLERANCE = 1e-4
 """Largest accepted difference of a probability of the export from the model's."""
 ONNX_MISSING = "the packages for ONNX are not installed: pip install '.[onnx]'"
-
-
-class Parity(NamedTuple):
-    """The difference of an export from its model, over all images and classes.
-
-    images : on how many it was looked at
-    logits, probabilities : the largest difference
-    changed : images that get another diagnosis
-    """
-
-    images: int
-    logits: float
-    probabilities: float
-    changed: int
 
 
 class Graph(nn.Module):
@@ -79,10 +64,7 @@ def export_onnx(model: Path, out: Path, pixels: NDArray[np.uint8], metadata: NDA
     UserError : the packages for ONNX are missing, the model file is none, there is no image, or a probability differs
         by more than TOLERANCE
     """
-    if not len(pixels):
-        raise UserError("there is no image to compare the export with the model on")
-    if out.suffix != ".onnx":
-        raise UserError(f"an export is called something.onnx, not {out.name}: the ending says how a model is read")
+    check_request(out, ".onnx", pixels)
     try:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
@@ -95,20 +77,11 @@ def export_onnx(model: Path, out: Path, pixels: NDArray[np.uint8], metadata: NDA
         trial = folder / "trial.onnx"
         _write(network, facts.preprocessing["image_size"], trial)
         add_facts(trial, trial, facts)
-        parity = _compare(OnnxEngine(trial), eager, pixels, metadata, Calibration.from_dict(facts.calibration))
-        if parity.probabilities > TOLERANCE:
-            raise UserError(
-                f"the export says something else than {model}: a probability differs by {parity.probabilities:.1e} "
-                f"(at most {TOLERANCE:.0e} is accepted); {out} was not written"
-            )
+        parity = compare_with(eager, OnnxEngine(trial), pixels, metadata)
+        require_close(parity, TOLERANCE, model, out)
         with atomic_write(out) as temporary:
             add_facts(trial, temporary, with_export(facts, {"precision": "fp32", **parity._asdict()}))
     return parity
-
-
-def with_export(facts: ModelFacts, export: dict[str, Any]) -> ModelFacts:
-    """The facts of an export: those of the model, and under `training.export` how it was made."""
-    return replace(facts, training={**facts.training, "export": export})
 
 
 def add_facts(onnx_file: Path, out: Path, facts: ModelFacts) -> None:
@@ -158,18 +131,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-def _compare(
-    engine: OnnxEngine,
-    eager: NDArray[np.float32],
-    pixels: NDArray[np.uint8],
-    metadata: NDArray[np.float32],
-    calibration: Calibration,
-) -> Parity:
-    single = np.concatenate([engine.logits(pixels[[n]], metadata[[n]]) for n in range(len(pixels))])
-    both = np.stack([single, engine.logits(pixels, metadata)])
-    expected, found = calibration.probabilities(eager), [calibration.probabilities(one) for one in both]
-    apart = max(np.abs(one - expected).max() for one in found)
-    changed = np.any([calibration.decisions(one) != calibration.decisions(expected) for one in found], axis=0)
-    return Parity(len(pixels), float(np.abs(both - eager).max()), float(apart), int(changed.sum()))

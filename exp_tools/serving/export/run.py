@@ -16,7 +16,8 @@ from exp_tools.io import file_digest, scratch_folder
 from exp_tools.models.model_file import ModelFacts, read_facts
 from exp_tools.serving.export.half import export_half
 from exp_tools.serving.export.int8 import Examples, Quantised, quantise
-from exp_tools.serving.export.onnx import Parity, export_onnx
+from exp_tools.serving.export.onnx import export_onnx
+from exp_tools.serving.export.parity import Parity
 
 
 class PreparedData(NamedTuple):
