@@ -1,8 +1,12 @@
 """The figures of docs/results.md and README.md on real skin follow from the predictions in results/."""
 
+import io
 import json
 import re
+import zipfile
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -10,6 +14,9 @@ from helpers.project import ROOT
 
 from benchmarks.reference import DRAWN, FOLDER, PICTURE, draw, leak, scores, settings, table
 from exp_tools.cli.main import main
+from exp_tools.evaluation.predictions import read_predictions
+from exp_tools.models.released import released_model
+from exp_tools.serving.predictor import Predictor
 
 CELL = re.compile(r"0\.\d{3} \[0\.\d{3}, 0\.\d{3}\]")
 
@@ -56,12 +63,44 @@ def test_the_comparison_of_recipes_is_that_of_their_predictions_on_validation(ca
     text = (ROOT / "docs/results.md").read_text()
     found = settings(FOLDER / "recipe")
     assert len(found) == 8
+    curves = pd.read_csv(FOLDER / "recipe" / "curves.csv").groupby("setting")["macro_auc"]
     for name, (path,) in found.items():
         assert main(["score", str(path), "--split", "val", "--resamples", "10", "--json"]) == 0
         metrics = json.loads(capsys.readouterr().out)["metrics"]
         row = next(line for line in text.splitlines() if line.startswith(f"| `{name}`"))
+        curve = curves.get_group(name).to_numpy()
+        assert f"| {curve.max():.3f} ({curve.argmax() + 1}) | {curve[-1]:.3f} |" in row
         assert row.endswith(f"| {metrics['balanced_accuracy']:.3f} | {metrics['log_loss']:.3f} |")
         assert set(pd.read_csv(path)["split"]) == {"val"}
+
+
+@pytest.mark.parametrize(
+    ("better", "metric"),
+    [("reference", "macro_auc"), ("reference", "balanced_accuracy"), ("probe-both-meta", "macro_auc")],
+)
+def test_differences_that_the_page_names_are_those_of_the_comparison(better, metric, capsys):
+    given = [f"{name}={','.join(map(str, settings()[name]))}" for name in ("probe-both", better)]
+    assert main(["compare", *given, "--split", "test", "--metric", "balanced_accuracy", "--format", "csv"]) == 0
+    rows = pd.read_csv(io.StringIO(capsys.readouterr().out)).set_index(["name", "metric"])
+    row = rows.loc[better, metric]
+    text = " ".join((ROOT / "docs/results.md").read_text().split())
+    assert f"{row.difference:.3f} [{row.difference_low:.3f}, {row.difference_high:.3f}]" in text
+
+
+def test_the_released_model_gives_the_predictions_of_its_row(real_data):
+    """On test images as they were packed: from copies of 300x225 pixels."""
+    predictor = Predictor(released_model(ROOT))
+    rows, classes = read_predictions(FOLDER / "reference-seed2.csv.gz")
+    rows = rows[rows["split"] == "test"].iloc[::50]
+    with zipfile.ZipFile(real_data / "ham10000-300x225.zip") as archive:
+        names = {Path(name).stem: name for name in archive.namelist()}
+        pixels = [predictor.prepare(archive.read(names[image])) for image in rows["image_id"]]
+    logits = predictor.engine.logits(np.stack(pixels), np.zeros((len(pixels), 3), np.float32))
+    kept = rows[[f"logit_{name}" for name in classes]].to_numpy()
+    assert len(pixels) > 25
+    assert np.abs(logits - kept).max() < 0.06  # float16
+    decided = predictor.calibration.decisions(predictor.calibration.probabilities(logits))
+    assert np.array_equal(np.array(classes)[decided], rows["predicted"])
 
 
 def test_each_result_names_its_parameters_and_no_place_of_a_machine():
