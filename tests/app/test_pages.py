@@ -25,11 +25,13 @@ from exp_tools import revisions
 from exp_tools.app import launch, main
 from exp_tools.app.pages import experiments
 from exp_tools.app.parts import charts, experiment_queue, images
+from exp_tools.app.parts.model_picker import KEY
 from exp_tools.app.parts.settings import Settings
 from exp_tools.cli import main as cli
 from exp_tools.errors import UserError
 from exp_tools.params import load_params
 from exp_tools.project import CARD, CURVES, DATA_METRICS, EVALUATE_METRICS, MODEL, RELEASED, REPORT, SUMS, TRAIN_METRICS
+from exp_tools.revisions import RELEASED_VERSION
 from exp_tools.serving.predictor import DISCLAIMER, Patient, Predictor
 
 torch.set_num_threads(1)
@@ -267,6 +269,26 @@ def test_about_shows_the_card_of_the_released_model_and_evaluate_does_not_offer_
     app = page(settings, "Evaluate", monkeypatch)
     box = next(box for box in app.selectbox if box.label == "Model of")
     assert box.options == ["workspace (files as they are now)"]
+
+
+def test_looking_at_evaluate_does_not_change_the_model_that_predict_shows(settings, monkeypatch):
+    release(Path(settings.root))
+    for chosen in (None, RELEASED_VERSION.label):
+        monkeypatch.setattr(main, "PAGES", {"Evaluate": main.PAGES["Evaluate"], **main.PAGES})
+
+        def script(settings):
+            from exp_tools.app import main
+
+            main.run(settings)
+
+        app = AppTest.from_function(script, args=(settings,), default_timeout=60)
+        if chosen:
+            app.session_state[KEY] = chosen
+        app.run()
+        assert not app.exception
+        assert app.title[0].value == "Evaluate"
+        assert (KEY in app.session_state) == (chosen is not None)
+        assert chosen is None or app.session_state[KEY] == chosen
 
 
 def test_a_released_model_of_other_bytes_is_refused(settings, monkeypatch):

@@ -33,9 +33,12 @@ def choose_version(settings: Settings, *, released: bool = True) -> Version:
     if released and has_released(settings.folder):
         shown.insert(0 if _without_skin(settings.folder / MODEL) else len(shown), RELEASED_VERSION)
     labels = {version.label: version for version in shown}
-    if st.session_state.get(KEY) not in labels:
-        st.session_state.pop(KEY, None)  # an experiment that was removed meanwhile
-    chosen = st.selectbox("Model of", list(labels), key=KEY, persist_state="session")
+    key = KEY
+    if not released and st.session_state.get(KEY) in (None, RELEASED_VERSION.label):
+        key = f"{KEY} but the released one"  # the pages that show that one keep it
+    if st.session_state.get(key) not in labels:
+        st.session_state.pop(key, None)  # an experiment that was removed meanwhile
+    chosen = st.selectbox("Model of", list(labels), key=key, persist_state="session")
     return labels[chosen]
 
 
