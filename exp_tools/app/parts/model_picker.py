@@ -33,13 +33,18 @@ def choose_version(settings: Settings, *, released: bool = True) -> Version:
     if released and has_released(settings.folder):
         shown.insert(0 if _without_skin(settings.folder / MODEL) else len(shown), RELEASED_VERSION)
     labels = {version.label: version for version in shown}
-    key = KEY
-    if not released and st.session_state.get(KEY) in (None, RELEASED_VERSION.label):
-        key = f"{KEY} but the released one"  # the pages that show that one keep it
-    if st.session_state.get(key) not in labels:
+    key = f"{KEY} of {'all' if released else 'those evaluated'}"
+    if st.session_state.get(KEY) in labels:
+        st.session_state[key] = st.session_state[KEY]
+    elif st.session_state.get(key) not in labels:
         st.session_state.pop(key, None)  # an experiment that was removed meanwhile
-    chosen = st.selectbox("Model of", list(labels), key=key, persist_state="session")
+    chosen = st.selectbox("Model of", list(labels), key=key, on_change=_remember, args=(key,), persist_state="session")
     return labels[chosen]
+
+
+def _remember(key: str) -> None:
+    """Let what a page's box says hold on the other pages; a look at a page, without a choice, changes nothing."""
+    st.session_state[KEY] = st.session_state[key]
 
 
 def open_predictor(settings: Settings, version: Version) -> Predictor:
