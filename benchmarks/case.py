@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+LEAST_REPEATS = 5
+
 
 @dataclass(frozen=True)
 class Case:
@@ -41,10 +43,18 @@ def compare(
     against: str,
     target: float,
     repeats: int,
+    most_seconds: float | None = None,
 ) -> Case:
-    """Time `ours` and `rival` in turns, once each to warm up; rates are `amount` a second."""
+    """Time `ours` and `rival` in turns, once each to warm up; rates are `amount` a second.
+
+    most_seconds : after so long, it is enough when there are LEAST_REPEATS
+    """
     ours(), rival()
-    pairs = [(seconds(ours), seconds(rival)) for _ in range(repeats)]
+    pairs: list[tuple[float, float]] = []
+    while len(pairs) < repeats:
+        pairs.append((seconds(ours), seconds(rival)))
+        if most_seconds and len(pairs) >= LEAST_REPEATS and sum(map(sum, pairs)) > most_seconds:
+            break
     return of_pairs(name, unit, amount, pairs, against=against, target=target)
 
 

@@ -23,19 +23,26 @@ from exp_tools.data.images.preprocess import Preprocessing
 from exp_tools.devices import loader_workers, prepare_machine, resolve_precision
 from exp_tools.evaluation.predict import predict_logits
 from exp_tools.models.normalize import normalise
-from exp_tools.models.registry import build_model, depthwise_share
+from exp_tools.models.registry import build_model, depthwise_share, metadata_knobs
 from exp_tools.param_types import EncoderParams
-from exp_tools.params import TrainParams, load_params
+from exp_tools.params import PARAMS_FILE, TrainParams, load_params
 from exp_tools.probing.encoders import compute_features, make_encoder
+from exp_tools.recipes import find_recipe, merged
 from exp_tools.system import cores
 from exp_tools.training.distributed import wrap
+from exp_tools.training.freezing import apply_phase, train_mode
 from exp_tools.training.interrupts import StopRequest
 from exp_tools.training.loader import Setup, TrainingData, groups, make_loader
+from exp_tools.training.losses import make_loss, one_hot, weighted_targets
+from exp_tools.training.optim import make_optimizer
+from exp_tools.training.step_speed import PATIENTS
 from exp_tools.training.trainer import Trainer, fit
 
 CLASSES = list("abcdefg")
 GIB = 2**30
 LOWER = {"bf16": torch.bfloat16, "fp16": torch.float16}
+TRAINING_SECONDS = 60
+"""Of a training case; the largest networks are measured less often."""
 BEST_OF = (16, 32, 64, 128)
 """Batch sizes of which evaluation is held against the fastest."""
 
@@ -66,9 +73,9 @@ class Bench:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
 
-    def setup_of(self, name: str, knobs: dict) -> Setup:
-        """The setup with the precision that `train.precision: auto` takes for an architecture."""
-        depthwise = partial(depthwise_share, name, knobs, self.size)
+    def setup_of(self, training: "Training") -> Setup:
+        """The setup with the precision that `train.precision: auto` takes for a network."""
+        depthwise = partial(depthwise_share, training.name, training.knobs, self.size)
         return replace(self.setup, precision=resolve_precision("auto", self.device, depthwise))
 
     def autocast(self, precision: str) -> torch.autocast:
@@ -87,25 +94,48 @@ def make_bench(files: list[Path], scratch: Path, *, size: int, count: int, batch
     return Bench(path, count, size, batch, Setup(device, workers=loader_workers(machine, device)))
 
 
-def recipe(batch: int, epochs: int = 10**6) -> TrainParams:
-    """The default recipe at a constant learning rate, each image once an epoch."""
+@dataclass(frozen=True)
+class Training:
+    """What is trained and how: an architecture, its knobs, and the section `train` at a constant learning rate."""
+
+    name: str
+    knobs: dict
+    params: TrainParams
+
+    def network(self) -> nn.Module:
+        """The architecture with the same random weights every time; what the recipe has rest at the end rests."""
+        torch.manual_seed(0)
+        model = build_model(self.name, self.knobs, len(CLASSES))
+        apply_phase(model, self.params.epochs, self.params)
+        return model
+
+
+def constant(params: TrainParams, batch: int, epochs: int = 10**6) -> TrainParams:
+    """The section `train` with a constant learning rate, each image once an epoch, and no end."""
     changes = {"batch_size": batch, "epochs": epochs, "schedule": "constant", "sampler": "none", "patience": None}
-    return load_params().train.model_copy(update=changes)
+    return params.model_copy(update=changes)
 
 
-def network_of(bench: Bench, name: str, knobs: dict) -> nn.Module:
-    """The architecture with the same random weights every time."""
-    torch.manual_seed(0)
-    return build_model(name, knobs, len(CLASSES))
+def default_training(batch: int, name: str, knobs: dict, epochs: int = 10**6) -> Training:
+    """The section `train` of params.yaml for an architecture."""
+    return Training(name, knobs, constant(load_params().train, batch, epochs))
 
 
-def training_pass(bench: Bench, name: str, knobs: dict) -> Callable[[], None]:
+def recipe_training(root: Path, name: str, batch: int) -> Training:
+    """A recipe as it stands, but with random weights, `batch` images a step and a constant learning rate."""
+    params = merged(find_recipe(root, name), load_params(root / PARAMS_FILE))
+    architecture = params.model.name
+    knobs = params.model.architecture | metadata_knobs(architecture, PATIENTS)
+    return Training(architecture, knobs, constant(params.train, batch))
+
+
+def training_pass(bench: Bench, training: Training) -> Callable[[], None]:
     """An epoch's steps of our loop, loader and augmentation included, as something to call."""
-    model, params = network_of(bench, name, knobs), recipe(bench.batch)
+    model, params = training.network(), training.params
     AcceleratorState._reset_state(reset_partial_state=True)  # accelerate keeps the precision of the case before
-    trainer = Trainer(model, bench.data(), params, bench.setup_of(name, knobs), None, StopRequest(), print)
+    trainer = Trainer(model, bench.data(), params, bench.setup_of(training), None, StopRequest(), print)
     trainer.runner = wrap(trainer.network, trainer.team, trainer.device, compiled=False)
-    trainer.network.train()
+    train_mode(trainer.network, params)
     epoch = 0
 
     def work() -> None:
@@ -113,7 +143,7 @@ def training_pass(bench: Bench, name: str, knobs: dict) -> Callable[[], None]:
         epoch += 1
         trainer.order.set_epoch(epoch)
         trainer.progress.step = 0
-        for group in groups(trainer.loader, 1):
+        for group in groups(trainer.loader, params.accumulate):
             trainer.step(1, group)
             if bench.device.type == "cpu":
                 trainer.look(1)
@@ -122,20 +152,27 @@ def training_pass(bench: Bench, name: str, knobs: dict) -> Callable[[], None]:
     return work
 
 
-def bare_pass(bench: Bench, name: str, knobs: dict, precision: str) -> Callable[[], None]:
-    """The same network, batches and optimizer on tensors that lie on the device already."""
-    model = network_of(bench, name, knobs).to(bench.device, memory_format=torch.channels_last).train()
-    params, data = recipe(bench.batch), bench.data()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=params.lr, fused=bench.device.type in ("cpu", "cuda"))
+def bare_pass(bench: Bench, training: Training, precision: str) -> Callable[[], None]:
+    """The same network, batches, loss and optimizer on tensors that lie on the device already; no mixing, no average
+    of the weights, no scores."""
+    model, params, data = training.network(), training.params, bench.data()
+    model = model.to(bench.device, memory_format=torch.channels_last)
+    train_mode(model, params)
+    optimizer, loss_of = make_optimizer(model, params), make_loss(params)
     bounds = range(0, bench.count, bench.batch)
-    batches = [(inputs(bench, model, rows), labels_of(bench, data, rows)) for rows in slices(bounds, bench.batch)]
+    batches = [
+        (inputs(bench, model, rows), targets_of(bench, data, rows, params)) for rows in slices(bounds, bench.batch)
+    ]
 
     def work() -> None:
-        for arguments, labels in batches:
+        for place, (arguments, targets) in enumerate(batches, start=1):
             with bench.autocast(precision):
-                loss = cross_entropy(model(*arguments), labels)
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), params.clip_norm)
+                logits = model(*arguments)
+            loss_of(logits, targets).mean().backward()
+            if place % params.accumulate and place < len(batches):
+                continue
+            if params.clip_norm is not None:
+                nn.utils.clip_grad_norm_(model.parameters(), params.clip_norm)
             optimizer.step()
             optimizer.zero_grad()
         bench.wait()
@@ -143,14 +180,14 @@ def bare_pass(bench: Bench, name: str, knobs: dict, precision: str) -> Callable[
     return work
 
 
-def fastest_bare_pass(bench: Bench, name: str, knobs: dict) -> tuple[Callable[[], None], str, str]:
+def fastest_bare_pass(bench: Bench, training: Training) -> tuple[Callable[[], None], str, str]:
     """The bare loop in the faster of fp32 and a lower precision, which that is, and which `auto` takes.
 
     Whether `train.precision: auto` chose well is a part of what is measured.
     """
-    used = bench.setup_of(name, knobs).precision
+    used = bench.setup_of(training).precision
     lower = used if used in LOWER else "bf16"
-    works = {precision: bare_pass(bench, name, knobs, precision) for precision in ("fp32", lower)}
+    works = {precision: bare_pass(bench, training, precision) for precision in ("fp32", lower)}
     for work in works.values():
         work()
     times = [{precision: seconds(work) for precision, work in works.items()} for _ in range(3)]
@@ -171,35 +208,38 @@ def inputs(bench: Bench, model: nn.Module, rows: slice) -> tuple[Tensor, ...]:
     return (images, metadata) if model.uses_metadata else (images,)
 
 
-def labels_of(bench: Bench, data: TrainingData, rows: slice) -> Tensor:
-    """Class numbers on the device."""
-    return torch.from_numpy(data.labels[rows]).to(bench.device)
+def targets_of(bench: Bench, data: TrainingData, rows: slice, params: TrainParams) -> Tensor:
+    """What the loss is held against, on the device: one-hot, smoothed where the recipe asks for it."""
+    targets = one_hot(torch.from_numpy(data.labels[rows]), len(CLASSES)).to(bench.device)
+    return weighted_targets(targets, torch.ones(len(CLASSES), device=bench.device), params.label_smoothing)
 
 
-def train_case(bench: Bench, name: str, knobs: dict, repeats: int, case: str = "") -> Case:
+def train_case(bench: Bench, training: Training, repeats: int, case: str) -> Case:
     """The steps of our training loop, in the precision of `auto`, against a bare loop in the faster one."""
-    bare, precision, used = fastest_bare_pass(bench, name, knobs)
+    bare, precision, used = fastest_bare_pass(bench, training)
     where = f"batch {bench.batch}, {bench.size} px, tensors in memory"
     return compare(
-        case or f"train_{name}",
+        case,
         "images/s",
         bench.count,
-        training_pass(bench, name, knobs),
+        training_pass(bench, training),
         bare,
         against=f"bare loop, {precision} (the faster), ours {used}, {where}",
         target=0.95,
         repeats=repeats,
+        most_seconds=TRAINING_SECONDS,
     )
 
 
 def gpu_cases(bench: Bench, case: str, knobs: dict, repeats: int) -> list[Case]:
     """A network's training on a GPU: our loop against a bare one, the loader against the loop, peak memory."""
     torch.cuda.reset_peak_memory_stats()
-    work = training_pass(bench, "timm", knobs)
+    training = default_training(bench.batch, "timm", knobs)
+    work = training_pass(bench, training)
     work()
     peak, total = torch.cuda.max_memory_allocated() / GIB, torch.cuda.mem_get_info()[1] / GIB
-    loop = train_case(bench, "timm", knobs, repeats, case)
-    loader, order = make_loader(bench.data(), recipe(bench.batch), workers=bench.setup.workers, pin=True)
+    loop = train_case(bench, training, repeats, case)
+    loader, order = make_loader(bench.data(), training.params, workers=bench.setup.workers, pin=True)
 
     def load() -> None:
         order.set_epoch(1)
@@ -240,7 +280,8 @@ def epoch_case(files: list[Path], bench: Bench, knobs: dict, repeats: int) -> Ca
     loading = {"batch_size": bench.batch, "num_workers": workers, "persistent_workers": True}
     train = DataLoader(Jpegs(some, bench.size, augmented=True), shuffle=True, **loading)
     val = DataLoader(Jpegs(some[: bench.count // 4], bench.size, augmented=False), **loading)
-    plain = network_of(bench, "soft_attention", knobs).to(bench.device)
+    training = default_training(bench.batch, "soft_attention", knobs, epochs=1)
+    plain = training.network().to(bench.device)
     optimizer = torch.optim.AdamW(plain.parameters(), lr=1e-3)
 
     def rival() -> None:
@@ -254,11 +295,11 @@ def epoch_case(files: list[Path], bench: Bench, knobs: dict, repeats: int) -> Ca
         with torch.no_grad():
             torch.cat([plain(images.to(bench.device)).cpu() for images, _ in val])
 
-    setup = bench.setup_of("soft_attention", knobs)
+    setup = bench.setup_of(training)
 
     def ours() -> None:
         AcceleratorState._reset_state(reset_partial_state=True)
-        fit(network_of(bench, "soft_attention", knobs), bench.data(), recipe(bench.batch, epochs=1), setup)
+        fit(training.network(), bench.data(), training.params, setup)
 
     return compare(
         "epoch_soft_attention",
@@ -296,7 +337,8 @@ def fastest_forward(bench: Bench, model: nn.Module) -> tuple[Callable[[], None],
 
 def evaluate_case(bench: Bench, name: str, knobs: dict, repeats: int) -> Case:
     """Logits of packed images as `evaluate` computes them, against bare forward passes at the batch that is fastest."""
-    model = network_of(bench, name, knobs).to(bench.device, memory_format=torch.channels_last).eval()
+    model = default_training(bench.batch, name, knobs).network()
+    model = model.to(bench.device, memory_format=torch.channels_last).eval()
     bare, against = fastest_forward(bench, model)
     run = {"batch_size": load_params().evaluate.batch_size, "device": bench.device, "metadata": bench.data().metadata}
     rows = np.arange(bench.count)

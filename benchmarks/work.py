@@ -14,15 +14,21 @@ from benchmarks.processes import processes_case
 from exp_tools.params import load_params
 
 RESNET18 = {"backbone": "resnet18"}
-ON_CPU = {
-    "soft_attention": RESNET18,
-    "emas": {},
-    "efficientnet_v2": {},
-    "multimodal": RESNET18,
-    "timm": RESNET18,
-}
-"""Knobs that the architectures are trained with; what is not named is as published."""
+RECIPES = (
+    "reference",
+    "lite0",
+    "convnext_finetune",
+    "soft_attention",
+    "soft_attention_paper",
+    "emas",
+    "multimodal",
+    "efficientnet_v2",
+    "melanoma",
+)
+"""Recipes that train a network; those of probes are the case `features`."""
 ON_GPU = {"train_resnet50": "resnet50", "train_efficientnet_v2_s": "tf_efficientnetv2_s"}
+
+ROOT = Path(__file__).parents[1]
 
 Work = Callable[[], Case | list[Case]]
 
@@ -59,10 +65,11 @@ def cpu_work(request: Request) -> dict[str, Work]:
     params, quick = load_params(), request.quick
     repeats, scratch = request.repeats, request.scratch
 
-    def train(name: str, knobs: dict) -> Work:
+    def train(recipe: str) -> Work:
         # Two steps at a time, so that both sides see the same moods of a machine, and more often.
         bench = partial(request.bench, 96 if quick else 128, 32, 16)
-        return lambda: training_cases.train_case(bench(), name, knobs, 3 * repeats)
+        training = partial(training_cases.recipe_training, ROOT, recipe, 16)
+        return lambda: training_cases.train_case(bench(), training(), 3 * repeats, f"train_{recipe}")
 
     def epoch() -> Case:
         bench = request.bench(params.prepare.image_size, 128 if quick else 256, 32)
@@ -89,7 +96,7 @@ def cpu_work(request: Request) -> dict[str, Work]:
         "prepare": lambda: data_cases.prepare_case(request.some(400, 1000), scratch, repeats),
         "loader": lambda: data_cases.loader_case(request.files, scratch, repeats),
         "augment": lambda: data_cases.augment_case(request.files, scratch, repeats),
-        **{f"train_{name}": train(name, knobs) for name, knobs in ON_CPU.items()},
+        **{f"train_{recipe}": train(recipe) for recipe in RECIPES},
         "epoch_soft_attention": epoch,
         "evaluate": evaluate,
         "features": features,

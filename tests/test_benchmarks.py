@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -19,20 +20,17 @@ from benchmarks import statistics, training_cases
 from benchmarks.case import compare, of_pairs, of_times
 from benchmarks.growth import Point, anonymous_bytes, exponent, link_photographs, measure, memory_case, summary
 from benchmarks.report import markdown, print_cases
-from benchmarks.training_cases import bare_pass, make_bench, training_pass
-from benchmarks.work import Request, cpu_work
+from benchmarks.training_cases import bare_pass, default_training, make_bench, recipe_training, training_pass
+from benchmarks.work import RECIPES, Request, cpu_work
 from exp_tools.evaluation.metrics.class_calibration import class_calibration
 from exp_tools.evaluation.validation import softmax
+from exp_tools.recipes import list_recipes
 
 MANDATORY = {
     "prepare",
     "loader",
     "augment",
-    "train_soft_attention",
-    "train_emas",
-    "train_efficientnet_v2",
-    "train_multimodal",
-    "train_timm",
+    *(f"train_{recipe}" for recipe in RECIPES),
     "epoch_soft_attention",
     "evaluate",
     "features",
@@ -131,20 +129,43 @@ def test_our_pass_and_the_bare_one_train_on_the_same_batches(photographs, tmp_pa
     bench = make_bench(photographs, tmp_path, size=32, count=24, batch=8, device=torch.device("cpu"))
     original = torch.optim.AdamW.step
     monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, *rest: (steps.append(1), original(self, *rest))[1])
-    knobs = {"backbone": "test_resnet"}
+    training = default_training(8, "timm", {"backbone": "test_resnet"})
     for name, make in (("ours", training_pass), ("bare", partial(bare_pass, precision="fp32"))):
         steps.clear()
-        make(bench, "timm", knobs)()
+        make(bench, training)()
         seen[name].append(len(steps))
     assert seen == {"ours": [3], "bare": [3]}
+
+
+def test_every_recipe_that_trains_a_network_is_measured():
+    trained = {recipe.name for recipe in list_recipes(ROOT) if recipe.changes["model"]["name"] != "probe"}
+    assert set(RECIPES) == trained
+
+
+def test_a_recipe_is_measured_as_it_trains(photographs, tmp_path, monkeypatch):
+    """What the recipe has rest at its end rests; four batches of a recipe that adds up two are two steps."""
+    training = recipe_training(ROOT, "lite0", 8)
+    network = training.network()
+    resting = [parameter for parameter in network.parameters() if not parameter.requires_grad]
+    assert 0.6 < sum(map(torch.numel, resting)) / sum(map(torch.numel, network.parameters())) < 0.75
+    steps = []
+    original = torch.optim.Adam.step
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda self, *rest: (steps.append(1), original(self, *rest))[1])
+    bench = make_bench(photographs, tmp_path, size=32, count=32, batch=8, device=torch.device("cpu"))
+    training = replace(training, params=training.params.model_copy(update={"accumulate": 2}))
+    for make in (training_pass, partial(bare_pass, precision="fp32")):
+        steps.clear()
+        make(bench, training)()
+        assert len(steps) == 2
 
 
 @pytest.mark.parametrize(("slow", "best"), [("bf16", "fp32"), ("fp32", "bf16")])
 def test_the_bare_loop_is_the_faster_of_the_two_precisions(photographs, tmp_path, monkeypatch, slow, best):
     bench = make_bench(photographs, tmp_path, size=32, count=8, batch=8, device=torch.device("cpu"))
     works = {name: (lambda name=name: time.sleep(0.02 * (name == slow))) for name in ("fp32", "bf16")}
-    monkeypatch.setattr(training_cases, "bare_pass", lambda bench, name, knobs, precision: works[precision])
-    work, precision, _ = training_cases.fastest_bare_pass(bench, "timm", {"backbone": "test_resnet"})
+    monkeypatch.setattr(training_cases, "bare_pass", lambda bench, training, precision: works[precision])
+    training = default_training(8, "timm", {"backbone": "test_resnet"})
+    work, precision, _ = training_cases.fastest_bare_pass(bench, training)
     assert (work, precision) == (works[best], best)
 
 
