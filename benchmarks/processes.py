@@ -73,7 +73,7 @@ def work(images: Path, batch: int) -> None:
     model = build_model("timm", {"backbone": "resnet18"}, 7)
     setup = Setup(device, resolve_precision("auto", device, lambda: 0.0))  # no depthwise convolution
     trainer = Trainer(model, data, params.train.model_copy(update=changes), setup, None, StopRequest(), print)
-    trainer.runner = wrap(trainer.network, trainer.team, trainer.device, compiled=False)
+    trainer.runner = wrap(trainer.network, trainer.team, trainer.device, compiled=False, size=trainer.image_size)
     trainer.network.train()
     for epoch in (1, 2):
         start = time.perf_counter()

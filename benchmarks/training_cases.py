@@ -134,7 +134,7 @@ def training_pass(bench: Bench, training: Training) -> Callable[[], None]:
     model, params = training.network(), training.params
     AcceleratorState._reset_state(reset_partial_state=True)  # accelerate keeps the precision of the case before
     trainer = Trainer(model, bench.data(), params, bench.setup_of(training), None, StopRequest(), print)
-    trainer.runner = wrap(trainer.network, trainer.team, trainer.device, compiled=False)
+    trainer.runner = wrap(trainer.network, trainer.team, trainer.device, compiled=False, size=trainer.image_size)
     train_mode(trainer.network, params)
     epoch = 0
 
@@ -239,7 +239,7 @@ def gpu_cases(bench: Bench, case: str, knobs: dict, repeats: int) -> list[Case]:
     work()
     peak, total = torch.cuda.max_memory_allocated() / GIB, torch.cuda.mem_get_info()[1] / GIB
     loop = train_case(bench, training, repeats, case)
-    loader, order = make_loader(bench.data(), training.params, workers=bench.setup.workers, pin=True)
+    loader, order = make_loader(bench.data(), training.params, bench.setup)
 
     def load() -> None:
         order.set_epoch(1)

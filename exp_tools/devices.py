@@ -10,19 +10,21 @@ from exp_tools.params import MachineParams
 from exp_tools.system import cores, keep_freed_memory
 
 
-def prepare_machine(machine: MachineParams) -> torch.device:
-    """Set the thread count and deterministic algorithms, and say which device to use.
+def prepare_machine(machine: MachineParams, *, deterministic: bool = True) -> torch.device:
+    """Set the thread count and deterministic algorithms (or a GPU's fastest ones), and say which device to use.
 
     Under torchrun the processes of a host share its cores, and each takes the GPU of its own number.
 
-    Raises UserError when a GPU is demanded and there is none.
+    Raises UserError when a GPU is demanded and there is none, or there are fewer than processes of this host.
     """
     keep_freed_memory()
     local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     torch.set_num_threads(max(1, cores() // local_processes) if machine.threads == "auto" else machine.threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing reads what was never written
+    torch.backends.cudnn.benchmark = not deterministic
+    torch.set_float32_matmul_precision("highest" if deterministic else "high")
     device = _gpu() if machine.device != "cpu" else None
     if device is None and machine.device == "gpu":
         raise UserError("machine.device is gpu, but torch sees none; run `exp-tools doctor`, or write auto or cpu")
@@ -31,6 +33,12 @@ def prepare_machine(machine: MachineParams) -> torch.device:
 
 def _gpu() -> torch.device | None:
     if torch.cuda.is_available():
+        processes, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+        if processes > gpus:
+            raise UserError(
+                f"{processes} training processes on this host, which has {gpus} GPU(s): each takes one. Lower "
+                "machine.processes (--nproc-per-node), or set machine.device to cpu"
+            )
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     if torch.backends.mps.is_available():
         return torch.device("mps")
@@ -66,6 +74,28 @@ def resolve_precision(precision: str, device: torch.device, depthwise: Callable[
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     return "bf16" if device.type == "cpu" and cpu_has_amx() and depthwise() <= MOST_DEPTHWISE else "fp32"
+
+
+def augments_on_device(where: str, device: torch.device, size: int) -> bool:
+    """Whether training images lie on the GPU and are augmented there (`machine.augment_on`).
+
+    Parameters
+    ----------
+    where : auto, cpu or gpu; auto: on a CUDA GPU where the images take a third of its free memory at most
+    size : bytes of all packed images
+
+    Raises
+    ------
+    UserError : gpu, and training runs elsewhere
+    """
+    if where == "gpu" and device.type != "cuda":
+        raise UserError(
+            f"machine.augment_on is gpu, which needs a CUDA GPU, and training runs on {device.type}: write auto"
+        )
+    if where != "auto" or device.type != "cuda":
+        return where == "gpu"
+    free, _ = torch.cuda.mem_get_info(device)
+    return 3 * size <= free
 
 
 def cpu_has_amx() -> bool:

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from exp_tools.errors import UserError
 from exp_tools.project import users_path
+from exp_tools.system import cores
 from exp_tools.taxonomy import is_drawn
 
 INSTALL = "make install"
@@ -157,8 +158,7 @@ def check_speed(root: Path) -> Check:
 
 
 def check_processor() -> Check:
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return Check("processor", "ok", f"{usable} usable of {os.cpu_count()} cores, {platform.machine()}")
+    return Check("processor", "ok", f"{cores()} usable of {os.cpu_count()} cores, {platform.machine()}")
 
 
 def check_memory() -> Check:

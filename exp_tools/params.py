@@ -167,6 +167,7 @@ class TrainParams(Section):
     channels_last: bool
     checkpointing: bool
     compile: bool
+    deterministic: bool
     select_on: Literal["macro_f1", "balanced_accuracy", "macro_auc", "accuracy", "loss"]
     patience: Annotated[int, Field(ge=1)] | None
     augment: AugmentParams
@@ -224,6 +225,7 @@ class MachineParams(Section):
     processes: Annotated[int, Field(ge=1, le=1024)]
     decoders: Annotated[int, Field(ge=1)] | Auto
     device: Literal["auto", "cpu", "gpu"]
+    augment_on: Literal["auto", "cpu", "gpu"]
     checkpoint_steps: Annotated[int, Field(ge=1)] | None
 
 

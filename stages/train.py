@@ -24,7 +24,7 @@ import torch
 from exp_tools.data.inputs.fraction import part_of_lesions
 from exp_tools.data.inputs.metadata import Vocabulary, encode, fit_vocabulary
 from exp_tools.data.labels.table import read_labels, read_splits
-from exp_tools.devices import loader_workers, prepare_machine, resolve_precision
+from exp_tools.devices import augments_on_device, loader_workers, prepare_machine, resolve_precision
 from exp_tools.errors import UserError, run_main
 from exp_tools.io import file_digest, write_csv
 from exp_tools.models.model_file import ModelFacts, save_model
@@ -64,7 +64,7 @@ def main() -> None:
         train_probe(params)
         return
     start_processes(params.machine.processes, "stages.train")
-    device = prepare_machine(params.machine)
+    device = prepare_machine(params.machine, deterministic=params.train.deterministic)
     rank, world = world_of()
     preprocessing = json.loads(PREPROCESSING.read_text())
     weights = weights_source(params.model.weights, params.model.architecture)
@@ -78,6 +78,7 @@ def main() -> None:
         resolve_precision(params.train.precision, device, depthwise),
         loader_workers(params.machine, device),
         params.machine.checkpoint_steps,
+        augments_on_device(params.machine.augment_on, device, IMAGES.stat().st_size),
     )
     if rank == 0:
         inputs = inputs_of(params, setup, world)
@@ -214,6 +215,7 @@ def inputs_of(params: Params, setup: Setup, world: int) -> dict[str, Any]:
         "parameters": parameters,
         "precision": setup.precision,
         "device": setup.device.type,
+        "augment_on": setup.device.type if setup.augment_on_device else "cpu",
         "threads": torch.get_num_threads(),
         "processes": world,
         "md5_labels": file_digest(LABELS),
@@ -259,7 +261,7 @@ def describe(
 ) -> ModelFacts:
     """The metadata of the model file."""
     labels = data.labels[data.train]
-    recorded = ("parameters", "weights", "md5_weights", "precision", "device", "threads", "processes")
+    recorded = ("parameters", "weights", "md5_weights", "precision", "device", "augment_on", "threads", "processes")
     return ModelFacts(
         architecture=params.model.name,
         knobs=knobs,

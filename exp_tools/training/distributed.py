@@ -1,5 +1,6 @@
 """The processes that train one model: a single one, or several that torchrun started."""
 
+import copy
 import os
 import sys
 from pathlib import Path
@@ -81,13 +82,42 @@ class ProcessGroup:
                 dist.broadcast(buffer, src=0)
 
 
-def wrap(network: nn.Module, team: ProcessGroup, device: torch.device, *, compiled: bool) -> nn.Module:
-    """The network as training calls it: averaging gradients over several processes, compiled where asked."""
+def wrap(network: nn.Module, team: ProcessGroup, device: torch.device, *, compiled: bool, size: int) -> nn.Module:
+    """The network as training calls it: averaging gradients over several processes, compiled where asked.
+
+    Parameters
+    ----------
+    network, device : the network, on its device
+    compiled : whether by torch.compile
+    size : side of the images, in pixels
+    """
     runner = network
     if team.world > 1:
-        on_gpu = [device] if device.type == "cuda" else None
-        runner = DistributedDataParallel(runner, device_ids=on_gpu, find_unused_parameters=True)
+        on_gpu = device.type == "cuda"
+        runner = DistributedDataParallel(
+            runner,
+            device_ids=[device] if on_gpu else None,
+            find_unused_parameters=has_unused_parameters(network, size),
+            broadcast_buffers=not on_gpu,  # where BatchNorm is synchronised, all have the same
+        )
     return torch.compile(runner) if compiled else runner
+
+
+def has_unused_parameters(network: nn.Module, size: int) -> bool:
+    """Whether some parameters take no part in the logits; looking for them costs a pass over the graph in each step.
+
+    Found with a copy that computes shapes alone; True where the network cannot do that.
+    """
+    trial = copy.deepcopy(network).to("meta").eval()
+    for parameter in trial.parameters():
+        parameter.requires_grad_(True)
+    images = torch.empty(2, 3, size, size, device="meta")
+    metadata = [torch.zeros(2, 3, device="meta")] if getattr(network, "uses_metadata", False) else []
+    try:
+        trial(images, *metadata).sum().backward()
+    except (RuntimeError, NotImplementedError):
+        return True
+    return any(parameter.grad is None for parameter in trial.parameters())
 
 
 def predict_together(

@@ -62,6 +62,18 @@ def divergence(epoch: int, step: int, images: list[str], rate: float, params: Tr
     )
 
 
+def advice_on_batch(size: int, images: int, params: TrainParams) -> str:
+    """What `train.batch_size: auto` took, and what that means for the learning rate.
+
+    Goyal et al., arXiv:1706.02677, for SGD; Malladi et al., NeurIPS 2022, arXiv:2205.10287, for Adam.
+    """
+    factor = f"{size}/B" if params.optimizer == "sgd" else f"the root of {size}/B"
+    return (
+        f"train.batch_size auto: {size} images a batch, {-(-images // size)} batches an epoch. train.lr {params.lr:g} "
+        f"is taken as it is: one that was found with batches of B images wants a factor of {factor}"
+    )
+
+
 @contextlib.contextmanager
 def advice_on_memory(params: TrainParams, found: int | None = None) -> Iterator[None]:
     """Turn an out-of-memory error of the device into one that names the parameters to change.

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
@@ -19,6 +20,7 @@ from torch.utils.data import DataLoader
 from exp_tools.data.inputs.augment import magnitudes
 from exp_tools.data.inputs.dataset import Batch, EpochOrder, PackedImages
 from exp_tools.errors import UserError
+from exp_tools.models.device_images import DeviceImages, upload
 from exp_tools.models.normalize import network_inputs
 from exp_tools.params import TrainParams
 from exp_tools.training.distributed import ProcessGroup
@@ -48,22 +50,26 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class Setup:
-    """Where and how to compute: device, "fp32", "bf16" or "fp16", loader processes, steps between two saved states."""
+    """Where and how to compute: device, "fp32", "bf16" or "fp16", loader processes, steps between two saved states, and
+    whether images lie on the device and are augmented there, without loader processes."""
 
     device: torch.device
     precision: str = "fp32"
     workers: int = 0
     checkpoint_steps: int | None = None
+    augment_on_device: bool = False
 
 
-LARGEST_BATCH = 1024
+LARGEST_BATCH, LEAST_BATCH = 1024, 8
+LEAST_STEPS = 50
+"""Steps of an epoch that `train.batch_size: auto` leaves, where that takes no batch below LEAST_BATCH."""
 PROCESSOR_BATCH = 32
 """On a processor a larger batch is not faster, and memory that is out cannot be caught there."""
 
 
 def make_loader(
-    data: TrainingData, params: TrainParams, *, workers: int = 0, pin: bool = False, rank: int = 0, world: int = 1
-) -> tuple[DataLoader, EpochOrder]:
+    data: TrainingData, params: TrainParams, setup: Setup, *, rank: int = 0, world: int = 1
+) -> tuple[DataLoader | DeviceImages, EpochOrder]:
     """The training loader and the order it follows; call `order.set_epoch` before each pass.
 
     Raises UserError when a class has no image in train, or a batch of one image is to be mixed.
@@ -80,14 +86,18 @@ def make_loader(
     if params.sampler != "none":
         weights = class_weights(labels, data.classes, params.sampler)[labels]
     order = EpochOrder(data.train, params.batch_size, seed=params.seed, weights=weights, rank=rank, world=world)
+    limits = magnitudes(params.augment)
+    if setup.augment_on_device:
+        images = upload(data.images, setup.device)
+        return DeviceImages(images, order, data.labels, limits, params.seed, data.metadata), order
     loader = DataLoader(
-        PackedImages(data.images, data.labels, magnitudes(params.augment), params.seed, data.metadata),
+        PackedImages(data.images, data.labels, limits, params.seed, data.metadata),
         batch_sampler=order,
         collate_fn=to_tensors,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        pin_memory=pin,
-        worker_init_fn=leave_signals_to_the_main_process,
+        num_workers=setup.workers,
+        persistent_workers=setup.workers > 0,
+        pin_memory=setup.device.type == "cuda",
+        worker_init_fn=start_worker,
         generator=torch.Generator().manual_seed(params.seed),
     )
     return loader, order
@@ -98,9 +108,12 @@ def to_tensors(batch: Batch) -> Batch:
     return Batch(*(torch.from_numpy(array) for array in batch))
 
 
-def leave_signals_to_the_main_process(worker: int) -> None:
-    """A worker that dies of Ctrl-C, or of a SIGTERM to all processes, would break the step that the main process is
+def start_worker(worker: int) -> None:
+    """Leave a loader process one thread, since there is one for each core, and signals to the main process.
+
+    A worker that dies of Ctrl-C, or of a SIGTERM to all processes, would break the step that the main process is
     about to finish. A SIGTERM from that process itself still ends it."""
+    cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # Linux
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
@@ -121,13 +134,16 @@ def groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
 
 
 def resolve_batch_size(network: nn.Module, data: TrainingData, setup: Setup, team: ProcessGroup) -> int:
-    """The largest power of two that survives a training step on the GPU, up to LARGEST_BATCH; a processor takes 32.
+    """The largest power of two that survives a training step on the GPU, up to LARGEST_BATCH, and leaves LEAST_STEPS an
+    epoch; a processor takes 32 at most.
 
-    Over several processes the size is that of the whole batch.
+    Over several processes the size is that of the whole batch, and a power of two for each of them.
     """
+    most = PROCESSOR_BATCH // team.world if setup.device.type == "cpu" else LARGEST_BATCH
+    share = len(data.train) // (LEAST_STEPS * team.world)
+    size = min(most, max(LEAST_BATCH, 1 << (share.bit_length() - 1) if share else 1))
     if setup.device.type == "cpu":
-        return PROCESSOR_BATCH
-    size = LARGEST_BATCH
+        return size * team.world
     while size > 1:
         try:
             try_step(network, data, setup, size)

@@ -72,8 +72,7 @@ def seen_shares(labels: np.ndarray, classes: list[str], params: TrainParams) -> 
 
 def one_hot(labels: Tensor, num_classes: int) -> Tensor:
     """Labels int [B] as float32 [B, C]; a label of -1, which is padding, gives a row of zeros."""
-    real = (labels >= 0).unsqueeze(1)
-    return functional.one_hot(labels.clamp_min(0), num_classes).float() * real
+    return (labels.unsqueeze(1) == torch.arange(num_classes, device=labels.device)).float()
 
 
 def weighted_targets(targets: Tensor, weights: Tensor, smoothing: float) -> Tensor:

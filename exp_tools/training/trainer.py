@@ -33,7 +33,7 @@ from exp_tools.params import TrainParams
 from exp_tools.training.checkpoints import RunStore
 from exp_tools.training.distributed import ProcessGroup, predict_together, wrap
 from exp_tools.training.freezing import apply_phase, train_mode
-from exp_tools.training.interrupts import StopRequest, advice_on_disk, advice_on_memory, divergence
+from exp_tools.training.interrupts import StopRequest, advice_on_batch, advice_on_disk, advice_on_memory, divergence
 from exp_tools.training.loader import Setup, TrainingData, groups, make_loader, resolve_batch_size
 from exp_tools.training.losses import class_weights, make_loss, one_hot, weighted_targets
 from exp_tools.training.mixup import mix
@@ -100,13 +100,14 @@ class Trainer:
         if params.batch_size == "auto":  # before BatchNorm waits for other processes, which may try another size
             found = state["batch_size"] if state else resolve_batch_size(network, data, setup, self.team)
             params = params.model_copy(update={"batch_size": found})
+            if self.team.is_first:
+                print(advice_on_batch(found, len(data.train), params), flush=True)
         several_gpus = self.team.world > 1 and self.device.type == "cuda"
         self.network = convert_sync_batchnorm(network) if several_gpus else network
         self.params = params
         share = {"rank": self.team.rank, "world": self.team.world}
-        self.loader, self.order = make_loader(
-            data, params, workers=setup.workers, pin=self.device.type == "cuda", **share
-        )
+        self.image_size = np.load(data.images, mmap_mode="r").shape[1]
+        self.loader, self.order = make_loader(data, params, setup, **share)
         self.steps_an_epoch = -(-len(self.order) // params.accumulate)
         self.weights = torch.from_numpy(class_weights(data.labels[data.train], data.classes, params.class_weights))
         self.device_weights = self.weights.float().to(self.device)
@@ -149,7 +150,7 @@ class Trainer:
         """Train the rest of an epoch, score validation, keep the best weights, save."""
         epoch, progress = 1 + len(self.progress.history), self.progress
         if apply_phase(self.network, epoch, self.params) or self.runner is None:
-            self.runner = wrap(self.network, self.team, self.device, compiled=self.params.compile)
+            self.runner = wrap(self.network, self.team, self.device, compiled=self.params.compile, size=self.image_size)
         train_mode(self.network, self.params)
         rate = self.rate(epoch, 0)
         self.loss.fill_(progress.loss)
@@ -198,17 +199,17 @@ class Trainer:
     def step(self, epoch: int, batches: list[Batch]) -> None:
         """One optimizer step on one batch, or on several whose gradients add up."""
         params, step = self.params, self.progress.step
-        targets = [one_hot(batch.labels, len(self.data.classes)) for batch in batches]
-        own = sum(float((target * self.weights).sum()) for target in targets)
+        count = len(self.data.classes)
+        own = sum(float((one_hot(batch.labels, count) * self.weights).sum()) for batch in batches)
         total, asked = self.team.add(own, float(self.stop.signal != 0))
         self.stopping = asked > 0  # the same answer in all processes, or they would wait for each other
         torch.manual_seed(seed_from(params.seed, epoch, step, self.team.rank))  # of dropout
-        for place, (batch, target) in enumerate(zip(batches, targets, strict=True)):
+        for place, batch in enumerate(batches):
             images, *more = network_inputs(self.network, batch.images, batch.metadata, self.device)
             images = images if params.channels_last else images.contiguous()
             inputs, target = self.mix(
                 (images, *more),
-                target.to(self.device, non_blocking=True),
+                one_hot(batch.labels.to(self.device, non_blocking=True), count),
                 epoch=epoch,
                 step=step * params.accumulate + place,
             )

@@ -69,7 +69,7 @@ def test_a_recipe_changes_what_it_says_and_nothing_else(name, params):
 def test_a_recipe_leaves_no_choice_to_what_was_there_before(name, params):
     changes, train = RECIPES[name].changes, merged(RECIPES[name], params).train
     architecture = changes["model"]["name"]
-    unread = {"seed", "precision", "channels_last", "checkpointing", "compile"}
+    unread = {"seed", "precision", "channels_last", "checkpointing", "compile", "deterministic"}
     if architecture == "probe":  # a linear head is fitted to its end
         unread |= {"epochs", "batch_size", "accumulate", "optimizer", "lr", "weight_decay", "eps", "schedule"}
         unread |= {"warmup_epochs", "min_lr", "frozen_epochs", "frozen_lr", "unfreeze", "clip_norm", "augment"}

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from exp_tools.data.inputs.dataset import PADDING, EpochOrder, FixedOrder, Key, PackedImages
-from exp_tools.training.loader import TrainingData, leave_signals_to_the_main_process, make_loader
+from exp_tools.training.loader import Setup, TrainingData, make_loader, start_worker
 
 
 def test_fetched_images_and_labels_are_those_of_the_rows(packed):
@@ -54,7 +54,7 @@ def test_batches_are_the_same_with_any_number_of_workers(packed, params, sampler
     settings = params.train.model_copy(update={"batch_size": 3, "sampler": sampler})
     seen = []
     for workers in (0, 1, 2):
-        loader, order = make_loader(data, settings, workers=workers)
+        loader, order = make_loader(data, settings, Setup(torch.device("cpu"), workers=workers))
         batches = []
         for epoch in (1, 2):
             order.set_epoch(epoch)
@@ -106,5 +106,5 @@ def test_a_loader_process_ends_when_its_parent_says_so_and_only_then():
 
 
 def wait_as_a_loader() -> None:
-    leave_signals_to_the_main_process(0)
+    start_worker(0)
     time.sleep(60)

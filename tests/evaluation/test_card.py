@@ -157,6 +157,13 @@ def test_how_to_reproduce_names_parameters_and_checksums_and_neither_commit_nor_
     assert re.findall(r"\b[0-9a-f]{40}\b|\b20\d\d-\d\d", card) == []
 
 
+def test_a_model_that_no_run_gives_again_says_so(classes, report):
+    free = facts(classes, training={"parameters": {"deterministic": False}})
+    assert "the same command gives another model" in model_card(free, report, DIGESTS)
+    fixed = facts(classes, training={"parameters": {"deterministic": True}})
+    assert "On the same kind of machine the files are the same" in model_card(fixed, report, DIGESTS)
+
+
 def test_drawn_images_are_said_in_the_first_line(classes, report):
     first = model_card(facts(classes, source="synthetic"), report, DIGESTS).splitlines()[0]
     assert first == "# Model card: soft_attention, trained on drawn images: no number here means anything for real skin"

@@ -20,6 +20,8 @@ from helpers.project import ROOT, Project, merge
 from safetensors.numpy import load_file
 
 from exp_tools.data.inputs.dataset import PADDING, EpochOrder, PackedImages
+from exp_tools.models.registry import build_model
+from exp_tools.training.distributed import has_unused_parameters
 
 TRANSFORMER = {  # no BatchNorm: its statistics are a process's own
     "model": {"soft_attention": {"backbone": "test_vit", "dropout": 0.0}},
@@ -213,3 +215,30 @@ def test_an_epoch_can_begin_in_its_middle():
     whole = list(order)
     order.set_epoch(2, first=3)
     assert list(order) == whole[3:]
+
+
+class Idle(torch.nn.Module):
+    """A network with a layer that nothing passes through."""
+
+    def __init__(self):
+        super().__init__()
+        self.used, self.idle = torch.nn.Conv2d(3, 2, 1), torch.nn.Conv2d(3, 2, 1)
+
+    def forward(self, images):
+        return self.used(images).mean((2, 3))
+
+
+def test_a_parameter_without_part_in_the_logits_is_found():
+    assert has_unused_parameters(Idle(), 16)
+    assert not has_unused_parameters(Idle().used, 16)
+
+
+@pytest.mark.parametrize("name", ["soft_attention", "emas", "efficientnet_v2", "multimodal", "timm"])
+def test_all_parameters_of_the_architectures_are_used(name):
+    knobs = {"sexes": 2, "localizations": 3} if name == "multimodal" else {}
+    network = build_model(
+        name, knobs | ({"backbone": "test_resnet"} if name not in ("emas", "efficientnet_v2") else {}), 4
+    )
+    before = [parameter.requires_grad for parameter in network.parameters()]
+    assert not has_unused_parameters(network, 64)
+    assert [parameter.requires_grad for parameter in network.parameters()] == before

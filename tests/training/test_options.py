@@ -25,7 +25,7 @@ START = {
     "sampler": "none",
     "augment": {"preset": "none"},
 }
-SAME_ARITHMETIC = {"precision", "channels_last", "checkpointing", "compile"}
+SAME_ARITHMETIC = {"precision", "channels_last", "checkpointing", "compile", "deterministic"}
 """Other places and orders of the same sums; tests of their own."""
 STILL = {"select_on": "balanced_accuracy"}  # which never rises here
 PLATEAU = STILL | {"schedule": "plateau", "epochs": 4, "plateau_patience": 1}

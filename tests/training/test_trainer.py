@@ -2,6 +2,7 @@
 
 import copy
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -397,7 +398,7 @@ def test_memory_that_is_out_names_the_parameters(data, settings, monkeypatch):
     with pytest.raises(UserError, match=r"train.batch_size 4: halve it and double train.accumulate"):
         train(data, settings)
 
-    with pytest.raises(UserError, match=r"train.batch_size 32 \(found by auto\): set it to a smaller number, or lower"):
+    with pytest.raises(UserError, match=r"train.batch_size 8 \(found by auto\): set it to a smaller number, or lower"):
         train(data, changed(settings, batch_size="auto"))
 
 
@@ -419,12 +420,28 @@ def test_auto_batch_size_is_the_largest_that_fits(data, settings, monkeypatch):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
 
     monkeypatch.setattr(loader, "try_step", limited)
-    gpu = Setup(torch.device("cuda"))
-    assert resolve_batch_size(network(), data, gpu, ProcessGroup()) == 32
+    gpu, many = Setup(torch.device("cuda")), replace(data, train=np.arange(60_000) % 8)
+    assert resolve_batch_size(network(), many, gpu, ProcessGroup()) == 32
     assert tried == [1024, 512, 256, 128, 64, 32]
-    assert resolve_batch_size(network(), data, Setup(CPU), ProcessGroup()) == 32
+    assert resolve_batch_size(network(), many, Setup(CPU), ProcessGroup()) == 32
+
+
+@pytest.mark.parametrize(("images", "size"), [(60_000, 1024), (7_011, 128), (1_600, 32), (1_599, 16), (399, 8), (8, 8)])
+def test_auto_batch_size_leaves_fifty_steps_an_epoch(data, monkeypatch, images, size):
+    monkeypatch.setattr(loader, "try_step", lambda network, data, setup, size: None)
+    some = replace(data, train=np.arange(images) % 8)
+    assert resolve_batch_size(network(), some, Setup(torch.device("cuda")), ProcessGroup()) == size
+    assert resolve_batch_size(network(), some, Setup(CPU), ProcessGroup()) == min(size, 32)
+
+
+def test_auto_batch_size_says_what_it_took(data, settings, capsys):
     _, fitted, _ = train(data, changed(settings, epochs=1, batch_size="auto"))
-    assert fitted.batch_size == 32
+    assert fitted.batch_size == 8
+    said = capsys.readouterr().out
+    assert "train.batch_size auto: 8 images a batch, 1 batches an epoch. train.lr 0.003 is taken as it is" in said
+    assert "a factor of the root of 8/B" in said
+    train(data, changed(settings, epochs=1, batch_size="auto", optimizer="sgd"))
+    assert "a factor of 8/B" in capsys.readouterr().out
 
 
 def test_trying_a_batch_leaves_the_network_alone(data):

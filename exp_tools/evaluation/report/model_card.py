@@ -194,11 +194,18 @@ def _limits(facts: ModelFacts, report: Mapping[str, Any]) -> list[str]:
 
 def _again(facts: ModelFacts, digests: Mapping[str, str]) -> list[str]:
     training = facts.training
-    made = {name: training[name] for name in ("precision", "device", "threads", "processes") if name in training}
+    recorded = ("precision", "device", "augment_on", "threads", "processes")
+    made = {name: training[name] for name in recorded if name in training}
+    same = "On the same kind of machine the files are the same:"
+    if not training.get("parameters", {}).get("deterministic", True):
+        same = (
+            "This model was trained with `train.deterministic: false`: the same command gives another model, whose "
+            "scores differ as those of another seed do. These are the files of this one:"
+        )
     lines = [
         "## How to reproduce",
         "",
-        "`dvc repro` in the commit that this file belongs to. On the same kind of machine the files are the same:",
+        f"`dvc repro` in the commit that this file belongs to. {same}",
         "",
         *table(("file", "MD5"), [(f"`{path}`", f"`{digest}`") for path, digest in digests.items()]),
         "",
