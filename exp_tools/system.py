@@ -1,10 +1,17 @@
-"""Processor cores, and memory settings of Python and of the C library."""
+"""Processor cores, work beside the main process, and memory settings of Python and of the C library."""
 
+import contextlib
 import ctypes
 import gc
+import multiprocessing
+import signal
 import sys
+from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, Any
+
+from exp_tools.errors import UserError
 
 if TYPE_CHECKING:
     from exp_tools.params import MachineParams
@@ -26,6 +33,48 @@ def cores() -> int:
     from joblib import cpu_count  # a tenth of a second, which few commands need
 
     return cpu_count()
+
+
+def beside(function: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
+    """Start a call in a process of its own; gives what to call for its result, which may raise what the call raised.
+
+    The process is a fork: it has everything that is loaded, and nothing is sent to it. It must leave torch alone, whose
+    threads no fork has. Where there is one core, or no safe fork (macOS, Windows), the call is made when its result is
+    asked for.
+    """
+    if not sys.platform.startswith("linux") or cores() == 1:
+        return lambda: function(*arguments)
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_answer, args=(theirs, function, arguments), daemon=True)
+    process.start()
+    theirs.close()
+
+    def result() -> Any:
+        try:
+            fine, value = ours.recv()
+        except EOFError:
+            process.join()
+            raise UserError(
+                f"a process beside this one ended early (exit status {process.exitcode}); where memory is short, "
+                "`taskset -c 0` before the command makes do with one"
+            ) from None
+        process.join()
+        if not fine:
+            raise value
+        return value
+
+    return result
+
+
+def _answer(connection: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the main process, and that one this
+    try:
+        answer = True, function(*arguments)
+    except Exception as error:  # for the process that asks
+        answer = False, error
+    with contextlib.suppress(BrokenPipeError):  # nobody is there to ask
+        connection.send(answer)
 
 
 def io_processes(machine: "MachineParams") -> int:

@@ -56,6 +56,7 @@ from exp_tools.project import (
     REPORT,
     SPLITS,
 )
+from exp_tools.system import beside
 from exp_tools.taxonomy import task_label
 
 
@@ -84,6 +85,7 @@ def main() -> None:
         "tta": params.evaluate.tta,
     }
     own = own_set(facts)
+    guesses = beside(colour_guesses, own, facts.classes)
     check_attributes(params.evaluate.subgroups, ATTRIBUTES, own.labels, "evaluate.subgroups")
     table, plain = predict(own, facts, run)
     test = table[table["split"] == "test"]
@@ -100,7 +102,7 @@ def main() -> None:
     split = read_splits(SPLITS)["split"]
     report["test"]["participants"] = participants(own.labels, split, facts.classes, prepared)
     report["test"]["validation"] = validation_scores(table[table["split"] == "val"], facts.classes, params.evaluate)
-    report["test"] |= against_colours(own, test, facts.classes, params.evaluate)
+    report["test"] |= against_colours(guesses(), test, facts.classes, params.evaluate)
     tables = [table]
     for name, external, left_out in external_sets(facts):
         predicted, _ = predict(external, facts, run)
@@ -216,20 +218,24 @@ def score(table: pd.DataFrame, labels: pd.DataFrame, facts: ModelFacts, params: 
     )
 
 
+def colour_guesses(own: TestSet, classes: list[str]) -> np.ndarray:
+    """Probabilities of the test images by logistic regression on 27 mean colours, fitted on the train split [N, C]."""
+    labels = own.labels["dx"].map({name: place for place, name in enumerate(classes)}).to_numpy()
+    train = np.flatnonzero(read_splits(SPLITS)["split"] == "train")
+    images = np.load(IMAGES, mmap_mode="r")
+    return colour_baseline(images, labels, train, own.rows[own.split == "test"], len(classes))
+
+
 def against_colours(
-    own: TestSet, test: pd.DataFrame, classes: list[str], params: EvaluateParams
+    guesses: np.ndarray, test: pd.DataFrame, classes: list[str], params: EvaluateParams
 ) -> dict[str, dict[str, Any]]:
-    """Headline scores of logistic regression on 27 mean colours for the same split, and how much better the model is.
+    """Headline scores of `colour_guesses` on the same images, and how much better the model is.
 
     Returns
     -------
     dict with `baseline` (headline metrics), and `above_baseline`: of balanced accuracy and macro AUC the model's score
     less that of the baseline, {"difference", "low", "high"}, 95 % by a paired bootstrap over lesions
     """
-    labels = own.labels["dx"].map({name: place for place, name in enumerate(classes)}).to_numpy()
-    split = read_splits(SPLITS)["split"].to_numpy()
-    train, rows = np.flatnonzero(split == "train"), own.rows[own.split == "test"]
-    guesses = colour_baseline(np.load(IMAGES, mmap_mode="r"), labels, train, rows, len(classes))
     probabilities, truth, _ = as_arrays(test, classes)
     groups = test["group_id"].to_numpy()
     rarest = min(np.unique(groups[truth == c]).size for c in np.unique(truth))

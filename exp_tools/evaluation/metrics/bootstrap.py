@@ -296,11 +296,10 @@ def group_weights(groups: ArrayLike, num_images: int, resamples: int, seed: int)
     num_groups = index.max() + 1
     generator = np.random.default_rng(seed)
     for start in range(0, resamples, CHUNK):
-        columns = [
-            np.bincount(generator.integers(num_groups, size=num_groups), minlength=num_groups)
-            for _ in range(start, min(start + CHUNK, resamples))
-        ]
-        yield np.stack(columns, axis=1).astype(np.float64)[index]
+        width = min(CHUNK, resamples - start)
+        drawn = generator.integers(num_groups, size=(width, num_groups)) + num_groups * np.arange(width)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=width * num_groups).reshape(width, num_groups)
+        yield counts.T.astype(np.float64)[index]
 
 
 def _check_groups(groups: ArrayLike, num_images: int) -> NDArray:

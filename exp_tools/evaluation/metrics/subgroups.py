@@ -246,12 +246,12 @@ def _surest(spreads: Mapping[str, Spread]) -> dict[str, Any]:
 
 def _reach(high: Spread, low: Spread) -> float:
     """By how many standard errors the interval of a gap may be widened until it reaches 0; 0..8, by bisection."""
-    from scipy.stats import norm
+    from scipy.special import ndtr
 
     inside, outside = 0.0, 8.0
     for _ in range(30):
         middle = (inside + outside) / 2
-        level = float(1 - 2 * norm.sf(middle))
+        level = float(1 - 2 * ndtr(-middle))
         bounds = _difference(high.estimate, high.interval(level), low.estimate, low.interval(level))
         inside, outside = (middle, outside) if bounds["low"] > 0 else (inside, middle)
     return inside
@@ -259,9 +259,9 @@ def _reach(high: Spread, low: Spread) -> float:
 
 def _shrunken(spreads: Mapping[str, Spread]) -> dict[str, float]:
     """Each estimate, drawn to the mean as far as chance explains the spread of all (DerSimonian and Laird)."""
-    from scipy.stats import norm
+    from scipy.special import ndtri
 
-    width = 2 * float(norm.ppf((1 + LEVEL) / 2))
+    width = 2 * float(ndtri((1 + LEVEL) / 2))
     values = np.array([spread.estimate for spread in spreads.values()])
     errors = np.array([np.subtract(*spread.interval(LEVEL)[::-1]) / width for spread in spreads.values()])
     weights = 1 / np.maximum(errors, 1e-9) ** 2
@@ -274,10 +274,11 @@ def _shrunken(spreads: Mapping[str, Spread]) -> dict[str, float]:
 
 def _level_of_each(values: int) -> float:
     """The level of one score's interval at which the gaps of all pairs of so many values hold simultaneously."""
-    from scipy.stats import norm, studentized_range
+    from scipy.special import ndtr
+    from scipy.stats import studentized_range
 
     reach = studentized_range.ppf(LEVEL, values, np.inf) / math.sqrt(2)
-    return float(1 - 2 * norm.sf(reach))
+    return float(1 - 2 * ndtr(-reach))
 
 
 def _difference(high: float, of_high: tuple[float, float], low: float, of_low: tuple[float, float]) -> dict[str, float]:

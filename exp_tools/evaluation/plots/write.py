@@ -1,6 +1,7 @@
 """Write the curves and figures of one scored set."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from exp_tools.evaluation.predictions import as_arrays, decisions
 from exp_tools.evaluation.probabilities import Calibration
 from exp_tools.evaluation.validation import confusion
 from exp_tools.io import write_csv
+from exp_tools.system import beside
 from exp_tools.taxonomy import MELANOMA
 
 
@@ -85,23 +87,35 @@ def draw_figures(
     def path(name: str) -> Path:
         return folder / f"{name}.{kind}"
 
-    classification.draw_confusion(path("confusion"), counts, classes, title)
-    classification.draw_roc(path("roc"), roc, per_class, title, flagged)
-    classification.draw_precision_recall(path("precision_recall"), precision_recall, per_class, title)
-    classification.draw_class_bars(path("classes"), per_class, title)
-    draw_reliability(path("reliability"), reliability_before_after(logits, labels, calibration), title)
-    draw_class_calibration(path("class_calibration"), probabilities, labels, report["calibration"]["by_class"], title)
+    by_class, reliability = report["calibration"]["by_class"], reliability_before_after(logits, labels, calibration)
     coverage = risk_coverage(probabilities, labels, predicted)
-    draw_risk_coverage(path("risk_coverage"), coverage, title, at_threshold)
-    draw_subgroups(path("subgroups"), report["subgroups"], title)
-    draw_mistakes(folder / "mistakes.png", images, table, classes, title)
+    drawings = [  # every second one in a process of its own; neighbours take about as long
+        partial(draw_subgroups, path("subgroups"), report["subgroups"], title),
+        partial(draw_class_calibration, path("class_calibration"), probabilities, labels, by_class, title),
+        partial(draw_mistakes, folder / "mistakes.png", images, table, classes, title),
+        partial(classification.draw_confusion, path("confusion"), counts, classes, title),
+        partial(classification.draw_roc, path("roc"), roc, per_class, title, flagged),
+        partial(classification.draw_precision_recall, path("precision_recall"), precision_recall, per_class, title),
+        partial(classification.draw_class_bars, path("classes"), per_class, title),
+        partial(draw_reliability, path("reliability"), reliability, title),
+        partial(draw_risk_coverage, path("risk_coverage"), coverage, title, at_threshold),
+    ]
     if MELANOMA in classes:
         place = list(classes).index(MELANOMA)
         of_use = report["prevalence"][MELANOMA]
         share = of_use["test"] if of_use["stated"] is None else of_use["stated"]
         if 0 < of_use["test"] < 1:
             curve = decision_curve(probabilities[:, place], labels == place, share)
-            draw_decision_curve(path("decision_curve"), curve, of_use, MELANOMA, title)
+            drawings.append(partial(draw_decision_curve, path("decision_curve"), curve, of_use, MELANOMA, title))
         abstain = at_threshold and at_threshold["threshold"]
         caught = caught_melanomas(probabilities, predicted, place, threshold=melanoma["threshold"], abstain=abstain)
-        draw_missed(folder / "missed_melanomas.png", images, table, classes, title, caught)
+        missed = folder / "missed_melanomas.png"
+        drawings.append(partial(draw_missed, missed, images, table, classes, title, caught))
+    others = beside(_draw, drawings[1::2])
+    _draw(drawings[::2])
+    others()
+
+
+def _draw(drawings: Sequence[Callable[[], None]]) -> None:
+    for draw in drawings:
+        draw()
