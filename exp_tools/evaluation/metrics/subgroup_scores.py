@@ -155,7 +155,7 @@ def _share(right: NDArray[np.bool_], among: NDArray[np.bool_]) -> Callable[[NDAr
 
 
 def _area(ranking: RankingSums, weights: NDArray) -> NDArray[np.float64]:
-    return ranking.steps(weights).ranking_scores()[0]
+    return ranking.area(weights)
 
 
 def _values(table: pd.DataFrame, attributes: Sequence[str]) -> dict[str, pd.Series]:

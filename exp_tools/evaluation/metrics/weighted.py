@@ -162,6 +162,17 @@ class RankingSums:
         rows = np.select([positive, place == k, shares], [2 * k + place, 3 * k, k + place], default=place)
         self.sums = sums_by(rows, 3 * k + 1)
 
+    def area(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The first of `steps(weights).ranking_scores()`, the AUC [R], in half the time."""
+        table = self.sums @ weights
+        above, sharing, gained = table[:-1].reshape(3, -1, weights.shape[1])
+        if not len(gained):
+            return np.full(weights.shape[1], np.nan)
+        negatives = (above + sharing).sum(axis=0) + table[-1]
+        beaten = negatives - np.cumsum(above + sharing, axis=0) + sharing / 2
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return (gained * beaten).sum(axis=0) / (gained.sum(axis=0) * negatives)
+
     def steps(self, weights: NDArray[np.float64]) -> RocSteps:
         table = self.sums @ weights
         above, sharing, gained = table[:-1].reshape(3, -1, weights.shape[1])
