@@ -4,7 +4,7 @@
     make bench BENCH_ARGS=--quick                       fewer repeats and smaller sets: less than ten minutes
     make bench BENCH_ARGS="--images FOLDER"             on the photographs below a folder
     make bench BENCH_ARGS="--only loader predict_one"   some cases
-    make bench BENCH_ARGS="--device cuda"               training and evaluation on a GPU: bf16, 224 pixels, two networks
+    make bench BENCH_ARGS="--device cuda"               training on a GPU: bf16, 224 pixels, four networks
 
 Prints a table with the median over the repeats and the spread, and writes benchmarks/results/<date>-<processor>.json
 with a picture next to it (with --only: nothing, unless --out names a file). Nothing here is a test: a busy machine

@@ -29,7 +29,16 @@ def stage_start_case(repeats: int) -> Case:
         max(seconds(lambda stage=stage: start(f"import stages.{stage}")) for stage in LIGHT_STAGES)
         for _ in range(repeats)
     ]
-    return of_times("stage_start", times, 2.0, f"the slowest of {', '.join(LIGHT_STAGES)} in 2 s")
+    return of_times("stage_start", times, 1.0, f"the slowest of {', '.join(LIGHT_STAGES)} in 1 s")
+
+
+def help_case(repeats: int) -> Case:
+    """`exp-tools --help`, the start of Python included."""
+    command = [sys.executable, "-m", "exp_tools.cli", "--help"]
+    times = [
+        seconds(lambda: subprocess.run(command, check=True, cwd=ROOT, capture_output=True)) for _ in range(repeats)
+    ]
+    return of_times("help", times, 0.5, "exp-tools --help in 0.5 s")
 
 
 def start(code: str) -> None:

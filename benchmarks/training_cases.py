@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from benchmarks.case import Case, compare, seconds
 from benchmarks.data_cases import plain_augmentation
 from exp_tools.data.images.pack import pack_images
 from exp_tools.data.images.preprocess import Preprocessing
-from exp_tools.devices import loader_workers, prepare_machine, resolve_precision
+from exp_tools.devices import augments_on_device, loader_workers, prepare_machine, resolve_precision
 from exp_tools.evaluation.predict import predict_logits
 from exp_tools.models.normalize import normalise
 from exp_tools.models.registry import build_model, depthwise_share, metadata_knobs
@@ -32,14 +33,13 @@ from exp_tools.system import cores
 from exp_tools.training.distributed import wrap
 from exp_tools.training.freezing import apply_phase, train_mode
 from exp_tools.training.interrupts import StopRequest
-from exp_tools.training.loader import Setup, TrainingData, groups, make_loader
+from exp_tools.training.loader import Setup, TrainingData, groups
 from exp_tools.training.losses import make_loss, one_hot, weighted_targets
 from exp_tools.training.optim import make_optimizer
 from exp_tools.training.step_speed import PATIENTS
 from exp_tools.training.trainer import Trainer, fit
 
 CLASSES = list("abcdefg")
-GIB = 2**30
 LOWER = {"bf16": torch.bfloat16, "fp16": torch.float16}
 TRAINING_SECONDS = 60
 """Of a training case; the largest networks are measured less often."""
@@ -84,14 +84,27 @@ class Bench:
         return torch.autocast(self.device.type, dtype=lower, enabled=lower is not None)
 
 
-def make_bench(files: list[Path], scratch: Path, *, size: int, count: int, batch: int, device: torch.device) -> Bench:
+def make_bench(
+    files: list[Path],
+    scratch: Path,
+    *,
+    size: int,
+    count: int,
+    batch: int,
+    device: torch.device,
+    deterministic: bool = True,
+) -> Bench:
     """Pack `count` images, some of the files several times where there are fewer."""
     machine = load_params().machine
-    prepare_machine(machine)  # as the stages do: threads, memory, deterministic algorithms, for both sides
+    prepare_machine(
+        machine, deterministic=deterministic
+    )  # as the stages do: threads, memory, deterministic algorithms, for both sides
     path = scratch / f"train-{size}-{count}.npy"
     if not path.exists():
         pack_images([files[place % len(files)] for place in range(count)], path, Preprocessing(size), processes=cores())
-    return Bench(path, count, size, batch, Setup(device, workers=loader_workers(machine, device)))
+    on_device = augments_on_device(machine.augment_on, device, path.stat().st_size)
+    setup = Setup(device, workers=loader_workers(machine, device), augment_on_device=on_device)
+    return Bench(path, count, size, batch, setup)
 
 
 @dataclass(frozen=True)
@@ -116,9 +129,9 @@ def constant(params: TrainParams, batch: int, epochs: int = 10**6) -> TrainParam
     return params.model_copy(update=changes)
 
 
-def default_training(batch: int, name: str, knobs: dict, epochs: int = 10**6) -> Training:
-    """The section `train` of params.yaml for an architecture."""
-    return Training(name, knobs, constant(load_params().train, batch, epochs))
+def default_training(batch: int, name: str, knobs: dict, epochs: int = 10**6, **changes: Any) -> Training:
+    """The section `train` of params.yaml, with changes, for an architecture."""
+    return Training(name, knobs, constant(load_params().train, batch, epochs).model_copy(update=changes))
 
 
 def recipe_training(root: Path, name: str, batch: int) -> Training:
@@ -134,7 +147,8 @@ def training_pass(bench: Bench, training: Training) -> Callable[[], None]:
     model, params = training.network(), training.params
     AcceleratorState._reset_state(reset_partial_state=True)  # accelerate keeps the precision of the case before
     trainer = Trainer(model, bench.data(), params, bench.setup_of(training), None, StopRequest(), print)
-    trainer.runner = wrap(trainer.network, trainer.team, trainer.device, compiled=False, size=trainer.image_size)
+    compiled = {"compiled": params.compile, "size": trainer.image_size}
+    trainer.runner = wrap(trainer.network, trainer.team, trainer.device, **compiled)
     train_mode(trainer.network, params)
     epoch = 0
 
@@ -159,6 +173,7 @@ def bare_pass(bench: Bench, training: Training, precision: str) -> Callable[[], 
     model = model.to(bench.device, memory_format=torch.channels_last)
     train_mode(model, params)
     optimizer, loss_of = make_optimizer(model, params), make_loss(params)
+    run = torch.compile(model) if params.compile else model
     bounds = range(0, bench.count, bench.batch)
     batches = [
         (inputs(bench, model, rows), targets_of(bench, data, rows, params)) for rows in slices(bounds, bench.batch)
@@ -167,7 +182,7 @@ def bare_pass(bench: Bench, training: Training, precision: str) -> Callable[[], 
     def work() -> None:
         for place, (arguments, targets) in enumerate(batches, start=1):
             with bench.autocast(precision):
-                logits = model(*arguments)
+                logits = run(*arguments)
             loss_of(logits, targets).mean().backward()
             if place % params.accumulate and place < len(batches):
                 continue
@@ -231,33 +246,6 @@ def train_case(bench: Bench, training: Training, repeats: int, case: str) -> Cas
     )
 
 
-def gpu_cases(bench: Bench, case: str, knobs: dict, repeats: int) -> list[Case]:
-    """A network's training on a GPU: our loop against a bare one, the loader against the loop, peak memory."""
-    torch.cuda.reset_peak_memory_stats()
-    training = default_training(bench.batch, "timm", knobs)
-    work = training_pass(bench, training)
-    work()
-    peak, total = torch.cuda.max_memory_allocated() / GIB, torch.cuda.mem_get_info()[1] / GIB
-    loop = train_case(bench, training, repeats, case)
-    loader, order = make_loader(bench.data(), training.params, bench.setup)
-
-    def load() -> None:
-        order.set_epoch(1)
-        for _ in loader:
-            pass
-
-    load()
-    rates = sorted(bench.count / seconds(load) for _ in range(repeats))
-    middle, share = statistics.median(rates), [rate / loop.limit for rate in rates]
-    against = f"what the bare loop takes, {bench.setup.workers} loader processes"
-    headroom = Case(
-        f"{case}_loader", middle, "images/s", loop.limit, against, middle / loop.limit, (share[0], share[-1]), 1
-    )
-    room = total / peak
-    memory = Case(f"{case}_memory", peak, "GiB", total, "memory of the GPU", room, (room, room), 1)
-    return [loop, headroom, memory]
-
-
 class Jpegs(Dataset):
     """What a plain user would write: decode, resize and transform each image each time."""
 
@@ -273,14 +261,14 @@ class Jpegs(Dataset):
         return self.transforms(decode_image(str(self.files[place]))), place % len(CLASSES)
 
 
-def epoch_case(files: list[Path], bench: Bench, knobs: dict, repeats: int) -> Case:
+def epoch_case(files: list[Path], bench: Bench, name: str, knobs: dict, *, repeats: int, target: float = 1) -> Case:
     """A whole epoch with validation, against a plain user's: JPEG to tensor each time, fp32, contiguous memory."""
     some = [files[place % len(files)] for place in range(bench.count)]
     workers = max(1, cores() - 1)
     loading = {"batch_size": bench.batch, "num_workers": workers, "persistent_workers": True}
     train = DataLoader(Jpegs(some, bench.size, augmented=True), shuffle=True, **loading)
     val = DataLoader(Jpegs(some[: bench.count // 4], bench.size, augmented=False), **loading)
-    training = default_training(bench.batch, "soft_attention", knobs, epochs=1)
+    training = default_training(bench.batch, name, knobs, epochs=1)
     plain = training.network().to(bench.device)
     optimizer = torch.optim.AdamW(plain.parameters(), lr=1e-3)
 
@@ -302,13 +290,13 @@ def epoch_case(files: list[Path], bench: Bench, knobs: dict, repeats: int) -> Ca
         fit(training.network(), bench.data(), training.params, setup)
 
     return compare(
-        "epoch_soft_attention",
+        f"epoch_{name}",
         "images/s",
         bench.count + bench.count // 4,
         ours,
         rival,
         against=f"a plain loop from JPEG, torchvision v2, {workers} worker(s), fp32, contiguous, {bench.size} px",
-        target=1,
+        target=target,
         repeats=repeats,
     )
 

@@ -9,6 +9,7 @@ import torch
 
 from benchmarks import data_cases, scoring_cases, serving_cases, start_cases, training_cases
 from benchmarks.case import Case
+from benchmarks.gpu_cases import gpu_cases
 from benchmarks.growth import measure, memory_case
 from benchmarks.processes import processes_case
 from exp_tools.params import load_params
@@ -26,8 +27,6 @@ RECIPES = (
     "melanoma",
 )
 """Recipes that train a network; those of probes are the case `features`."""
-ON_GPU = {"train_resnet50": "resnet50", "train_efficientnet_v2_s": "tf_efficientnetv2_s"}
-
 ROOT = Path(__file__).parents[1]
 
 Work = Callable[[], Case | list[Case]]
@@ -46,10 +45,12 @@ class Request:
         """The first files, fewer where it must be quick."""
         return self.files[: quick if self.quick else full]
 
-    def bench(self, size: int, count: int, batch: int, device: str = "cpu") -> training_cases.Bench:
+    def bench(
+        self, size: int, count: int, batch: int, device: str = "cpu", *, deterministic: bool = True
+    ) -> training_cases.Bench:
         """`count` packed images of `size` pixels."""
         place = {"size": size, "count": count, "batch": batch, "device": torch.device(device)}
-        return training_cases.make_bench(self.files, self.scratch, **place)
+        return training_cases.make_bench(self.files, self.scratch, **place, deterministic=deterministic)
 
     def folder(self, files: list[Path]) -> Path:
         """A folder of links to some of the files."""
@@ -74,7 +75,17 @@ def cpu_work(request: Request) -> dict[str, Work]:
     def epoch() -> Case:
         bench = request.bench(params.prepare.image_size, 128 if quick else 256, 32)
         knobs = params.model.soft_attention.model_dump()
-        return training_cases.epoch_case(request.files, bench, knobs, repeats)
+        return training_cases.epoch_case(request.files, bench, "soft_attention", knobs, repeats=repeats)
+
+    def epoch_emas() -> Case:
+        bench = request.bench(224, 32, 16)
+        knobs = params.model.emas.model_dump()
+        return training_cases.epoch_case(request.files, bench, "emas", knobs, repeats=min(3, repeats), target=3)
+
+    def compiled() -> Case:
+        bench = request.bench(96 if quick else 128, 32, 16)
+        training = training_cases.default_training(16, "timm", {"backbone": "resnet10t"}, compile=True)
+        return training_cases.train_case(bench, training, 3 * repeats, "train_compiled")
 
     def evaluate() -> Case:
         bench = request.bench(224, 64 if quick else 128, 16)
@@ -97,16 +108,21 @@ def cpu_work(request: Request) -> dict[str, Work]:
         "loader": lambda: data_cases.loader_case(request.files, scratch, repeats),
         "augment": lambda: data_cases.augment_case(request.files, scratch, repeats),
         **{f"train_{recipe}": train(recipe) for recipe in RECIPES},
+        "train_compiled": compiled,
         "epoch_soft_attention": epoch,
+        "epoch_emas": epoch_emas,
         "evaluate": evaluate,
         "features": features,
         "processes_2": lambda: processes_case(scratch, 128, repeats),
         "bootstrap": lambda: scoring_cases.bootstrap_case(repeats),
+        "report_1500": lambda: scoring_cases.report_case(1500, 5, scratch, repeats),
+        "report_10000": lambda: scoring_cases.report_case(10_000, 10, scratch, min(3, repeats)),
         "split": lambda: data_cases.split_case(repeats),
         "duplicates": lambda: data_cases.duplicates_case(request.some(400, 1000), 1 if quick else 3),
         "predict_one": lambda: serving_cases.predict_one_case(request.files[0], scratch, repeats),
         "predict_batch": predict_batch,
         "onnx": lambda: serving_cases.export_cases(request.files, scratch, repeats),
+        "help": lambda: start_cases.help_case(repeats),
         "import": lambda: start_cases.import_case(repeats),
         "stage_start": lambda: start_cases.stage_start_case(repeats),
         "repro_noop": lambda: start_cases.repro_noop_case(scratch, repeats),
@@ -115,13 +131,9 @@ def cpu_work(request: Request) -> dict[str, Work]:
 
 
 def gpu_work(request: Request) -> dict[str, Work]:
-    """What is to be done on a GPU: two networks at 224 pixels, the loop, the loader and the memory of each."""
+    """What is to be done on a GPU, at 224 pixels."""
 
-    def train(case: str, backbone: str) -> Work:
-        def work() -> list[Case]:
-            bench = request.bench(224, 64 * (16 if request.quick else 64), 64, "cuda")
-            return training_cases.gpu_cases(bench, case, {"backbone": backbone}, request.repeats)
+    def make(batch: int, deterministic: bool) -> training_cases.Bench:
+        return request.bench(224, batch * (16 if request.quick else 64), batch, "cuda", deterministic=deterministic)
 
-        return work
-
-    return {case: train(case, backbone) for case, backbone in ON_GPU.items()}
+    return gpu_cases(make, request.repeats)

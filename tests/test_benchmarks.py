@@ -16,7 +16,7 @@ from helpers.datasets import save
 from helpers.project import ROOT
 from PIL import Image
 
-from benchmarks import statistics, training_cases
+from benchmarks import gpu_cases, statistics, training_cases
 from benchmarks.case import compare, of_pairs, of_times
 from benchmarks.growth import Point, anonymous_bytes, exponent, link_photographs, measure, memory_case, summary
 from benchmarks.report import markdown, print_cases
@@ -31,7 +31,12 @@ MANDATORY = {
     "loader",
     "augment",
     *(f"train_{recipe}" for recipe in RECIPES),
+    "train_compiled",
     "epoch_soft_attention",
+    "epoch_emas",
+    "report_1500",
+    "report_10000",
+    "help",
     "evaluate",
     "features",
     "bootstrap",
@@ -135,6 +140,38 @@ def test_our_pass_and_the_bare_one_train_on_the_same_batches(photographs, tmp_pa
         make(bench, training)()
         seen[name].append(len(steps))
     assert seen == {"ours": [3], "bare": [3]}
+
+
+def test_each_network_of_a_gpu_is_measured_with_and_without_deterministic_algorithms(
+    photographs, tmp_path, monkeypatch
+):
+    seen = []
+
+    def cases(bench, name, backbone, *, compiled, repeats):
+        seen.append((name, backbone, bench, compiled))
+        return []
+
+    monkeypatch.setattr(gpu_cases, "_cases", cases)
+    for work in gpu_cases.gpu_cases(lambda batch, deterministic: (batch, deterministic), 1).values():
+        work()
+    for name, backbone in gpu_cases.NETWORKS.items():
+        assert (f"train_{name}", backbone, (64, True), False) in seen
+        assert (f"train_{name}_free", backbone, (64, False), False) in seen
+    assert ("train_resnet50_256_free_compiled", "resnet50", (256, False), True) in seen
+    assert len(seen) == 10
+
+
+def test_the_cases_of_a_gpu_measure_loop_images_and_memory(photographs, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 2**30)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (0, 2**32))
+    monkeypatch.setitem(gpu_cases.NETWORKS, "lite0", "test_resnet")
+    bench = make_bench(photographs, tmp_path, size=32, count=16, batch=8, device=torch.device("cpu"))
+    work = gpu_cases.gpu_cases(lambda batch, deterministic: bench, 1)["train_lite0"]
+    loop, images, memory = work()
+    assert (loop.name, images.name, memory.name) == ("train_lite0", "train_lite0_images", "train_lite0_memory")
+    assert images.against == "what the bare loop takes; augmented by 0 loader processes"
+    assert (memory.ratio, memory.unit) == (4, "GiB")
 
 
 def test_every_recipe_that_trains_a_network_is_measured():

@@ -67,9 +67,10 @@ def score_set(
         raise UserError("there is no prediction to score: the set is empty")
     draws = {"resamples": resamples, "seed": seed}
     apart: dict[str, Any] = draws | {"attributes": subgroups, "melanoma_threshold": thresholds.get("melanoma")}
-    # In processes of their own: together they take as long as all else.
+    # In processes of their own: together they take longer than all else.
     rows = beside(partial(subgroup_report, table, classes, **apart))
     gaps = beside(partial(subgroup_gaps, table, classes, **apart))
+    lesions = beside(partial(_lesion_level, table, classes, thresholds, **draws))
     probabilities, labels, logits = as_arrays(table, classes)
     groups, predicted = table["group_id"].to_numpy(), decisions(table, classes)
     matrix = confusion(labels, predicted, len(classes))
@@ -82,7 +83,7 @@ def score_set(
         | {"top_k": top_k_accuracy(probabilities, labels, classes)},
         "intervals": _bounds(bootstrap_intervals(probabilities, labels, groups, classes, predicted, **draws)),
         "confusion": {code: dict(zip(classes, matrix[t].tolist(), strict=True)) for t, code in enumerate(classes)},
-        "lesion_level": _lesion_level(table, classes, thresholds, **draws),
+        "lesion_level": lesions(),
         "per_class": _per_class(table, probabilities, labels, classes, predicted, **draws),
         "melanoma": _melanoma(probabilities, labels, predicted, groups, classes, thresholds, **draws),
         "prevalence": _prevalence(probabilities, labels, predicted, groups, classes, thresholds, prevalence, **draws),
