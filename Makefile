@@ -12,6 +12,11 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 OWN_VENV = if test -d .venv && test -n "$$(ls -A .venv)" && ! test -e .venv/pyvenv.cfg && ! test -e .venv/.installing; \
 	then echo "The folder .venv is no environment of Python, and what is in it may be yours: move it away" >&2; exit 1; fi
 
+# A line a minute where no progress bar is shown, so that nobody takes a slow line for a hanging one.
+TICKER = if ! test -t 1; then ( minutes=0; while sleep 60 >/dev/null 2>&1; do minutes=$$((minutes + 1)); \
+	echo "installing for $$minutes min, $$(du -sm .venv | cut -f1) MB so far"; done ) & \
+	ticker=$$!; trap 'kill $$ticker 2>/dev/null' EXIT; fi
+
 # An upgrade of the system's Python (Homebrew's, say) can leave the environment without one: then it is made again.
 ifneq ($(shell .venv/bin/python -c 'print("works")' 2>/dev/null),works)
 .PHONY: $(STAMP)
@@ -85,7 +90,11 @@ $(STAMP): pyproject.toml requirements.lock
 	echo "Install one (python.org, Homebrew, or your system's packages python3 and python3-venv)," >&2; \
 	echo "or name it: make $(or $(MAKECMDGOALS),install) PYTHON=/path/to/python3.12" >&2; \
 	rm -f .venv/.installing; rmdir .venv 2>/dev/null; exit 1
-	@if test -t 1; then quiet=; else quiet=--quiet; fi; \
-		$(RUN) pip install $$quiet --disable-pip-version-check --no-deps --requirement requirements.lock
+	@$(TICKER); \
+	if command -v uv >/dev/null && \
+		uv pip install --quiet --compile-bytecode --python .venv/bin/python --no-deps --requirement requirements.lock; \
+	then exit; fi; \
+	if test -t 1; then quiet=; else quiet=--quiet; fi; \
+	$(RUN) pip install $$quiet --disable-pip-version-check --no-deps --requirement requirements.lock
 	@$(RUN) pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@mv .venv/.installing $@
