@@ -138,7 +138,7 @@ def _batch(options: argparse.Namespace) -> int:
         raise UserError(f"--batch-size is {options.batch_size}; it must be 1 or more")
     may_write(options.out, is_table(*BATCH_COLUMNS), inputs=(options.source, options.model))
     may_write(problems_file(options.out), is_table(*REPORT_COLUMNS), inputs=(options.source, options.model))
-    automatic = dict.fromkeys(("workers", "threads", "decoders", "device"), "auto")
+    automatic = dict.fromkeys(("workers", "threads", "decoders", "device", "augment_on"), "auto")
     device = prepare_machine(MachineParams(**automatic, processes=1, checkpoint_steps=None))
     work = batch_inputs(options.source, options.images)
     predictor = Predictor(options.model, device=device)
