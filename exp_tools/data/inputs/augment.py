@@ -134,7 +134,7 @@ def warp_matrices(limits: Magnitudes, numbers: np.ndarray, size: int) -> np.ndar
     zoom = 1 + limits.scale * scale
     cos, sin = np.cos(angle) / zoom, np.sin(angle) / zoom
     slant = np.tan(np.deg2rad(limits.shear * shear))
-    mirror_x, mirror_y = (np.where((limits.flip > 0) & (flip >= 0.5), -1.0, 1.0) for flip in (flip_x, flip_y))
+    mirror_x, mirror_y = (1.0 - 2.0 * ((limits.flip > 0) & (flip >= 0.5)) for flip in (flip_x, flip_y))
     left, right = (cos * mirror_x, (cos * slant - sin) * mirror_y), (sin * mirror_x, (sin * slant + cos) * mirror_y)
     centre = (size - 1) / 2
     x, y = (centre + limits.shift * size * shift for shift in (shift_x, shift_y))
