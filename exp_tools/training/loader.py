@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from exp_tools.data.inputs.augment import magnitudes
 from exp_tools.data.inputs.dataset import Batch, EpochOrder, PackedImages
 from exp_tools.errors import UserError
-from exp_tools.models.device_images import DeviceImages, upload
+from exp_tools.models.device_images import DeviceImages
 from exp_tools.models.normalize import network_inputs
 from exp_tools.params import TrainParams
 from exp_tools.training.distributed import ProcessGroup
@@ -68,9 +68,17 @@ PROCESSOR_BATCH = 32
 
 
 def make_loader(
-    data: TrainingData, params: TrainParams, setup: Setup, *, rank: int = 0, world: int = 1
+    data: TrainingData,
+    params: TrainParams,
+    setup: Setup,
+    images: torch.Tensor | None = None,
+    *,
+    rank: int = 0,
+    world: int = 1,
 ) -> tuple[DataLoader | DeviceImages, EpochOrder]:
     """The training loader and the order it follows; call `order.set_epoch` before each pass.
+
+    `images` are those that `device_images.upload` has sent to the device, where they are augmented then.
 
     Raises UserError when a class has no image in train, or a batch of one image is to be mixed.
     """
@@ -87,8 +95,7 @@ def make_loader(
         weights = class_weights(labels, data.classes, params.sampler)[labels]
     order = EpochOrder(data.train, params.batch_size, seed=params.seed, weights=weights, rank=rank, world=world)
     limits = magnitudes(params.augment)
-    if setup.augment_on_device:
-        images = upload(data.images, setup.device)
+    if images is not None:
         return DeviceImages(images, order, data.labels, limits, params.seed, data.metadata), order
     loader = DataLoader(
         PackedImages(data.images, data.labels, limits, params.seed, data.metadata),

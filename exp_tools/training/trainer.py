@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from exp_tools.data.inputs.dataset import PADDING, Batch
 from exp_tools.errors import Stopped
 from exp_tools.evaluation.validation import validation_scores
+from exp_tools.models.device_images import upload
 from exp_tools.models.normalize import network_inputs
 from exp_tools.models.recompute import recompute_activations, statistics_at_rest
 from exp_tools.params import TrainParams
@@ -97,6 +98,8 @@ class Trainer:
         network = model.to(self.device, memory_format=torch.channels_last if params.channels_last else None)
         if params.checkpointing:
             recompute_activations(network)
+        # Before a batch size is tried: they take a part of the memory.
+        images = upload(data.images, self.device) if setup.augment_on_device else None
         if params.batch_size == "auto":  # before BatchNorm waits for other processes, which may try another size
             found = state["batch_size"] if state else resolve_batch_size(network, data, setup, self.team)
             params = params.model_copy(update={"batch_size": found})
@@ -107,7 +110,7 @@ class Trainer:
         self.params = params
         share = {"rank": self.team.rank, "world": self.team.world}
         self.image_size = np.load(data.images, mmap_mode="r").shape[1]
-        self.loader, self.order = make_loader(data, params, setup, **share)
+        self.loader, self.order = make_loader(data, params, setup, images, **share)
         self.steps_an_epoch = -(-len(self.order) // params.accumulate)
         self.weights = torch.from_numpy(class_weights(data.labels[data.train], data.classes, params.class_weights))
         self.device_weights = self.weights.float().to(self.device)

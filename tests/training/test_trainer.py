@@ -15,6 +15,7 @@ from exp_tools.errors import Stopped, UserError
 from exp_tools.evaluation.metrics.classification import headline_metrics
 from exp_tools.evaluation.predict import predict_logits
 from exp_tools.evaluation.validation import softmax, validation_scores
+from exp_tools.models.device_images import upload
 from exp_tools.models.registry import build_model
 from exp_tools.training import checkpoints, loader, trainer
 from exp_tools.training.checkpoints import RunStore
@@ -432,6 +433,28 @@ def test_auto_batch_size_leaves_fifty_steps_an_epoch(data, monkeypatch, images, 
     some = replace(data, train=np.arange(images) % 8)
     assert resolve_batch_size(network(), some, Setup(torch.device("cuda")), ProcessGroup()) == size
     assert resolve_batch_size(network(), some, Setup(CPU), ProcessGroup()) == min(size, 32)
+
+
+def test_images_on_the_device_are_there_before_a_batch_size_is_tried(data, settings, monkeypatch):
+    seen = []
+    monkeypatch.setattr(trainer, "upload", lambda images, device: seen.append("images") or upload(images, device))
+    monkeypatch.setattr(trainer, "resolve_batch_size", lambda *given: seen.append("batch") or 8)
+    model = network()
+    AcceleratorState._reset_state(reset_partial_state=True)
+    fit(model, data, changed(settings, epochs=1, batch_size="auto"), Setup(CPU, augment_on_device=True))
+    assert seen == ["images", "batch"]
+
+
+def test_images_on_the_device_train_the_same_network(data, settings):
+    changes = {"epochs": 2, "augment": {"preset": "heavy", "erase": 0.5}}
+    one, _, curve = train(data, changed(settings, **changes))
+    history = []
+    other = network()
+    AcceleratorState._reset_state(reset_partial_state=True)
+    setup = Setup(CPU, augment_on_device=True)
+    fit(other, data, changed(settings, **changes), setup, on_epoch=lambda epoch, scores: history.append(scores))
+    assert history == curve
+    assert same_weights(one, other)
 
 
 def test_auto_batch_size_says_what_it_took(data, settings, capsys):
