@@ -7,6 +7,7 @@ import torch
 
 from benchmarks.case import Case, seconds
 from benchmarks.training_cases import Bench, default_training, train_case, training_pass
+from exp_tools.models.device_images import upload
 from exp_tools.training.loader import make_loader
 
 GIB = 2**30
@@ -46,7 +47,8 @@ def _cases(bench: Bench, name: str, backbone: str, *, compiled: bool, repeats: i
     training_pass(bench, training)()
     peak, total = torch.cuda.max_memory_allocated() / GIB, torch.cuda.mem_get_info()[1] / GIB
     loop = train_case(bench, training, repeats, name)
-    loader, order = make_loader(bench.data(), training.params, bench.setup)
+    sent = upload(bench.images, bench.device) if bench.setup.augment_on_device else None
+    loader, order = make_loader(bench.data(), training.params, bench.setup, sent)
 
     def load() -> None:
         order.set_epoch(1)
