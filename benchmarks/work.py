@@ -78,7 +78,7 @@ def cpu_work(request: Request) -> dict[str, Work]:
         return training_cases.epoch_case(request.files, bench, "soft_attention", knobs, repeats=repeats)
 
     def epoch_emas() -> Case:
-        bench = request.bench(224, 32, 16)
+        bench = request.bench(224, 96, 16)
         knobs = params.model.emas.model_dump()
         return training_cases.epoch_case(request.files, bench, "emas", knobs, repeats=min(3, repeats), target=3)
 

@@ -25,6 +25,7 @@ from benchmarks.work import RECIPES, Request, cpu_work
 from exp_tools.evaluation.metrics.class_calibration import class_calibration
 from exp_tools.evaluation.validation import softmax
 from exp_tools.recipes import list_recipes
+from exp_tools.training.losses import class_weights
 
 MANDATORY = {
     "prepare",
@@ -180,6 +181,20 @@ def test_the_cases_of_a_gpu_measure_loop_images_and_memory(photographs, tmp_path
 def test_every_recipe_that_trains_a_network_is_measured():
     trained = {recipe.name for recipe in list_recipes(ROOT) if recipe.changes["model"]["name"] != "probe"}
     assert set(RECIPES) == trained
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_made_up_classes_suit_every_recipe(name):
+    params = recipe_training(ROOT, name, 8).params
+    labels = np.arange(14) % len(training_cases.CLASSES)
+    assert class_weights(labels, training_cases.CLASSES, params.class_weights).shape == (7,)
+
+
+def test_the_made_up_patients_are_in_the_vocabulary(photographs, tmp_path):
+    bench = make_bench(photographs, tmp_path, size=32, count=24, batch=8, device=torch.device("cpu"))
+    knobs = recipe_training(ROOT, "multimodal", 8).knobs
+    most = bench.data().metadata.max(axis=0)
+    assert (most[1], most[2]) == (knobs["sexes"] - 1, knobs["localizations"] - 1)
 
 
 def test_a_recipe_is_measured_as_it_trains(photographs, tmp_path, monkeypatch):
