@@ -66,7 +66,7 @@ class DeviceImages:
             real = index != PADDING
             labels = np.where(real, self.labels[index], PADDING)
             metadata = np.where(real[:, None], self.metadata[index], np.float32(0))
-            yield Batch(self.fetch(keys), *map(torch.from_numpy, (labels, index, metadata)))
+            yield Batch(self.fetch(keys), *_pinned(self.images.device, labels, index, metadata))
 
     def fetch(self, keys: list[Key]) -> Tensor:
         """The images of `keys`, augmented, uint8 [B, S, S, 3]; black for padding."""
@@ -93,7 +93,7 @@ class DeviceImages:
                 box = draw_box(size, generator)
                 result[place][box] = _sent(device, draw_noise(box, generator))[0]
         if not real.all():
-            result[~torch.from_numpy(real)] = 0
+            result *= _sent(device, real)[0][:, None, None, None]
         return result
 
 
@@ -185,7 +185,10 @@ def _together(limits: list[Magnitudes]) -> Magnitudes:
 
 def _sent(device: torch.device, *arrays: np.ndarray) -> list[Tensor]:
     """Arrays on the device, without waiting for it."""
+    return [tensor.to(device, non_blocking=True) for tensor in _pinned(device, *arrays)]
+
+
+def _pinned(device: torch.device, *arrays: np.ndarray) -> list[Tensor]:
+    """Arrays as tensors that a GPU can fetch by itself, while the processor goes on."""
     tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in arrays]
-    if device.type == "cuda":
-        tensors = [tensor.pin_memory() for tensor in tensors]
-    return [tensor.to(device, non_blocking=True) for tensor in tensors]
+    return [tensor.pin_memory() for tensor in tensors] if device.type == "cuda" else tensors

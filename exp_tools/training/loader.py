@@ -144,9 +144,9 @@ def resolve_batch_size(network: nn.Module, data: TrainingData, setup: Setup, tea
     """The largest power of two that survives a training step on the GPU, up to LARGEST_BATCH, and leaves LEAST_STEPS an
     epoch; a processor takes 32 at most.
 
-    Over several processes the size is that of the whole batch, and a power of two for each of them.
+    Over several processes the size is that of the whole batch.
     """
-    most = PROCESSOR_BATCH // team.world if setup.device.type == "cpu" else LARGEST_BATCH
+    most = max(1, PROCESSOR_BATCH // team.world) if setup.device.type == "cpu" else LARGEST_BATCH
     share = len(data.train) // (LEAST_STEPS * team.world)
     size = min(most, max(LEAST_BATCH, 1 << (share.bit_length() - 1) if share else 1))
     if setup.device.type == "cpu":

@@ -435,6 +435,14 @@ def test_auto_batch_size_leaves_fifty_steps_an_epoch(data, monkeypatch, images, 
     assert resolve_batch_size(network(), some, Setup(CPU), ProcessGroup()) == min(size, 32)
 
 
+@pytest.mark.parametrize("world", [1, 3, 40])
+def test_auto_batch_size_on_a_processor_gives_each_process_an_image(data, world):
+    team = ProcessGroup()
+    team.world = world
+    size = resolve_batch_size(network(), replace(data, train=np.arange(60_000) % 8), Setup(CPU), team)
+    assert size == max(1, 32 // world) * world
+
+
 def test_images_on_the_device_are_there_before_a_batch_size_is_tried(data, settings, monkeypatch):
     seen = []
     monkeypatch.setattr(trainer, "upload", lambda images, device: seen.append("images") or upload(images, device))
