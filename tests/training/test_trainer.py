@@ -501,6 +501,7 @@ def test_under_torchrun_two_signals_are_one(monkeypatch):
 
 
 AMX = {"avx512_bf16": True, "amx_bf16": True, "amx_tile": True}
+ZEN4 = {"cpu_name": "AMD EPYC", "avx512_bf16": True, "amx_bf16": False}
 
 
 @pytest.mark.parametrize(
@@ -512,6 +513,10 @@ AMX = {"avx512_bf16": True, "amx_bf16": True, "amx_tile": True}
         ({"avx512_bf16": True, "amx_bf16": False, "amx_tile": False}, 0.0, "fp32"),  # half as fast in bf16 on a Xeon
         ({"avx512_bf16": True}, 0.0, "fp32"),
         (AMX | {"amx_tile": False}, 0.0, "fp32"),  # the system does not let programs use the tiles
+        ({"cpu_name": "Intel(R) Xeon(R)", "avx512_bf16": True}, 0.0, "fp32"),
+        (ZEN4, 0.0, "bf16"),  # 1.85 times as fast with ResNet-18
+        (ZEN4, 0.06, "fp32"),  # EfficientNet-Lite0: half as fast in bf16
+        (ZEN4 | {"avx512_bf16": False}, 0.0, "fp32"),  # Zen 3
         ({"avx2": True}, 0.0, "fp32"),
         ({}, 0.0, "fp32"),
     ],
