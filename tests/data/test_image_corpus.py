@@ -2,15 +2,18 @@
 
 import builtins
 import sys
+import tracemalloc
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 from helpers import pictures
+from helpers.bombs import BOMBS, JPEG_DICOM, dicom_of, scanned, tiff_of
 from helpers.pictures import END, GREY, PIXELS, deep_png, deep_tiff, dicom, encoded, halved, heic, moving, profile
-from PIL import Image
+from PIL import Image, ImageFile
 
+from exp_tools.data.images.colours import eight_bits
 from exp_tools.data.images.decode import ImageFault, decode_with_notes, index_images, load_image, upright_size
 from exp_tools.data.images.preprocess import Preprocessing
 from exp_tools.errors import UserError
@@ -217,6 +220,41 @@ def test_a_bad_picture_is_refused_in_one_line(tmp_path, name, case):
         with pytest.raises(ImageFault) as of_bytes:
             load_image(make(), PLAIN)
         assert (of_bytes.value.kind, str(of_bytes.value)) == (kind, str(fault.value))
+
+
+@pytest.mark.parametrize(("name", "case"), sampled(BOMBS.items()))
+def test_a_bomb_is_refused_before_anything_is_decoded(tmp_path, monkeypatch, name, case):
+    make, kind = case
+    (tmp_path / name).write_bytes(make())
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("decoded"))
+    for source in (tmp_path / name, make()):
+        with pytest.raises(ImageFault) as fault:
+            load_image(source, PLAIN)
+        assert fault.value.kind == kind
+        assert "\n" not in str(fault.value)
+        with pytest.raises((ImageFault, ValueError)):
+            upright_size(source)
+
+
+@pytest.mark.parametrize("make", [
+    lambda: scanned(60, 90),
+    lambda: tiff_of(scanned(60, 80), 60),
+    lambda: dicom_of(scanned(60, 80), 60),
+], ids=["JPEG", "TIFF", JPEG_DICOM])  # fmt: skip
+def test_a_picture_of_some_dozen_scans_is_read(make):
+    assert load_image(make(), PLAIN).max() == 0
+
+
+def test_a_deep_picture_takes_no_more_memory_than_its_bytes_several_times():
+    """16 bits of 16 megapixels: 96 MB as they are, and once were 900 MB on the way to 8 bits."""
+    values = np.zeros((4000, 4000, 3), np.uint16)
+    values[0, 0] = 65535
+    tracemalloc.start()
+    scaled = eight_bits(values)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert scaled[0, 0].tolist() == [255] * 3
+    assert peak < 2 * scaled.nbytes
 
 
 def test_the_corpus_is_as_large_as_it_says_and_its_answers_can_be_chosen():

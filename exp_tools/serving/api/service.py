@@ -13,7 +13,7 @@ from PIL import Image
 
 from exp_tools.data.images.decode import ImageFault
 from exp_tools.explain.overlay import overlay
-from exp_tools.serving.api.limits import Gate, Limits, check_image
+from exp_tools.serving.api.limits import Gate, Limits
 from exp_tools.serving.api.problems import Problem, shown
 from exp_tools.serving.api.schemas import DRAWN
 from exp_tools.serving.predictor import (
@@ -64,7 +64,7 @@ class Service:
 
     def predict(self, content: bytes, patient: Patient, kinds: list[str]) -> dict[str, Any]:
         """PredictionAnswer for one image. Raises Problem when it cannot be used."""
-        check_image(content, self.limits)
+        self._require_bytes(content)
         try:
             prediction = self.predictor.predict(content, patient, explain=kinds)
         except ImageFault as fault:
@@ -82,7 +82,10 @@ class Service:
         for place, content in enumerate(contents):
             results.append({"index": place, "prediction": None, "problem": None})
             try:
-                check_image(content, self.limits)
+                if len(content) > self.limits.image_bytes:
+                    raise Problem(
+                        "too_large", f"the image has {len(content):,} bytes; {self.limits.image_bytes:,} are taken"
+                    )
                 squares[place] = self.predictor.prepare(content)
             except ImageFault as fault:
                 results[place]["problem"] = Problem(fault.kind, str(fault)).body()
@@ -100,6 +103,11 @@ class Service:
             "model": self.served,
             "disclaimer": DISCLAIMER,
         }
+
+    def _require_bytes(self, content: bytes) -> None:
+        """Raise Problem (too_large) for an image of too many bytes."""
+        if len(content) > (most := self.limits.image_bytes):
+            raise Problem("too_large", f"the image has {len(content):,} bytes; at most {most:,} are taken")
 
     def model_card(self) -> dict[str, Any]:
         """Facts of the model file that reveal nothing about the machine it was trained on."""
