@@ -11,12 +11,13 @@ from exp_tools.app.parts.charts import percent, probability_bars
 from exp_tools.app.parts.settings import MAX_UPLOAD_MB, Settings
 from exp_tools.data.images.formats import READ
 from exp_tools.errors import UserError
+from exp_tools.explain.overlay import NAMES, is_flat
+from exp_tools.explain.picture import explained, flat_note, own_size
 from exp_tools.models.model_file import ModelFacts
-from exp_tools.serving.predictor import OLDEST, Patient, Prediction, Predictor
+from exp_tools.serving.predictor import NO_MAPS, OLDEST, Patient, Prediction, Predictor
 from exp_tools.taxonomy import is_drawn
 
 MOST = 50
-NAMES = {"gradcam": "Grad-CAM", "attention": "Attention"}
 MAP_NOTES = {
     "gradcam": "Grad-CAM: where the last features spoke for the diagnosis. A hint, not a reason; it is coarse.",
     "attention": "Attention: where the network weights its features, the same for every class. A hint, not a reason.",
@@ -157,7 +158,7 @@ def _details(predictor: Predictor, picture: Picture, patient: Patient, result: P
         for note in result.notes:
             st.caption(f"Note: {note}.")
     with left:
-        overlaid = _show_picture(predictor, picture, patient)
+        overlaid = _show_picture(predictor, picture, patient, result)
     record = {"file": picture.name, "model": label, "patient": asdict(patient), **result.as_dict()}
     with right, st.container(horizontal=True):
         st.download_button(
@@ -178,7 +179,7 @@ def _details(predictor: Predictor, picture: Picture, patient: Patient, result: P
         )
 
 
-def _show_picture(predictor: Predictor, picture: Picture, patient: Patient) -> bytes:
+def _show_picture(predictor: Predictor, picture: Picture, patient: Patient, result: Prediction) -> bytes:
     """Draw the picture with the chosen map; returns the shown picture as PNG."""
     resize, kinds = predictor.facts.preprocessing["resize"], predictor.explanations
     kind, strength, place = None, 0.0, st.empty()
@@ -188,7 +189,7 @@ def _show_picture(predictor: Predictor, picture: Picture, patient: Patient) -> b
             ["none", *kinds],
             default=kinds[0],
             required=True,
-            format_func=lambda kind: NAMES.get(kind, "Image alone"),
+            format_func=lambda kind: f"{NAMES[kind][:1].upper()}{NAMES[kind][1:]}" if kind in NAMES else "Image alone",
             key="kind",
         )
         kind = None if kind == "none" else kind
@@ -196,13 +197,17 @@ def _show_picture(predictor: Predictor, picture: Picture, patient: Patient) -> b
             "Strength of the overlay", 0, 100, 60, 5, format="%d %%", key="strength", disabled=not kind
         )
     heat = _map(predictor, picture, patient, kind) if kind else None
-    drawn = images.png(images.shown(picture.data, resize, heat, strength / 100))
+    drawn = images.png(
+        own_size(picture.data, resize)
+        if heat is None
+        else explained(picture.data, resize, heat, kind, result.name, strength / 100)
+    )
     seen = f"{picture.name}, with {NAMES[kind]} laid over it" if kind else picture.name
     place.image(drawn, caption=picture.name, width="stretch", alt=seen)
-    if heat is not None and heat.min() == heat.max():
-        st.caption(f"{NAMES[kind]} is the same everywhere in this image, so it shows no place.")
-    elif kind:
-        st.caption(MAP_NOTES[kind])
+    if not kinds:
+        st.caption(f"Heat maps: {NO_MAPS}.")
+    elif heat is not None:
+        st.caption(f"{flat_note(kind)}." if is_flat(heat[None])[0] else MAP_NOTES[kind])
     return drawn
 
 

@@ -169,14 +169,6 @@ def decode_with_notes(source: Source, preprocessing: Preprocessing) -> tuple[np.
     return apply_filters(pixels, preprocessing), notes
 
 
-def upright_size(source: Source) -> tuple[int, int]:
-    """Width and height in pixels of an image that `load_image` reads, when it is put upright."""
-    with opened(source) as (image, _):
-        image.load()
-        width, height = image.size
-        return (height, width) if _orientation(image) in (5, 6, 7, 8) else (width, height)
-
-
 @contextlib.contextmanager
 def opened(source: Source) -> Iterator[tuple[Image.Image, IO[bytes]]]:
     """The image, not decoded yet and within `limits`, and the file's content."""

@@ -12,12 +12,13 @@ import numpy as np
 from PIL import Image
 
 from exp_tools.data.images.decode import ImageFault
-from exp_tools.explain.overlay import overlay
+from exp_tools.explain.picture import explained
 from exp_tools.serving.api.limits import Gate, Limits
 from exp_tools.serving.api.problems import Problem, shown
 from exp_tools.serving.api.schemas import DRAWN
 from exp_tools.serving.predictor import (
     DISCLAIMER,
+    NO_MAPS,
     Patient,
     Prediction,
     Predictor,
@@ -59,7 +60,7 @@ class Service:
         has = self.predictor.explanations
         for kind in kinds:
             if kind not in has:
-                raise Problem("wrong_value", f"this model has no map {shown(kind)}; it has {', '.join(has) or 'none'}")
+                raise Problem("wrong_value", f"this model has no map {shown(kind)}; it has {', '.join(has) or NO_MAPS}")
         return list(dict.fromkeys(kinds))
 
     def predict(self, content: bytes, patient: Patient, kinds: list[str]) -> dict[str, Any]:
@@ -71,8 +72,11 @@ class Service:
             raise Problem(fault.kind, str(fault)) from fault
         overlays = {}
         if prediction.maps:
-            square = self.predictor.prepare(content)
-            overlays = {kind: _png(overlay(square, heat)) for kind, heat in prediction.maps.items()}
+            resize = self.predictor.facts.preprocessing["resize"]
+            overlays = {
+                kind: _png(explained(content, resize, heat, kind, prediction.name))
+                for kind, heat in prediction.maps.items()
+            }
         return _told(prediction, overlays) | {"model": self.served}
 
     def predict_batch(self, contents: list[bytes], patients: list[Patient]) -> dict[str, Any]:
@@ -140,7 +144,7 @@ def _told(prediction: Prediction, overlays: dict[str, str]) -> dict[str, Any]:
     return prediction.as_dict() | {"overlays": overlays}
 
 
-def _png(image: np.ndarray) -> str:
+def _png(picture: Image.Image) -> str:
     file = BytesIO()
-    Image.fromarray(image).save(file, "PNG")
+    picture.save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode("ascii")
