@@ -4,9 +4,6 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from exp_tools.data.images.preprocess import Preprocessing
-from exp_tools.data.inputs.metadata import Vocabulary
-
 SHOWN = 3
 LONGEST = 200
 Name = Annotated[str, Field(min_length=1, max_length=LONGEST, pattern=r"^[^\x00-\x1f\x7f]*$")]
@@ -21,7 +18,9 @@ class _Part(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
 
-class _Preprocessing(_Part):
+class PreprocessingFields(_Part):
+    """Of preprocess.Preprocessing."""
+
     image_size: Annotated[int, Field(ge=8, le=4096)]
     resize: Literal["squash", "crop", "pad"]
     hair_removal: bool = False
@@ -29,14 +28,18 @@ class _Preprocessing(_Part):
     clahe: bool = False
 
 
-class _Calibration(_Part):
+class CalibrationFields(_Part):
+    """Of probabilities.Calibration."""
+
     temperature: Positive
     bias: list[Number]
     decide: Literal["frequent", "balanced", "costs"]
     costs: list[list[Cost]]
 
 
-class _Vocabulary(_Part):
+class VocabularyFields(_Part):
+    """Of metadata.Vocabulary."""
+
     age_mean: Number
     age_std: Positive
     age_median: Number
@@ -44,7 +47,9 @@ class _Vocabulary(_Part):
     localization: list[Name]
 
 
-class _Training(BaseModel):
+class TrainingFields(BaseModel):
+    """What is read of it; there is more."""
+
     model_config = ConfigDict(strict=True, extra="allow")
     best_epoch: Annotated[int, Field(ge=0)] | None = None
     epochs_run: Annotated[int, Field(ge=0)] | None = None
@@ -58,14 +63,14 @@ class Header(_Part):
     knobs: dict[str, Any]
     task: Name
     classes: Annotated[list[Name], Field(min_length=2)]
-    preprocessing: _Preprocessing
+    preprocessing: PreprocessingFields
     pixel_mean: Annotated[list[Number], Three]
     pixel_std: Annotated[list[Positive], Three]
     source: Name
-    calibration: _Calibration | dict[str, None] = {}
+    calibration: CalibrationFields | dict[str, None] = {}
     thresholds: dict[str, Share | None] = {}
-    vocabulary: _Vocabulary | None = None
-    training: _Training = _Training()
+    vocabulary: VocabularyFields | None = None
+    training: TrainingFields = TrainingFields()
     versions: dict[str, str] = {}
     format: int
 
@@ -74,17 +79,13 @@ class Header(_Part):
         count = len(self.classes)
         if len(set(self.classes)) < count:
             raise ValueError("classes has a name twice")
-        if isinstance(self.calibration, _Calibration):
+        if isinstance(self.calibration, CalibrationFields):
             rows = [self.calibration.bias, self.calibration.costs, *self.calibration.costs]
             if any(len(row) != count for row in rows):
                 raise ValueError(f"calibration is not of {count} classes")
         elif self.calibration:
             raise ValueError("calibration has no usable temperature, bias, decide and costs")
         return self
-
-
-assert set(_Preprocessing.model_fields) == set(Preprocessing._fields)
-assert set(_Vocabulary.model_fields) == set(Vocabulary.__dataclass_fields__)
 
 
 def faults_of(content: dict[str, Any]) -> tuple[list[str], str]:

@@ -8,6 +8,7 @@ import os
 import struct
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from exp_tools.cli import main as cli
+from exp_tools.data.images.preprocess import Preprocessing
+from exp_tools.data.inputs.metadata import Vocabulary
 from exp_tools.errors import UserError
-from exp_tools.models.model_file import HEADER_KEY
+from exp_tools.evaluation.probabilities import Calibration
+from exp_tools.models import model_header
+from exp_tools.models.model_file import HEADER_KEY, ModelFacts
 from exp_tools.serving.onnx_engine import facts_of
 from exp_tools.serving.predictor import Predictor
 
@@ -283,6 +288,13 @@ def test_the_normalisation_of_the_file_is_used(model):
     assert other.predict(pixels).probabilities != pytest.approx(plain.probabilities, abs=1e-6)
     other.engine.network.pixel_mean, other.engine.network.pixel_std = map(tuple, before)
     assert other.predict(pixels).probabilities == pytest.approx(plain.probabilities, abs=1e-9)
+
+
+def test_the_checked_fields_are_those_that_are_written():
+    assert set(model_header.Header.model_fields) == {entry.name for entry in fields(ModelFacts)}
+    assert set(model_header.PreprocessingFields.model_fields) == set(Preprocessing._fields)
+    assert set(model_header.CalibrationFields.model_fields) == {entry.name for entry in fields(Calibration)}
+    assert set(model_header.VocabularyFields.model_fields) == {entry.name for entry in fields(Vocabulary)}
 
 
 def test_the_corpus_is_as_large_as_it_says():
