@@ -9,10 +9,12 @@ import streamlit as st
 from exp_tools.app.parts import images, model_picker
 from exp_tools.app.parts.charts import percent, probability_bars
 from exp_tools.app.parts.settings import MAX_UPLOAD_MB, Settings
+from exp_tools.app.parts.text import plain
 from exp_tools.data.images.formats import READ
 from exp_tools.errors import UserError
 from exp_tools.explain.overlay import NAMES, is_flat
 from exp_tools.explain.picture import explained, flat_note, own_size
+from exp_tools.io import guard_cells
 from exp_tools.models.model_file import ModelFacts
 from exp_tools.serving.predictor import NO_MAPS, OLDEST, Patient, Prediction, Predictor
 from exp_tools.taxonomy import is_drawn
@@ -48,7 +50,7 @@ def show(settings: Settings) -> None:
     chosen = _overview(given, results, version.label) if len(given) > 1 else given[0]
     result = results[chosen.key]
     if isinstance(result, str):
-        st.error(f"{chosen.name}: {result}", icon=":material/broken_image:")
+        st.error(plain(f"{chosen.name}: {result}"), icon=":material/broken_image:")
         return
     _details(predictor, chosen, patient, result, version.label)
 
@@ -119,7 +121,7 @@ def _overview(given: list[Picture], results: dict[str, Prediction | str], label:
     )
     st.download_button(
         "Download all as CSV",
-        table.assign(model=label).to_csv(index=False),
+        guard_cells(table.assign(model=label)).to_csv(index=False),
         "predictions.csv",
         "text/csv",
         on_click="ignore",
@@ -150,13 +152,13 @@ def _row(name: str, result: Prediction | str) -> dict:
 def _details(predictor: Predictor, picture: Picture, patient: Patient, result: Prediction, label: str) -> None:
     left, right = st.columns([5, 6], gap="medium")
     with right:
-        st.subheader(f"{result.name}: {percent(result.probability)}")
+        st.subheader(f"{plain(result.name)}: {percent(result.probability)}")
         st.markdown(result.description[:1].upper() + result.description[1:] + ".")
         _say_flags(result, predictor.facts)
         st.html(probability_bars(result))
         st.caption(f"Uncertainty (entropy): {percent(result.entropy)} of the most that is possible.")
         for note in result.notes:
-            st.caption(f"Note: {note}.")
+            st.caption(f"Note: {plain(note)}.")
     with left:
         overlaid = _show_picture(predictor, picture, patient, result)
     record = {"file": picture.name, "model": label, "patient": asdict(patient), **result.as_dict()}
@@ -203,7 +205,7 @@ def _show_picture(predictor: Predictor, picture: Picture, patient: Patient, resu
         else explained(picture.data, resize, heat, kind, result.name, strength / 100)
     )
     seen = f"{picture.name}, with {NAMES[kind]} laid over it" if kind else picture.name
-    place.image(drawn, caption=picture.name, width="stretch", alt=seen)
+    place.image(drawn, caption=plain(picture.name), width="stretch", alt=seen)
     if not kinds:
         st.caption(f"Heat maps: {NO_MAPS}.")
     elif heat is not None:
