@@ -28,7 +28,8 @@ TEXTS = [
     f"http://{BEACON}/f",
     "www.example.org",
     "somebody@example.org",
-    "**bold** _it_ `code` ~~gone~~",
+    "**bold** _it_ __b__ `code` ~~gone~~",
+    "a_b _a_b_ train.batch_size __init__.py",
     "# heading",
     "1. first",
     "2) second",
@@ -66,6 +67,7 @@ st.markdown(without_pictures(card))
 
 def test_letters_and_lines():
     assert plain("a\n\n# b") == "a \\# b"
+    assert plain("train.batch_size _it_") == "train.batch_size \\_it\\_"
     assert plain("lesion 3: nevus.jpg") == "lesion 3: nevus.jpg"
     assert plain("http://a") == f"http:{JOINER}//a"
     assert "![" not in without_pictures("![a](b) \\![c](d)")

@@ -4,7 +4,7 @@ import re
 
 JOINER = "\u2060"
 """Has no width; what it parts is no link, no icon, no colour and no picture."""
-_MARKUP = re.compile(r"[\\`*_\[\]<>$~|!#&]")
+_MARKUP = re.compile(r"[\\`*\[\]<>$~|!#&]|(?<![^\W_])_|_(?![^\W_])")
 _STARTS = re.compile(r"^(\d+)([.)])|^([+-])")
 _CALLS = re.compile(r":(?=[\w/+-])|(?<=www)(?=\.)|(?<=@)(?=\w)", re.IGNORECASE)
 
