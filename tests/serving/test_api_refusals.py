@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.bombs import BOMBS
+from helpers.bad_pictures import BOMBS
 from helpers.models import encoded, photograph, save_tiny_model
 from helpers.project import ROOT
 from PIL import Image
