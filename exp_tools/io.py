@@ -1,6 +1,7 @@
 """File helpers: atomic writes, temporaries that killed runs leave, links without copies, hashes."""
 
 import contextlib
+import csv
 import hashlib
 import json
 import math
@@ -11,7 +12,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,10 +112,45 @@ def write_json(path: Path, content: Any) -> None:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
+_NO_FORMULA = re.compile(r"'*[-+]?(\d+\.?\d*|\.\d+)?([eE][-+]?\d+)?")
+
+
+def guard_cells(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with an apostrophe before each text that a spreadsheet would take for a formula; see `bare_cells`.
+
+    Such a text begins with =, +, -, @, a tab or a line end and is no number (OWASP, CSV injection).
+    """
+    return _with_texts(table, lambda text: f"'{text}" if _computes(text) else text)
+
+
+def bare_cells(table: pd.DataFrame) -> pd.DataFrame:
+    """The table without the apostrophes of `guard_cells`: every text as it was before."""
+    return _with_texts(table, lambda text: text[1:] if text[:1] == "'" and _computes(text) else text)
+
+
+def _computes(text: str) -> bool:
+    return bool(_FORMULA.match(text)) and not _NO_FORMULA.fullmatch(text)
+
+
+def _with_texts(table: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFrame:
+    changed = {}
+    for name in table:
+        if not pd.api.types.is_numeric_dtype(table[name].dtype):
+            cells = table[name].tolist()
+            new = [change(cell) if isinstance(cell, str) else cell for cell in cells]
+            if any(one is not other for one, other in zip(cells, new, strict=True)):
+                changed[name] = pd.Series(new, index=table.index, dtype=table[name].dtype)
+    return table.assign(**changed) if changed else table
+
+
 def write_csv(path: Path, table: pd.DataFrame) -> None:
-    """Write a table without its index, with "\\n" line ends on every platform."""
+    """Write a table without its index, with "\\n" line ends on every platform and its cells guarded (`guard_cells`)."""
+    texts = (cell for name in table.select_dtypes(exclude="number") for cell in table[name] if isinstance(cell, str))
+    returns = any("\r" in text for text in texts)  # which Python's csv leaves bare, and readers take for a line's end
+    quoting = csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL
     with atomic_write(path) as temporary:
-        table.to_csv(temporary, index=False, lineterminator="\n", encoding="utf-8")
+        guard_cells(table).to_csv(temporary, index=False, lineterminator="\n", encoding="utf-8", quoting=quoting)
 
 
 def write_png(path: Path, picture: "Image") -> None:

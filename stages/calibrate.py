@@ -20,7 +20,7 @@ from exp_tools.evaluation.calibrate import (
 )
 from exp_tools.evaluation.probabilities import Calibration, balanced_costs, cost_matrix
 from exp_tools.evaluation.validation import scores_of
-from exp_tools.io import write_json
+from exp_tools.io import bare_cells, write_json
 from exp_tools.models.model_file import ModelFacts, copy_model, read_facts
 from exp_tools.params import CalibrationParams, load_params
 from exp_tools.project import CALIBRATION_REPORT, MODEL, NETWORK, VALIDATION, VALIDATION_METRICS
@@ -53,7 +53,7 @@ def main() -> None:
 def validation_logits(classes: list[str]) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
     """The rows of validation.csv, their logits [N, C] and labels [N]."""
     require_file(VALIDATION, "train")
-    table = pd.read_csv(VALIDATION, dtype=dict.fromkeys(("image_id", "lesion_id", "group_id", "dx"), str))
+    table = bare_cells(pd.read_csv(VALIDATION, dtype=dict.fromkeys(("image_id", "lesion_id", "group_id", "dx"), str)))
     labels = table["dx"].map({code: place for place, code in enumerate(classes)}).to_numpy()
     return table, table[[f"logit_{code}" for code in classes]].to_numpy(np.float64), labels
 

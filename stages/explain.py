@@ -22,6 +22,7 @@ from exp_tools.explain.cases import choose_cases, choose_of_each
 from exp_tools.explain.figures import Case, draw_cases, draw_sanity
 from exp_tools.explain.localization import localization_report
 from exp_tools.explain.maps import explain_rows, methods_of
+from exp_tools.explain.overlay import is_flat
 from exp_tools.explain.randomization import randomisation_test
 from exp_tools.io import write_json
 from exp_tools.models.model_file import ModelFacts
@@ -78,6 +79,10 @@ def main() -> None:
     chosen = cases["image_id"].to_list()
     write_json(EXPLAIN_METRICS, {"map_size": size, "cases": chosen, "sanity": sanity, "focus": focus})
     print(f"{EXPLAIN_METRICS}, {EXPLAIN_FIGURES}/: {summary(by_step, focus)}")
+    for method, made in maps.items():
+        if flat := int(is_flat(made).sum()):
+            said = f"{flat} of {len(made)} {method} maps are the same everywhere: they show no place and get no colours"
+            print(f"warning: {said}", file=sys.stderr)
     least = min(side for sides in size.values() for side in sides)
     if least == 1:
         print(

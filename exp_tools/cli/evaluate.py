@@ -103,7 +103,7 @@ def _compare(options: argparse.Namespace) -> int:
     from exp_tools.evaluation.compare.request import gather
     from exp_tools.evaluation.compare.scores import check_metrics
     from exp_tools.evaluation.metrics.catalogue import COST
-    from exp_tools.io import atomic_write, write_csv
+    from exp_tools.io import atomic_write, guard_cells, write_csv
     from exp_tools.params import PARAMS_FILE, load_params
     from exp_tools.revisions import count_scored
 
@@ -132,7 +132,7 @@ def _compare(options: argparse.Namespace) -> int:
             f"{scored} models of this checkout were scored on this test split: the best of many flatters itself"
         )
     if options.format == "csv":
-        print(as_table(found).to_csv(index=False, lineterminator="\n"), end="")
+        print(guard_cells(as_table(found)).to_csv(index=False, lineterminator="\n"), end="")
     else:
         print({"text": as_text, "markdown": as_markdown, "latex": as_latex}[options.format](found).rstrip())
     if options.out:

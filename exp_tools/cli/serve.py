@@ -95,12 +95,11 @@ def add_commands(commands: Commands) -> None:
 
 def _predict(options: argparse.Namespace) -> int:
     import torch
-    from PIL import Image
 
     from exp_tools.data.images.decode import ImageFault
-    from exp_tools.explain.overlay import overlay
+    from exp_tools.explain.picture import explained
     from exp_tools.io import write_png
-    from exp_tools.serving.predictor import Patient, Predictor
+    from exp_tools.serving.predictor import SCOPE, Patient, Predictor
     from exp_tools.system import cores
 
     if options.explain:
@@ -113,11 +112,12 @@ def _predict(options: argparse.Namespace) -> int:
     except ImageFault as fault:
         raise UserError(f"{options.image}: {fault}") from fault
     if options.explain:
-        picture = overlay(predictor.prepare(options.image), prediction.maps[options.method])
-        write_png(options.explain, Image.fromarray(picture))
+        heat, resize = prediction.maps[options.method], predictor.facts.preprocessing["resize"]
+        write_png(options.explain, explained(options.image, resize, heat, options.method, prediction.name))
     if options.json:
         model = {"path": str(options.model), "trained_on": predictor.facts.source}
-        print(json.dumps(prediction.as_dict() | {"model": model}, indent=2, ensure_ascii=False, allow_nan=False))
+        content = prediction.as_dict() | {"scope": SCOPE, "model": model}
+        print(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
         return 0
     print(prediction_text(prediction, predictor.facts))
     print(model_line(options.model, predictor.facts))
@@ -204,7 +204,7 @@ def model_line(model: Path, facts: "ModelFacts") -> str:
 
 def prediction_text(prediction: "Prediction", facts: "ModelFacts") -> str:
     """The diagnosis, all classes by probability, the decisions by threshold, notes and the disclaimer."""
-    from exp_tools.serving.predictor import name_of
+    from exp_tools.serving.predictor import SCOPE, name_of
 
     share = f"{100 * prediction.probability:.1f} %"
     description = f": {prediction.description}" if prediction.description else ""
@@ -222,13 +222,13 @@ def prediction_text(prediction: "Prediction", facts: "ModelFacts") -> str:
     if prediction.abstain:
         lines.append(f"too uncertain to use: below {100 * facts.thresholds['abstain']:.1f} % it is left to a human")
     lines += [f"note: {note}" for note in prediction.notes]
-    return "\n".join([*lines, prediction.disclaimer])
+    return "\n".join([*lines, SCOPE, prediction.disclaimer])
 
 
 def outcome_text(outcome: "Outcome", out: Path) -> str:
     """The number of predicted images, the output file, the faults, and the disclaimer; without scores."""
     from exp_tools.serving.batch import problems_file
-    from exp_tools.serving.predictor import DISCLAIMER
+    from exp_tools.serving.predictor import DISCLAIMER, SCOPE
 
     resumed = f", {outcome.resumed:,} of them by the run before" if outcome.resumed else ""
     lines = [f"{out}: {outcome.predicted:,} images predicted{resumed}"]
@@ -241,4 +241,4 @@ def outcome_text(outcome: "Outcome", out: Path) -> str:
     if outcome.left_out:
         counts = ", ".join(f"{code} {count:,}" for code, count in outcome.left_out.items())
         lines.append(f"not scored, since the model does not know them: {counts}")
-    return "\n".join([*lines, DISCLAIMER])
+    return "\n".join([*lines, SCOPE, DISCLAIMER])

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 
 from exp_tools.evaluation.plots.style import COLOURS, LINE_STYLES, REFERENCE, STYLE, save_figure
 from exp_tools.explain.overlay import COLOURS as HEAT
-from exp_tools.explain.overlay import overlay
+from exp_tools.explain.overlay import NAMES, is_flat, overlay
 
-NAMES = {"gradcam": "Grad-CAM", "attention": "attention"}
 STEP_TICKS = ("head", "+ 1/4", "+ 1/2", "+ 3/4", "all")
 TILE, NARROWEST = 1.5, 5.4
 OUTLINE = (255, 255, 255)
@@ -93,6 +92,12 @@ def _draw_case(line: Sequence[Axes], case: Case) -> None:
     line[0].imshow(case.image if case.mask is None else outlined(case.image, case.mask), interpolation="nearest")
     for axes, heat in zip(line[1:], case.maps.values(), strict=True):
         axes.imshow(overlay(case.image, heat), interpolation="nearest")
+        _say_flat(axes, heat)
+
+
+def _say_flat(axes: Axes, heat: NDArray) -> None:
+    if is_flat(heat[None])[0]:
+        axes.text(0.5, 0.04, "flat", transform=axes.transAxes, ha="center", fontsize=8, bbox=LABEL)
 
 
 def _heat_bar(figure: SubFigure) -> None:
@@ -157,8 +162,8 @@ def draw_sanity(
             axes.set_axis_off()
             if row == 0:
                 axes.set_title(head, fontsize=8)
-            if heat is not None and not np.ptp(heat):
-                axes.text(0.5, 0.04, "blank", transform=axes.transAxes, ha="center", fontsize=8, bbox=LABEL)
+            if heat is not None:
+                _say_flat(axes, heat)
     save_figure(figure, path)
 
 
@@ -177,6 +182,6 @@ def _draw_similarity(
         level = REFERENCE | {"color": colour}
         axes.axhline(chance[method][metric], **level, label=f"{NAMES[method]}, maps of two different images")
     blank = [step["blank"] for step in next(iter(by_step.values()))]
-    ticks = [f"{tick}\n{share:.0%} blank" if share else tick for tick, share in zip(STEP_TICKS, blank, strict=True)]
+    ticks = [f"{tick}\n{share:.0%} flat" if share else tick for tick, share in zip(STEP_TICKS, blank, strict=True)]
     axes.set_xticks(places, ["nothing", *ticks], fontsize=8)
     axes.set_xlabel("random: head, then so much of the backbone")

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from torch import Tensor, nn
 
-from exp_tools.explain.overlay import unit, upsample
+from exp_tools.explain.overlay import is_flat, unit, upsample
 from exp_tools.models.backbone import Backbone
 
 QUARTERS = 4
@@ -91,8 +91,8 @@ def similarity(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
     dict with rank_correlation (-1 to 1, of the values as computed), ssim (up to 1, of the maps stretched to 0..1 at 64
     pixels), and blank, the share of pairs of which one is flat and has no ranks: they count in ssim alone
     """
+    defined = ~(is_flat(first) | is_flat(second))
     ranks = np.array([rank_correlation(one, other) for one, other in zip(first, second, strict=True)])
-    defined = ~np.isnan(ranks)
     like = [
         structural_similarity(one, other)
         for one, other in zip(unit(upsample(first, 64)), unit(upsample(second, 64)), strict=True)

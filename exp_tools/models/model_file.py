@@ -7,10 +7,9 @@ equal models must have equal bytes.
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from types import UnionType
-from typing import Any, get_args, get_origin
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,6 +19,7 @@ from torch import nn
 
 from exp_tools.errors import UserError, require_readable
 from exp_tools.io import atomic_write
+from exp_tools.models.model_header import faults_of
 from exp_tools.project import MODEL, find_project, has_released
 
 HEADER_KEY = "exp_tools"
@@ -33,7 +33,7 @@ class ModelFacts:
     architecture, knobs : name and parameters for build_model
     task, classes : the task and its class names, in the order of the logits
     preprocessing : how load_image makes the input (preprocess.Preprocessing as a dict), as `prepare` wrote it
-    pixel_mean, pixel_std : how normalise makes it a tensor
+    pixel_mean, pixel_std : how normalise makes it a tensor; load_model gives them to the network
     calibration : how logits become probabilities and decisions (probabilities.Calibration as a dict); {}: not yet
     vocabulary : how metadata become numbers (metadata.Vocabulary as a dict), fitted on train; None: image only
     thresholds : chosen on validation, of calibrated probabilities: `melanoma` (flag from this on; None: no melanoma
@@ -126,17 +126,37 @@ def read_facts(path: Path) -> ModelFacts:
         raise UserError(
             f"{path} holds weights only, not a model of this project: its header has no {HEADER_KEY!r} entry"
         )
-    content = _parsed(path, metadata[HEADER_KEY])
-    unknown = set(content) - {entry.name for entry in fields(ModelFacts)}
-    if content.get("format") != FORMAT or unknown:
+    remedy = "write it again with `dvc repro` or fetch it with `dvc pull`"
+    return parse_facts(path, metadata[HEADER_KEY], "train it again", remedy)
+
+
+def parse_facts(path: Path, text: str, renew: str, remedy: str) -> ModelFacts:
+    """The facts in the text of a file's header.
+
+    Parameters
+    ----------
+    path : the file, for messages
+    text : the header
+    renew, remedy : what to do about a file of another format, and about one that is wrong
+
+    Raises
+    ------
+    UserError : the text is no JSON, of another format, or a fact is missing or cannot be used
+    """
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: its header is not valid JSON ({error}); {remedy}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: its header holds {type(content).__name__} and no named facts; {remedy}")
+    if content.get("format") != FORMAT or set(content) - {entry.name for entry in fields(ModelFacts)}:
+        made = repr(content.get("format"))[:20]
+        raise UserError(f"{path} is of format {made}, this version reads format {FORMAT}: {renew}")
+    if (faults := faults_of(content))[0]:
+        names, said = faults
         raise UserError(
-            f"{path} is of format {content.get('format')}, this version reads format {FORMAT}: train it again"
-        )
-    wrong = [entry.name for entry in fields(ModelFacts) if not _fits(entry, content)]
-    if wrong:
-        raise UserError(
-            f"{path}: its header has no usable {', '.join(wrong)}, so the file is incomplete or was changed; write it "
-            "again with `dvc repro` or fetch it with `dvc pull`"
+            f"{path}: its header has no usable {', '.join(names)}, so the file is incomplete or was changed ({said}); "
+            f"{remedy}"
         )
     return ModelFacts(**content)
 
@@ -146,24 +166,3 @@ def is_export(path: Path) -> bool:
     with suppress(UserError):
         return "export" in read_facts(path).training
     return False
-
-
-def _parsed(path: Path, text: str) -> dict[str, Any]:
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: its header is not valid JSON ({error}); fetch the file again") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: its header holds {type(content).__name__} and no named facts; fetch the file again")
-    return content
-
-
-def _fits(entry: Field, content: dict[str, Any]) -> bool:
-    """Whether a fact is there, or may be left out, and is of its type: text, number, list or dict."""
-    if entry.name not in content:
-        return entry.default is not MISSING or entry.default_factory is not MISSING
-    value, kind = content[entry.name], entry.type
-    if entry.name == "preprocessing":
-        return isinstance(value, dict) and {"image_size", "resize"} <= value.keys()
-    kinds = get_args(kind) if get_origin(kind) is UnionType else (kind,)
-    return isinstance(value, tuple(get_origin(one) or one for one in kinds))

@@ -146,10 +146,10 @@ def load_model(path: Path) -> tuple[nn.Module, ModelFacts]:
             f"{path}: {facts.architecture} has no knob {unknown[0]!r}{did_you_mean(unknown[0], known)}: "
             "train it again, or use the version that wrote it"
         )
-    model = build_model(facts.architecture, facts.knobs, len(facts.classes))
+    model = _built(path, facts)
     try:
         load_tensors(model, path)
-    except (RuntimeError, SafetensorError) as error:
+    except (RuntimeError, SafetensorError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
             f"{path}: its weights do not fit the architecture {facts.architecture} it names: {reason[:400]}; it may be "
@@ -162,4 +162,36 @@ def load_model(path: Path) -> tuple[nn.Module, ModelFacts]:
             f"{path}: {len(broken)} of its tensors are NaN or infinite ({broken[0]}, …), so it predicts nothing: "
             "train it again with a lower train.lr, or fetch the file again"
         )
+    _require_vocabulary(path, model, facts)
+    model.pixel_mean, model.pixel_std = tuple(facts.pixel_mean), tuple(facts.pixel_std)
     return model.eval(), facts
+
+
+def _built(path: Path, facts: ModelFacts) -> nn.Module:
+    """The network without its weights. Raises UserError for knobs that it cannot be built with."""
+    try:
+        return build_model(facts.architecture, facts.knobs, len(facts.classes))
+    except UserError:
+        raise
+    except Exception as error:  # knobs of a wrong type or value, of which each builder makes its own error
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:400]
+        raise UserError(
+            f"{path}: {facts.architecture} cannot be built with the knobs of its header ({reason}); fetch it again"
+        ) from error
+
+
+def _require_vocabulary(path: Path, model: nn.Module, facts: ModelFacts) -> None:
+    """Raise UserError where the network and the vocabulary of its file do not go together."""
+    wrong = ["it has none, which the network needs"] if model.uses_metadata and facts.vocabulary is None else []
+    if facts.vocabulary is not None:
+        known = inspect.signature(_builder(facts.architecture)).parameters
+        sizes = metadata_knobs(facts.architecture, Vocabulary.from_dict(facts.vocabulary))
+        wrong = [
+            f"{knob} is {built}, its words are {size}"
+            for knob, size in sizes.items()
+            if (built := facts.knobs.get(knob, known[knob].default)) < size
+        ]
+    if wrong:
+        raise UserError(
+            f"{path}: its header has no usable vocabulary ({wrong[0]}); train it again, or fetch the file again"
+        )

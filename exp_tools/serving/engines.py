@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from exp_tools.errors import UserError
 from exp_tools.explain.maps import attention_map, grad_cam, methods_of, positions
 from exp_tools.explain.overlay import upsample
 from exp_tools.models.model_file import ModelFacts
@@ -47,7 +48,14 @@ class TorchEngine:
         self.network = network.to(device, memory_format=torch.channels_last).requires_grad_(False)
         self.device = device
         size = self.facts.preprocessing["image_size"]
-        self.explanations = methods_of(network, "auto") if positions(network, size) > 1 else []
+        try:
+            places = positions(network, size)
+        except (RuntimeError, AssertionError, ValueError) as error:
+            reason = " ".join(str(error).split())[:400]
+            raise UserError(
+                f"{model}: its network takes no images of {size} pixels, as its header says ({reason}); fetch it again"
+            ) from error
+        self.explanations = methods_of(network, "auto") if places > 1 else []
 
     def logits(self, pixels: NDArray[np.uint8], metadata: NDArray[np.float32]) -> NDArray[np.float32]:
         with torch.inference_mode():

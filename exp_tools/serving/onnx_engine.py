@@ -1,8 +1,6 @@
 """Run an exported ONNX model with ONNX Runtime on the processor."""
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from exp_tools.errors import UserError, require_readable
-from exp_tools.models.model_file import FORMAT, HEADER_KEY, ModelFacts
+from exp_tools.models.model_file import HEADER_KEY, ModelFacts, parse_facts
 
 ORT_MISSING = "ONNX Runtime is not installed: pip install '.[onnx]'"
 
@@ -60,12 +58,7 @@ def facts_of(metadata: Mapping[str, str], path: Path) -> ModelFacts:
     """The facts in the metadata of an ONNX file. Raises UserError when there are none, or none that can be read."""
     if HEADER_KEY not in metadata:
         raise UserError(f"{path} is not an export of this project: its metadata have no {HEADER_KEY!r} entry")
-    content = json.loads(metadata[HEADER_KEY])
-    if content.get("format") != FORMAT or set(content) - {entry.name for entry in fields(ModelFacts)}:
-        raise UserError(
-            f"{path} is of format {content.get('format')}, this version reads format {FORMAT}: export it again"
-        )
-    return ModelFacts(**content)
+    return parse_facts(path, metadata[HEADER_KEY], "export it again", "export it again")
 
 
 def _first_line(error: Exception) -> str:

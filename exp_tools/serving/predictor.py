@@ -3,7 +3,7 @@
 import math
 import threading
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from exp_tools.data.images.preprocess import Preprocessing
 from exp_tools.data.inputs.metadata import UNKNOWN, Vocabulary, encode
 from exp_tools.errors import UserError
 from exp_tools.evaluation.probabilities import Calibration
+from exp_tools.explain.overlay import is_flat
+from exp_tools.explain.picture import flat_note
 from exp_tools.models.model_file import ModelFacts
 from exp_tools.serving.engines import open_engine
 from exp_tools.taxonomy import DIAGNOSES, MELANOMA, OTHER_DIAGNOSES
@@ -25,6 +27,11 @@ from exp_tools.taxonomy import DIAGNOSES, MELANOMA, OTHER_DIAGNOSES
 DISCLAIMER = (
     "For research and teaching only. Not a medical device: the result is not a diagnosis and must not guide treatment. "
     "See a physician about any skin change."
+)
+SCOPE = "What is no dermoscopic image of a skin lesion is not recognised as such: any picture gets a diagnosis."
+NO_MAPS = (
+    "none: an exported model has no maps, and neither has one whose last map is a single position, which says nothing "
+    "of where (train with a larger prepare.image_size)"
 )
 OLDEST = 120
 ImageLike = Path | str | bytes | Image.Image | np.ndarray
@@ -57,7 +64,7 @@ class Prediction:
     entropy : of the probabilities, as a share of the largest possible, 0 (certain) to 1 (knows nothing)
     abstain : the highest probability is below the model's threshold: leave it to a human; None: it has no threshold
     melanoma, melanoma_probability : whether the model's threshold flags a melanoma; None: the model has no such class
-    notes : what the person should know of this input
+    notes : what the person should know of this input, and of a map that shows no place
     maps : where the model looked, by method (gradcam, attention): float32 [S, S], 0..1; only when asked for
     """
 
@@ -133,18 +140,15 @@ class Predictor:
         pixels = self.prepare(image)
         wrong = [kind for kind in explain if kind not in self.explanations]
         if wrong:
-            other = ", ".join(self.explanations) or (
-                "none: an exported model has no maps, and neither has one whose last map is a single position, which "
-                "says nothing of where (train with a larger prepare.image_size)"
-            )
-            raise UserError(f"this model has no {wrong[0]} map; it has {other}")
+            raise UserError(f"this model has no {wrong[0]} map; it has {', '.join(self.explanations) or NO_MAPS}")
         prediction = self.predict_pixels(pixels[None], [patient])[0]
         if not explain:
             return prediction
         target = self.facts.classes.index(prediction.diagnosis)
         with self._explaining:
             maps = self.engine.maps(pixels[None], self._encoded([patient]), target, explain)
-        return Prediction(**{**prediction.__dict__, "maps": maps})
+        flat = [flat_note(kind) for kind, heat in maps.items() if is_flat(heat[None])[0]]
+        return replace(prediction, maps=maps, notes=prediction.notes + flat)
 
     def predict_many(self, images: Sequence[ImageLike], patients: Sequence[Patient] | None = None) -> list[Prediction]:
         """Predict images as one batch. Raises UserError when one cannot be read."""

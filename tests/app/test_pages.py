@@ -14,8 +14,6 @@ import torch
 import yaml
 from helpers.datasets import ROOT, picture
 from helpers.models import CLASSES, write_model
-from helpers.pictures import turned
-from PIL import Image
 
 pytest.importorskip("streamlit")
 
@@ -32,7 +30,7 @@ from exp_tools.errors import UserError
 from exp_tools.params import load_params
 from exp_tools.project import CARD, CURVES, DATA_METRICS, EVALUATE_METRICS, MODEL, RELEASED, REPORT, SUMS, TRAIN_METRICS
 from exp_tools.revisions import RELEASED_VERSION
-from exp_tools.serving.predictor import DISCLAIMER, Patient, Predictor
+from exp_tools.serving.predictor import DISCLAIMER, NO_MAPS, Patient, Predictor
 
 torch.set_num_threads(1)
 
@@ -175,32 +173,21 @@ def test_bars_are_ranked_say_malignant_in_words_and_escape_names(tmp_path):
     assert "prefers-reduced-motion" in html
 
 
-@pytest.mark.parametrize(("resize", "size"), [("squash", (512, 384)), ("crop", (512, 512)), ("pad", (512, 512))])
-def test_a_picture_is_shown_in_the_shape_that_a_person_expects(resize, size):
-    assert images.shown(image_file(), resize).size == size
+def test_a_map_that_shows_no_place_is_said(settings, monkeypatch):
+    monkeypatch.setattr("exp_tools.serving.engines.grad_cam", lambda *_: np.full((1, 7, 7), 0.3, np.float32))
+    app = page(settings, "Predict", monkeypatch)
+    app.file_uploader[0].set_value(("mole.png", image_file(3), "image/png")).run()
+    assert "Grad-CAM is the same everywhere in this image, so it shows no place." in [
+        text.value for text in app.caption
+    ]
 
 
-def test_a_turned_photograph_is_shown_upright():
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    buffer = BytesIO()
-    picture(1, 60, 45).save(buffer, format="JPEG", exif=exif)
-    assert images.shown(buffer.getvalue(), "squash").size == (384, 512)
-
-
-@pytest.mark.parametrize("kind", ["TIFF", "AVIF", "HEIF"])
-def test_every_turned_format_is_shown_upright(kind):
-    assert images.shown(turned(kind), "squash").size == (512, 341)  # upright it is 90x60
-
-
-def test_the_overlay_changes_the_hot_half_only_and_no_strength_changes_nothing():
-    plain = np.asarray(images.shown(image_file(), "crop")).astype(int)
-    heat = np.zeros((32, 32), np.float32)
-    heat[:, 20:] = 1
-    assert np.array_equal(np.asarray(images.shown(image_file(), "crop", heat, 0.0)), plain)
-    difference = np.abs(np.asarray(images.shown(image_file(), "crop", heat, 0.9)) - plain).sum(axis=2)
-    assert difference[:, :256].max() == 0
-    assert difference[:, 400:].min() > 0
+def test_a_model_without_maps_says_why(settings, monkeypatch):
+    monkeypatch.setattr("exp_tools.serving.engines.positions", lambda *_: 1)
+    app = page(settings, "Predict", monkeypatch)
+    app.file_uploader[0].set_value(("mole.png", image_file(3), "image/png")).run()
+    assert not app.exception
+    assert f"Heat maps: {NO_MAPS}." in [text.value for text in app.caption]
 
 
 def test_examples_are_the_same_every_time_each_of_another_class():

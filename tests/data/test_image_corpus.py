@@ -2,16 +2,19 @@
 
 import builtins
 import sys
+import tracemalloc
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 from helpers import pictures
-from helpers.pictures import END, GREY, PIXELS, deep_png, deep_tiff, dicom, encoded, halved, heic, moving, profile
-from PIL import Image
+from helpers.bad_pictures import BOMBS, JPEG_DICOM, REFUSED, dicom_of, scanned, tiff_of
+from helpers.pictures import GREY, PIXELS, deep_png, deep_tiff, dicom, encoded, heic, moving, profile
+from PIL import Image, ImageFile
 
-from exp_tools.data.images.decode import ImageFault, decode_with_notes, index_images, load_image, upright_size
+from exp_tools.data.images.colours import eight_bits
+from exp_tools.data.images.decode import ImageFault, decode_with_notes, index_images, load_image
 from exp_tools.data.images.preprocess import Preprocessing
 from exp_tools.errors import UserError
 from exp_tools.params import OnProblemParams
@@ -121,59 +124,6 @@ READ = [
     Read("profile of other inks.png", lambda: encoded("PNG", icc_profile=profile("CMYK"))),
 ]
 
-REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
-    "empty.jpg": (lambda: b"", "empty_image"),
-    "text.jpg": (lambda: b"404 Not Found", "not_an_image"),
-    "page.png": (lambda: b"<!doctype html><title>Sign in</title>", "not_an_image"),
-    "document.jpg": (lambda: b"%PDF-1.7\n" + bytes(300), "not_an_image"),
-    "zeros.jpg": (lambda: bytes(9000), "not_an_image"),
-    "start.jpg": (lambda: encoded("JPEG")[:20], "not_an_image"),
-    "picture.jp2": (lambda: encoded("JPEG2000"), "not_an_image"),
-    "picture.jxl": (lambda: b"\xff\x0a" + bytes(300), "not_an_image"),
-    "layers.psd": (lambda: b"8BPS\0\1" + bytes(300), "not_an_image"),
-    "camera.dng": (lambda: encoded("TIFF"), "not_an_image"),
-    "camera.cr2": (lambda: b"II*\0\x10\0\0\0CR\2\0" + bytes(300), "not_an_image"),
-    "report.dcm": (lambda: bytes(128) + b"DICM" + bytes(300), "not_an_image"),
-    "lossless.dcm": (lambda: pictures.packed_dicom("1.2.840.10008.1.2.4.70"), "not_an_image"),
-    "film as mpeg.dcm": (lambda: pictures.packed_dicom("1.2.840.10008.1.2.4.100"), "not_an_image"),
-    "deflated.dcm": (lambda: dicom(PIXELS, "RGB", syntax="1.2.840.10008.1.2.1.99"), "not_an_image"),
-    "half.jpg": (lambda: halved(encoded("JPEG"), b""), "damaged_image"),
-    "half and zeros.jpg": (lambda: halved(encoded("JPEG")), "damaged_image"),
-    "half, black, and zeros.jpg": (lambda: halved(encoded("JPEG", PIXELS * 0, optimize=True)), "damaged_image"),
-    "half, closed.jpg": (lambda: halved(encoded("JPEG"), b"") + END, "damaged_image"),
-    "nearly whole, closed.jpg": (lambda: encoded("JPEG")[:-150] + END, "damaged_image"),
-    "half, closed, with more.jpg": (lambda: halved(encoded("JPEG"), b"") + END + bytes(9000), "damaged_image"),
-    "half with restarts, closed.jpg": (
-        lambda: halved(encoded("JPEG", restart_marker_rows=1), b"") + END,
-        "damaged_image",
-    ),
-    "half progressive.jpg": (lambda: halved(encoded("JPEG", progressive=True), b""), "damaged_image"),
-    "half progressive and zeros.jpg": (lambda: halved(encoded("JPEG", progressive=True)), "damaged_image"),
-    "half progressive, closed.jpg": (lambda: halved(encoded("JPEG", progressive=True), b"") + END, "damaged_image"),
-    "half.png": (lambda: halved(encoded("PNG"), b""), "damaged_image"),
-    "half and zeros.png": (lambda: halved(encoded("PNG")), "damaged_image"),
-    "half.bmp": (lambda: halved(encoded("BMP"), b""), "damaged_image"),
-    "half.tif": (lambda: halved(encoded("TIFF"), b""), "damaged_image"),
-    "half packed.tif": (lambda: halved(encoded("TIFF", compression="tiff_lzw"), b""), "damaged_image"),
-    "half.webp": (lambda: halved(encoded("WEBP"), b""), "damaged_image"),
-    "half and zeros.webp": (lambda: halved(encoded("WEBP")), "damaged_image"),
-    "half.gif": (lambda: halved(encoded("GIF"), b""), "damaged_image"),
-    "half.avif": (lambda: halved(encoded("AVIF"), b""), "damaged_image"),
-    "half and zeros.avif": (lambda: halved(encoded("AVIF")), "damaged_image"),
-    "half.heic": (lambda: halved(heic(), b""), "damaged_image"),
-    "half and zeros.heic": (lambda: halved(heic()), "damaged_image"),
-    "half.dcm": (lambda: halved(dicom(PIXELS, "RGB"), b""), "damaged_image"),
-    "column.png": (lambda: encoded("PNG", Image.new("RGB", (1, 500))), "bad_shape"),
-    "row.jpg": (lambda: encoded("JPEG", Image.new("RGB", (500, 1))), "bad_shape"),
-    "dot.gif": (lambda: encoded("GIF", Image.new("P", (1, 1))), "bad_shape"),
-    "ribbon.png": (lambda: encoded("PNG", Image.new("RGB", (1000, 40))), "bad_shape"),
-    "gigapixels.png": (
-        lambda: encoded("PNG")[:16] + (40_000).to_bytes(4, "big") * 2 + encoded("PNG")[24:],
-        "damaged_image",  # the header's checksum is wrong, and its size is not believed
-    ),
-    "gigapixels.dcm": (lambda: dicom(np.zeros((20_000, 6_000), np.uint8), "MONOCHROME2"), "too_many_pixels"),
-}
-
 
 def sampled(cases: Iterable[tuple[str, Any]]) -> list:
     """One case of each answer for every run; the others are for the long one."""
@@ -201,7 +151,7 @@ def test_an_odd_picture_is_read_and_its_oddness_is_noted(tmp_path, name, case):
         expected = load_image(Image.fromarray(case.of), PLAIN)
         assert np.abs(pixels.astype(int) - expected).max() <= case.within
     np.testing.assert_array_equal(load_image(case.make(), PLAIN), pixels)  # as the API and the app are given it
-    assert upright_size(case.make()) == (90, 60)
+    assert load_image(case.make(), Preprocessing(90, "keep")).shape == (60, 90, 3)
 
 
 @pytest.mark.parametrize(("name", "case"), sampled(REFUSED.items()))
@@ -217,6 +167,39 @@ def test_a_bad_picture_is_refused_in_one_line(tmp_path, name, case):
         with pytest.raises(ImageFault) as of_bytes:
             load_image(make(), PLAIN)
         assert (of_bytes.value.kind, str(of_bytes.value)) == (kind, str(fault.value))
+
+
+@pytest.mark.parametrize(("name", "case"), sampled(BOMBS.items()))
+def test_a_bomb_is_refused_before_anything_is_decoded(tmp_path, monkeypatch, name, case):
+    make, kind = case
+    (tmp_path / name).write_bytes(make())
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("decoded"))
+    for source in (tmp_path / name, make()):
+        with pytest.raises(ImageFault) as fault:
+            load_image(source, PLAIN)
+        assert fault.value.kind == kind
+        assert "\n" not in str(fault.value)
+
+
+@pytest.mark.parametrize("make", [
+    lambda: scanned(60, 90),
+    lambda: tiff_of(scanned(60, 80), 60),
+    lambda: dicom_of(scanned(60, 80), 60),
+], ids=["JPEG", "TIFF", JPEG_DICOM])  # fmt: skip
+def test_a_picture_of_some_dozen_scans_is_read(make):
+    assert load_image(make(), PLAIN).max() == 0
+
+
+def test_a_deep_picture_takes_no_more_memory_than_its_bytes_several_times():
+    """16 bits of 16 megapixels: 96 MB as they are, and once were 900 MB on the way to 8 bits."""
+    values = np.zeros((4000, 4000, 3), np.uint16)
+    values[0, 0] = 65535
+    tracemalloc.start()
+    scaled = eight_bits(values)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert scaled[0, 0].tolist() == [255] * 3
+    assert peak < 2 * scaled.nbytes
 
 
 def test_the_corpus_is_as_large_as_it_says_and_its_answers_can_be_chosen():

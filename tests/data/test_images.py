@@ -118,7 +118,7 @@ def test_exif_orientation_is_obeyed():
 
 def test_a_bomb_is_refused_before_it_is_decoded(monkeypatch):
     data = encode(Image.new("1", (400, 400)))
-    monkeypatch.setattr("exp_tools.data.images.decode.MAX_PIXELS", 100_000)
+    monkeypatch.setattr("exp_tools.data.images.limits.MAX_PIXELS", 100_000)
     with pytest.raises(ImageFault, match="400x400 pixels are more than 100,000"):
         load_image(data, Preprocessing(32))
 

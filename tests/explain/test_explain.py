@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,7 @@ from exp_tools.explain.cases import choose_cases, choose_of_each
 from exp_tools.explain.figures import outlined
 from exp_tools.explain.localization import energy_inside, localization_report
 from exp_tools.explain.maps import explain_rows, methods_of
-from exp_tools.explain.overlay import overlay, unit, upsample
+from exp_tools.explain.overlay import is_flat, overlay, unit, upsample
 from exp_tools.explain.randomization import (
     STEPS,
     randomisation_test,
@@ -295,6 +296,20 @@ def test_the_stage_explains_cases_and_tests_its_maps(project, capsys):
         with Image.open(project.folder / f"plots/explain/{name}.png") as picture:
             assert min(picture.size) > 500
             assert len(np.unique(np.asarray(picture.convert("L")))) > 100
+
+
+def test_the_stage_says_which_maps_are_flat_and_draws_them_without_colours(project, capsys, monkeypatch):
+    one_position = {"gradcam": lambda model, inputs, target: np.full((len(target), 1, 1), 0.3, np.float32)}
+    monkeypatch.setattr("exp_tools.explain.maps.METHODS", one_position)
+    drawn = []
+    monkeypatch.setattr("exp_tools.explain.figures._say_flat", lambda axes, heat: drawn.append(is_flat(heat[None])[0]))
+    project.change(explain__method="gradcam").run("explain")
+    said = capsys.readouterr().err
+    assert re.search(r"warning: (\d+) of \1 gradcam maps are the same everywhere: they show no place", said)
+    assert "a map of a single position means nothing" in said
+    assert len(drawn) > 10
+    assert all(drawn)
+    assert {step["blank"] for step in project.metrics("explain")["sanity"]["by_step"]["gradcam"]} == {1.0}
 
 
 def test_the_stage_gives_the_same_bytes_twice(project):

@@ -18,7 +18,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from exp_tools.errors import UserError
-from exp_tools.explain.overlay import overlay
+from exp_tools.explain.picture import explained
 from exp_tools.serving.api import middleware
 from exp_tools.serving.api.app import create_app
 from exp_tools.serving.api.limits import Limits
@@ -104,13 +104,13 @@ def test_metadata_change_the_answer(with_metadata):
     assert "drawn pictures" in body["model"]["warning"]
 
 
-def test_an_overlay_is_the_map_on_what_the_model_saw(client, predictor):
+def test_an_overlay_is_the_map_on_the_picture_at_its_own_size(client, predictor):
     content = photograph(3)
     body = client.post("/predict?explain=gradcam&explain=gradcam", files=image_field(content)).json()
     assert list(body["overlays"]) == ["gradcam"]
     shown = np.asarray(Image.open(BytesIO(base64.b64decode(body["overlays"]["gradcam"]))))
     heat = predictor.predict(content, explain=["gradcam"]).maps["gradcam"]
-    np.testing.assert_array_equal(shown, overlay(predictor.prepare(content), heat))
+    np.testing.assert_array_equal(shown, explained(content, "squash", heat, "gradcam", body["name"]))
     assert len(np.unique(heat)) > 10
 
 

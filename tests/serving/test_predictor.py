@@ -28,7 +28,7 @@ from exp_tools.explain.overlay import upsample
 from exp_tools.models.model_file import save_model
 from exp_tools.models.normalize import network_inputs
 from exp_tools.models.registry import load_model
-from exp_tools.serving.predictor import DISCLAIMER, Patient, Predictor
+from exp_tools.serving.predictor import DISCLAIMER, SCOPE, Patient, Predictor
 
 torch.set_num_threads(1)
 CPU = torch.device("cpu")
@@ -256,6 +256,7 @@ def test_the_command_predicts_explains_and_prints_json(tmp_path, capsys):
     content = json.loads(capsys.readouterr().out)
     expected = Predictor(model).predict(image)
     assert content["probabilities"] == pytest.approx(expected.probabilities, abs=1e-6)
+    assert content["scope"] == SCOPE
     assert content["model"] == {"path": str(model), "trained_on": "synthetic"}
 
     assert cli.main([*arguments, "--age", "61", "--explain", str(tmp_path / "map.png")]) == 0
@@ -263,9 +264,10 @@ def test_the_command_predicts_explains_and_prints_json(tmp_path, capsys):
     assert text.startswith(f"{expected.name} ({expected.diagnosis}), {100 * expected.probability:.1f} %")
     assert "not used: age" in text
     assert "means nothing on real skin" in text
-    assert DISCLAIMER in text
+    assert f"{SCOPE}\n{DISCLAIMER}" in text
     with Image.open(tmp_path / "map.png") as drawn:
-        assert (drawn.format, drawn.size) == ("PNG", (96, 96))
+        assert (drawn.format, drawn.width) == ("PNG", 320)  # 200 pixels of it the picture
+        assert drawn.height > 150
 
     (tmp_path / "bad.jpg").write_bytes(b"no image")
     assert cli.main(["predict", str(tmp_path / "bad.jpg"), "--model", str(model)]) == 1

@@ -7,6 +7,7 @@ import streamlit as st
 
 from exp_tools.app.parts import model_picker
 from exp_tools.app.parts.settings import MAX_UPLOAD_MB, Settings
+from exp_tools.app.parts.text import plain, without_pictures
 from exp_tools.models.model_file import ModelFacts
 from exp_tools.project import CARD, DATA_METRICS, RELEASED
 from exp_tools.revisions import RELEASED_VERSION, read_files
@@ -39,17 +40,17 @@ def show(settings: Settings) -> None:
         if settings.model is not None:
             st.info("The app was started with a model file of its own; the project's model card is not about it.")
         elif card is None:
-            st.info(f"{version.label} has no {CARD}: make it with `dvc repro evaluate`.")
+            st.info(f"{plain(version.label)} has no {CARD}: make it with `dvc repro evaluate`.")
         else:
             st.html(WIDE_TABLES)
-            st.markdown(card)
+            st.markdown(without_pictures(card))
     with limits:
         st.markdown(PRIVACY)
     with facts:
         _model_file(predictor.facts)
     with numbers:
         if data is None or settings.model is not None:
-            st.info("Nothing is known of the data beyond their name: " + predictor.facts.source)
+            st.info("Nothing is known of the data beyond their name: " + plain(predictor.facts.source))
         else:
             _data(json.loads(data))
 
@@ -68,21 +69,22 @@ def _model_file(facts: ModelFacts) -> None:
     best = facts.training["best_epoch"]
     scores = ", ".join(f"{name} {value:.3f}" for name, value in facts.training.get("validation", {}).items())
     st.markdown(
-        f"- architecture **{facts.architecture}**: "
-        + ", ".join(f"{name} {value}" for name, value in facts.knobs.items())
+        f"- architecture **{plain(facts.architecture)}**: "
+        + ", ".join(plain(f"{name} {value}") for name, value in facts.knobs.items())
         + f"\n- input {facts.input}; temperature {facts.calibration['temperature']:.3f}"
-        + f"\n- trained on {facts.source}; best {facts.chosen_among} {best}; on validation: {scores or 'not recorded'}"
+        + f"\n- trained on {plain(facts.source)}; best {facts.chosen_among} {best}; on validation: "
+        + (plain(scores) or "not recorded")
         + "\n- metadata: "
         + ("none, the image alone" if facts.vocabulary is None else "age, sex, localization")
         + "\n- libraries: "
-        + ", ".join(f"{name} {version}" for name, version in facts.versions.items())
+        + ", ".join(plain(f"{name} {version}") for name, version in facts.versions.items())
     )
 
 
 def _data(data: dict) -> None:
     st.markdown(
         f"{data['images']:,} images of {data['lesions']:,} lesions, from "
-        + ", ".join(f"{name} ({count:,})" for name, count in data["source"].items())
+        + ", ".join(f"{plain(name)} ({count:,})" for name, count in data["source"].items())
         + "."
     )
     rows = [{"class": code, "name": name_of(code), "images": count} for code, count in data["classes"].items()]

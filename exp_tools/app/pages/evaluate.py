@@ -11,9 +11,11 @@ import streamlit as st
 
 from exp_tools.app.parts import charts, model_picker
 from exp_tools.app.parts.settings import Settings
+from exp_tools.app.parts.text import plain
 from exp_tools.errors import UserError
 from exp_tools.evaluation.metrics.catalogue import HEADLINE, in_tables
 from exp_tools.evaluation.report.numbers import interval, number
+from exp_tools.io import bare_cells
 from exp_tools.project import CURVES, FIGURES, REPORT
 from exp_tools.revisions import Version, fetch_bytes, read_files
 
@@ -28,7 +30,7 @@ def show(settings: Settings) -> None:
     if settings.model is None:
         model_picker.say_model(model_picker.open_predictor(settings, version))
     if reports is None:
-        st.info(f"{version.label} has no {REPORT}: make it with `dvc repro evaluate`.")
+        st.info(f"{plain(version.label)} has no {REPORT}: make it with `dvc repro evaluate`.")
         return
     name = st.selectbox("Images", list(reports), key="set") if len(reports) > 1 else "test split"
     report = reports[name]
@@ -152,7 +154,7 @@ def _melanoma(scores: Mapping[str, Any]) -> None:
 def _curves(settings: Settings, version: Version, classes: list[str]) -> None:
     names = ("confusion", "roc", "precision_recall", "reliability", "risk_coverage")
     texts = read_files(settings.folder, [(version.commit, f"{CURVES}/{name}.csv") for name in names])
-    tables = {name: pd.read_csv(StringIO(text)) for name, text in zip(names, texts, strict=True) if text}
+    tables = {name: bare_cells(pd.read_csv(StringIO(text))) for name, text in zip(names, texts, strict=True) if text}
     if not tables:
         return
     st.subheader("Curves")
@@ -223,7 +225,7 @@ def _errors(settings: Settings, version: Version) -> None:
         try:
             picture = _figure(settings, version, f"{FIGURES}/{name}.png")
         except UserError as error:
-            st.info(str(error))
+            st.info(plain(str(error)))
             continue
         st.image(picture, caption=title, width="stretch", alt=title)
 

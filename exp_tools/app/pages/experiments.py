@@ -12,6 +12,7 @@ import yaml
 
 from exp_tools.app.parts import charts, experiment_queue
 from exp_tools.app.parts.settings import Settings
+from exp_tools.app.parts.text import plain
 from exp_tools.errors import UserError
 from exp_tools.evaluation.metrics.catalogue import in_tables
 from exp_tools.params import PARAMS_FILE, ModelParams, load_params
@@ -46,7 +47,7 @@ def show(settings: Settings) -> None:
         _form(settings)
         _watch(settings)
     except UserError as error:  # parameters or recipes that cannot be read, DVC that cannot tell
-        st.error(str(error), icon=":material/error:")
+        st.error(plain(str(error)), icon=":material/error:")
 
 
 def _table(settings: Settings, versions: list[Version]) -> None:
@@ -139,10 +140,10 @@ def _form(settings: Settings) -> None:
             settings.folder, recipe, changed | experiment_queue.parse_changes(other)
         )
         with st.spinner("Queueing …"):
-            st.success(experiment_queue.queue(settings.folder, name, arguments), icon=":material/check:")
+            st.success(plain(experiment_queue.queue(settings.folder, name, arguments)), icon=":material/check:")
         _tasks.clear()
     except UserError as error:
-        st.error(str(error), icon=":material/error:")
+        st.error(plain(str(error)), icon=":material/error:")
 
 
 def _watch(settings: Settings) -> None:
@@ -172,7 +173,7 @@ def _tasks(root: str) -> list[experiment_queue.Task]:
 
 
 def _show_task(settings: Settings, task: experiment_queue.Task) -> None:
-    st.markdown(f"**{task.name or task.id}** — {task.state.lower()}")
+    st.markdown(f"**{plain(task.name or task.id)}** — {task.state.lower()}")
     if task.state not in ("Running", "Failed"):
         return
     progress = experiment_queue.progress(settings.folder, task, TRAIN_METRICS)

@@ -9,14 +9,17 @@ import streamlit as st
 from exp_tools.app.parts import images, model_picker
 from exp_tools.app.parts.charts import percent, probability_bars
 from exp_tools.app.parts.settings import MAX_UPLOAD_MB, Settings
+from exp_tools.app.parts.text import plain
 from exp_tools.data.images.formats import READ
 from exp_tools.errors import UserError
+from exp_tools.explain.overlay import NAMES, is_flat
+from exp_tools.explain.picture import explained, flat_note, own_size
+from exp_tools.io import guard_cells
 from exp_tools.models.model_file import ModelFacts
-from exp_tools.serving.predictor import OLDEST, Patient, Prediction, Predictor
+from exp_tools.serving.predictor import NO_MAPS, OLDEST, Patient, Prediction, Predictor
 from exp_tools.taxonomy import is_drawn
 
 MOST = 50
-NAMES = {"gradcam": "Grad-CAM", "attention": "Attention"}
 MAP_NOTES = {
     "gradcam": "Grad-CAM: where the last features spoke for the diagnosis. A hint, not a reason; it is coarse.",
     "attention": "Attention: where the network weights its features, the same for every class. A hint, not a reason.",
@@ -47,7 +50,7 @@ def show(settings: Settings) -> None:
     chosen = _overview(given, results, version.label) if len(given) > 1 else given[0]
     result = results[chosen.key]
     if isinstance(result, str):
-        st.error(f"{chosen.name}: {result}", icon=":material/broken_image:")
+        st.error(plain(f"{chosen.name}: {result}"), icon=":material/broken_image:")
         return
     _details(predictor, chosen, patient, result, version.label)
 
@@ -118,7 +121,7 @@ def _overview(given: list[Picture], results: dict[str, Prediction | str], label:
     )
     st.download_button(
         "Download all as CSV",
-        table.assign(model=label).to_csv(index=False),
+        guard_cells(table.assign(model=label)).to_csv(index=False),
         "predictions.csv",
         "text/csv",
         on_click="ignore",
@@ -149,15 +152,15 @@ def _row(name: str, result: Prediction | str) -> dict:
 def _details(predictor: Predictor, picture: Picture, patient: Patient, result: Prediction, label: str) -> None:
     left, right = st.columns([5, 6], gap="medium")
     with right:
-        st.subheader(f"{result.name}: {percent(result.probability)}")
+        st.subheader(f"{plain(result.name)}: {percent(result.probability)}")
         st.markdown(result.description[:1].upper() + result.description[1:] + ".")
         _say_flags(result, predictor.facts)
         st.html(probability_bars(result))
         st.caption(f"Uncertainty (entropy): {percent(result.entropy)} of the most that is possible.")
         for note in result.notes:
-            st.caption(f"Note: {note}.")
+            st.caption(f"Note: {plain(note)}.")
     with left:
-        overlaid = _show_picture(predictor, picture, patient)
+        overlaid = _show_picture(predictor, picture, patient, result)
     record = {"file": picture.name, "model": label, "patient": asdict(patient), **result.as_dict()}
     with right, st.container(horizontal=True):
         st.download_button(
@@ -178,7 +181,7 @@ def _details(predictor: Predictor, picture: Picture, patient: Patient, result: P
         )
 
 
-def _show_picture(predictor: Predictor, picture: Picture, patient: Patient) -> bytes:
+def _show_picture(predictor: Predictor, picture: Picture, patient: Patient, result: Prediction) -> bytes:
     """Draw the picture with the chosen map; returns the shown picture as PNG."""
     resize, kinds = predictor.facts.preprocessing["resize"], predictor.explanations
     kind, strength, place = None, 0.0, st.empty()
@@ -188,7 +191,7 @@ def _show_picture(predictor: Predictor, picture: Picture, patient: Patient) -> b
             ["none", *kinds],
             default=kinds[0],
             required=True,
-            format_func=lambda kind: NAMES.get(kind, "Image alone"),
+            format_func=lambda kind: f"{NAMES[kind][:1].upper()}{NAMES[kind][1:]}" if kind in NAMES else "Image alone",
             key="kind",
         )
         kind = None if kind == "none" else kind
@@ -196,13 +199,17 @@ def _show_picture(predictor: Predictor, picture: Picture, patient: Patient) -> b
             "Strength of the overlay", 0, 100, 60, 5, format="%d %%", key="strength", disabled=not kind
         )
     heat = _map(predictor, picture, patient, kind) if kind else None
-    drawn = images.png(images.shown(picture.data, resize, heat, strength / 100))
+    drawn = images.png(
+        own_size(picture.data, resize)
+        if heat is None
+        else explained(picture.data, resize, heat, kind, result.name, strength / 100)
+    )
     seen = f"{picture.name}, with {NAMES[kind]} laid over it" if kind else picture.name
-    place.image(drawn, caption=picture.name, width="stretch", alt=seen)
-    if heat is not None and heat.min() == heat.max():
-        st.caption(f"{NAMES[kind]} is the same everywhere in this image, so it shows no place.")
-    elif kind:
-        st.caption(MAP_NOTES[kind])
+    place.image(drawn, caption=plain(picture.name), width="stretch", alt=seen)
+    if not kinds:
+        st.caption(f"Heat maps: {NO_MAPS}.")
+    elif heat is not None:
+        st.caption(f"{flat_note(kind)}." if is_flat(heat[None])[0] else MAP_NOTES[kind])
     return drawn
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import streamlit as st
 
 from exp_tools.app.parts.settings import CACHE, Settings
+from exp_tools.app.parts.text import plain
 from exp_tools.errors import UserError
 from exp_tools.models.model_file import read_facts
 from exp_tools.models.released import released_model
@@ -58,7 +59,7 @@ def open_predictor(settings: Settings, version: Version) -> Predictor:
             path = fetch_model(settings.folder, version, MODEL, settings.folder / CACHE)
         return _opened(str(path), _stamp(path))
     except UserError as error:
-        st.error(str(error), icon=":material/error:")
+        st.error(plain(str(error)), icon=":material/error:")
         st.stop()
 
 
@@ -76,8 +77,8 @@ def say_model(predictor: Predictor) -> None:
     backbone = facts.knobs.get("backbone")
     name = facts.architecture + (f" on {backbone}" if backbone else "")
     st.markdown(
-        f"Model **{name}**, {len(facts.classes)} classes, {facts.preprocessing['image_size']} px, trained on "
-        f"**{'the synthetic sample set' if is_drawn(facts.source) else facts.source}**."
+        f"Model **{plain(name)}**, {len(facts.classes)} classes, {facts.preprocessing['image_size']} px, trained on "
+        f"**{'the synthetic sample set' if is_drawn(facts.source) else plain(facts.source)}**."
     )
     if is_drawn(facts.source):
         st.warning(DRAWN, icon=":material/draw:")

@@ -12,6 +12,8 @@ SRGB = ImageCms.createProfile("sRGB")
 _SPACES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _LARGEST_SAMPLE = 258, 262, 281
 """Numbers of TIFF tags."""
+BLOCK = 1_000_000
+"""Numbers that are scaled at a time."""
 OVERSHOOT = 0.5
 """How far resampling may have pushed values of 0..1 out of their range."""
 
@@ -28,9 +30,7 @@ def eight_bits(values: NDArray, top: float | None = None) -> NDArray[np.uint8]:
     """
     if values.dtype == np.uint8 and top in (None, 255):
         return values
-    numbers = np.nan_to_num(values.astype(np.float32), nan=0.0, posinf=np.inf, neginf=-np.inf)
-    finite = numbers[np.isfinite(numbers)]
-    least, most = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    least, most = _range(values)
     bottom = 0.0
     if top is None or most > top:
         if values.dtype.kind == "f" and least >= -OVERSHOOT and most <= 1 + OVERSHOOT:
@@ -39,7 +39,38 @@ def eight_bits(values: NDArray, top: float | None = None) -> NDArray[np.uint8]:
             bottom, top = least, max(most, least + 1)
         else:
             top = next(full for full in (255.0, 4095.0, 65535.0) if most <= full)
-    return ((numbers - bottom) * (255.0 / (top - bottom))).clip(0, 255).round().astype(np.uint8)
+    scaled = np.empty(values.shape, np.uint8)
+    every = _scaled(np.arange(65536), bottom, top) if values.dtype == np.uint16 else None
+    for rows in _blocks(values):
+        scaled[rows] = _scaled(values[rows], bottom, top) if every is None else every[values[rows]]
+    return scaled
+
+
+def _scaled(values: NDArray, bottom: float, top: float) -> NDArray[np.uint8]:
+    return ((_numbers(values) - bottom) * (255.0 / (top - bottom))).clip(0, 255).round().astype(np.uint8)
+
+
+def _blocks(values: NDArray) -> list[slice]:
+    """Rows of some megabytes at a time: a large picture as a whole in 32 bits, several times, would fill the memory."""
+    step = max(1, BLOCK * len(values) // max(1, values.size))
+    return [slice(start, start + step) for start in range(0, len(values), step)]
+
+
+def _numbers(values: NDArray) -> NDArray[np.float32]:
+    return np.nan_to_num(values.astype(np.float32), nan=0.0, posinf=np.inf, neginf=-np.inf)
+
+
+def _range(values: NDArray) -> tuple[float, float]:
+    """The smallest and largest finite value, NaN being 0; (0, 0) where there is none."""
+    if values.dtype.kind in "ui" and values.size:
+        return float(values.min()), float(values.max())
+    least, most = np.inf, -np.inf
+    for rows in _blocks(values):
+        numbers = _numbers(values[rows])
+        finite = numbers[np.isfinite(numbers)]
+        if finite.size:
+            least, most = min(least, float(finite.min())), max(most, float(finite.max()))
+    return (least, most) if least <= most else (0.0, 0.0)
 
 
 def stored_bits(image: Image.Image) -> int:

@@ -14,12 +14,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from exp_tools.data.images.colours import deep_colours, in_eight_bits, in_srgb, on_white, stored_bits, stored_top
 from exp_tools.data.images.formats import FORMATS, HEAD, ImageFault, format_to_read, image_id, is_image
 from exp_tools.data.images.halves import COMPRESSED, require_end, without_end
+from exp_tools.data.images.limits import holds_jpeg, most_scans, require_scans, require_size, too_large
 from exp_tools.data.images.preprocess import Preprocessing, apply_filters
 from exp_tools.errors import UserError
 
-MAX_PIXELS = 100_000_000
-MIN_SIDE, MAX_SHAPE = 4, 20
-"""Shortest side in pixels, and longest side in shorter ones, of a picture: what is narrower shows no lesion."""
 _ORIENTATION = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -33,7 +31,7 @@ _TURNS = {
 Source = Path | str | bytes | Image.Image
 Note = tuple[str, str, str]
 
-# Every image's size is compared with MAX_PIXELS before it is decoded, and one that is larger is refused.
+# Every image's size is compared with limits.MAX_PIXELS before it is decoded, and one that is larger is refused.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 CLUTTER = (
@@ -126,7 +124,8 @@ def load_image(source: Source, preprocessing: Preprocessing) -> np.ndarray:
     Raises
     ------
     ImageFault
-        Missing, not allowed to be read, empty, truncated, no image, more than MAX_PIXELS pixels, or a mere strip.
+        Missing, not allowed to be read, empty, truncated, no image, a mere strip, or beyond `limits`: more pixels or
+        scans than are decoded.
     """
     return decode_with_notes(source, preprocessing)[0]
 
@@ -135,8 +134,7 @@ def decode_with_notes(source: Source, preprocessing: Preprocessing) -> tuple[np.
     """The square image, and what was fixed: (kind, value, rule)."""
     size, resize = preprocessing.image_size, preprocessing.resize
     try:
-        with _opened(source) as (image, file):
-            _require_shape(*image.size)
+        with opened(source) as (image, file):
             short = min(image.size)
             wanted = size if resize not in ("pad", "keep") else max(1, round(size * short / max(image.size)))
             kind, mode, bits = image.format, image.mode, stored_bits(image)
@@ -162,8 +160,6 @@ def decode_with_notes(source: Source, preprocessing: Preprocessing) -> tuple[np.
     except PermissionError as error:
         rule = "there is no permission to read the file; allow it (chmod u+r) and run again"
         raise ImageFault("unreadable_image", rule) from error
-    except Image.DecompressionBombError as error:
-        raise _too_large(str(error).split("(")[-1].split(")")[0]) from error
     except Exception as error:  # Pillow's decoders raise almost anything on damaged files
         if isinstance(error, OSError) and error.errno is not None:
             raise ImageFault("unreadable_image", f"the system cannot read the file ({error.strerror})") from error
@@ -173,18 +169,11 @@ def decode_with_notes(source: Source, preprocessing: Preprocessing) -> tuple[np.
     return apply_filters(pixels, preprocessing), notes
 
 
-def upright_size(source: Source) -> tuple[int, int]:
-    """Width and height in pixels of an image that `load_image` reads, when it is put upright."""
-    with _opened(source) as (image, _):
-        image.load()
-        width, height = image.size
-        return (height, width) if _orientation(image) in (5, 6, 7, 8) else (width, height)
-
-
 @contextlib.contextmanager
-def _opened(source: Source) -> Iterator[tuple[Image.Image, IO[bytes]]]:
-    """The image, not decoded yet, and the file's content."""
+def opened(source: Source) -> Iterator[tuple[Image.Image, IO[bytes]]]:
+    """The image, not decoded yet and within `limits`, and the file's content."""
     if isinstance(source, Image.Image):
+        require_size(*source.size)
         yield source.copy(), BytesIO()
         return
     with BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
@@ -198,24 +187,16 @@ def _opened(source: Source) -> Iterator[tuple[Image.Image, IO[bytes]]]:
         except UnidentifiedImageError as error:
             rule = f"the file begins like {kind} and cannot be opened as such: damaged, cut off or of a rare variety"
             raise ImageFault("not_an_image" if len(head) < HEAD else "damaged_image", rule) from error
+        except Image.DecompressionBombError as error:
+            raise too_large(str(error).split("(")[-1].split(")")[0]) from error
         with image:
             if kind == "PNG":
                 image.info["bits"] = head[24]
+            require_size(*image.size)
+            if holds_jpeg(image):
+                file.seek(0)
+                require_scans(*image.size, most_scans(file.read()))
             yield image, content
-
-
-def _require_shape(width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise _too_large(f"{width}x{height}")
-    if min(width, height) < MIN_SIDE or max(width, height) > MAX_SHAPE * min(width, height):
-        rule = (
-            f"{width}x{height} pixels are a strip or a dot, not a picture of skin (a side below {MIN_SIDE} pixels, or "
-        )
-        raise ImageFault("bad_shape", f"{rule}more than {MAX_SHAPE} times as long as the other)")
-
-
-def _too_large(pixels: str) -> ImageFault:
-    return ImageFault("too_many_pixels", f"{pixels} pixels are more than {MAX_PIXELS:,}; scale it down first")
 
 
 def _orientation(image: Image.Image) -> int:

@@ -16,6 +16,8 @@ from exp_tools.data.images.formats import ImageFault
 
 META = 4096
 """Bytes from the start of a file within which it names its transfer syntax."""
+_JPEG = "1.2.840.10008.1.2.4."
+"""How the transfer syntaxes of the JPEG family begin."""
 TAGS = (
     "Rows",
     "Columns",
@@ -64,6 +66,7 @@ class DicomImageFile(ImageFile.ImageFile):
         self._mode = "L" if self._kind.startswith("MONOCHROME") else "RGB"
         self.n_frames = int(header.get("NumberOfFrames") or 1)
         self.is_animated = self.n_frames > 1
+        self.holds_jpeg = syntax.startswith(_JPEG)
         self.info["bits"] = int(header.get("BitsStored", 8))
         self.tile = []
 

@@ -110,7 +110,10 @@ def format_to_read(head: bytes, name: str) -> str:
 
 def lacking(format_name: str, package: str, extra: str) -> ImageFault:
     """The fault of a picture whose reader is not installed."""
-    rule = f"reading {format_name} needs the package {package} (the extra `{extra}`): pip install {package}"
+    rule = (
+        f"reading {format_name} needs the package {package} (the extra `{extra}`): pip install {package}, or save the "
+        "picture as JPEG"
+    )
     return ImageFault("not_an_image", rule)
 
 

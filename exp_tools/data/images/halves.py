@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterator
 from typing import IO
 
+from exp_tools.data.images.limits import require_scans, require_segments
+
 COMPRESSED = {"PNG": b"IEND\xaeB`\x82", "WEBP": b"", "AVIF": b"", "HEIF": b""}
 """Formats whose files have no long run of zeros at their end, and how a whole one of them ends, where that is known."""
 ZEROS, SHARE = 64, 0.05
@@ -43,18 +45,19 @@ def without_end(content: bytes) -> bytes:
     ------
     ValueError
         A progressive picture lacks some of its scans.
+    ImageFault
+        More segments or scans than are decoded, see `limits`.
     """
     frame, first, scans = 0, b"", []
     for marker, body, place in _segments(content):
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             frame, first = marker, body
         elif marker == _SCAN:
-            scans.append(body)
-            if frame in _BASELINE and body[:1] == first[5:6]:
+            if frame in _BASELINE and not scans and body[:1] == first[5:6]:
                 end = content.find(_END, place)
                 return content[:end] + _MORE if end >= 0 else content.rstrip(b"\0")
-            if frame in _BASELINE:
-                break
+            scans.append(body)
+            require_scans(int.from_bytes(first[3:5], "big"), int.from_bytes(first[1:3], "big"), len(scans))
     if frame == _PROGRESSIVE and not _complete(first, scans):
         raise ValueError("its last scans are missing")
     return content
@@ -62,9 +65,10 @@ def without_end(content: bytes) -> bytes:
 
 def _segments(content: bytes) -> Iterator[tuple[int, bytes, int]]:
     """Marker and body of each segment up to the end marker, and where what follows it begins."""
-    place = 2
+    place, number = 2, 0
     while (found := _NEXT_MARKER.search(content, place)) and content[found.start() + 1] != _END[1]:
-        start = found.end()
+        start, number = found.end(), number + 1
+        require_segments(number)
         length = int.from_bytes(content[start : start + 2], "big")
         place = start + max(2, length)
         yield content[start - 1], content[start + 2 : place], place

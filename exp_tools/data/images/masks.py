@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from exp_tools.data.images.decode import MAX_PIXELS, files_below, square
+from exp_tools.data.images.decode import files_below, opened, square
 from exp_tools.data.images.formats import FORMATS, image_id, is_image
 from exp_tools.data.images.pack import CHUNK
 from exp_tools.data.images.preprocess import Preprocessing
@@ -61,9 +61,7 @@ def load_mask(file: Path | str, image: Path | str, preprocessing: Preprocessing)
         It cannot be read, or has other proportions than its image.
     """
     try:
-        with Image.open(file, formats=tuple(FORMATS)) as mask, Image.open(image, formats=tuple(FORMATS)) as photograph:
-            if mask.width * mask.height > MAX_PIXELS:
-                raise ValueError(f"{mask.width}x{mask.height} pixels are more than {MAX_PIXELS:,}")
+        with opened(file) as (mask, _), Image.open(image, formats=tuple(FORMATS)) as photograph:
             ratio = mask.width * photograph.height / (mask.height * photograph.width)
             if abs(ratio - 1) > SHAPE_TOLERANCE:
                 sizes = f"{mask.width}x{mask.height}, its image {photograph.width}x{photograph.height}"

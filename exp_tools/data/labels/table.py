@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from exp_tools.errors import require_file
+from exp_tools.io import bare_cells
 
 MISSING = ("", "-", "--", "?", "#n/a", "<na>", "n/a", "na", "nan", "nil", "none", "not available", "null", "unknown")
 """Spellings of unknown values in tables (an age, a site, the id of a lesion or a group), in lower case."""
@@ -65,7 +66,7 @@ def typed_labels(table: pd.DataFrame) -> pd.DataFrame:
 def read_labels(path: Path) -> pd.DataFrame:
     """Read labels.csv as `prepare` or `external` wrote it; a missing age is NaN, every other column is text."""
     require_file(path, "external" if path.parent.name == "external" else "prepare")
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    table = bare_cells(pd.read_csv(path, dtype=str, keep_default_na=False))
     return table.assign(age=pd.to_numeric(table["age"]))
 
 
@@ -105,4 +106,4 @@ def read_splits(path: Path) -> pd.DataFrame:
     """Read splits.csv as `split` wrote it."""
     require_file(path, "split")
     types = {"image_id": str, "group_id": str, "dx": str, "split": str, "fold": "Int64"}
-    return pd.read_csv(path, dtype=types, keep_default_na=False, na_values={"fold": [""]})
+    return bare_cells(pd.read_csv(path, dtype=types, keep_default_na=False, na_values={"fold": [""]}))

@@ -13,6 +13,7 @@ import pandas as pd
 from exp_tools.data.images.decode import files_below, index_images
 from exp_tools.data.images.formats import has_image_ending, image_id
 from exp_tools.errors import UserError, require_readable
+from exp_tools.io import bare_cells
 
 TABLE_ENDINGS = (".csv", ".tab", ".tsv", ".csv.gz", ".tsv.gz", ".xlsx")
 OTHERS = (".xls", ".ods", ".parquet")
@@ -106,7 +107,7 @@ def read_text_table(path: Path, names: Sequence[str] = ()) -> pd.DataFrame:
             f"({len(wrong)} such lines); a cell that holds the delimiter {separator!r} must be in double quotes"
         )
     _require_distinct(header, path)
-    return pd.DataFrame(rows, columns=header, index=pd.Index(numbers, name="row"), dtype=str)
+    return bare_cells(pd.DataFrame(rows, columns=header, index=pd.Index(numbers, name="row"), dtype=str))
 
 
 def require_columns(table: pd.DataFrame, columns: Iterable[str], file: str) -> None:

@@ -11,7 +11,7 @@ import yaml
 from exp_tools.errors import UserError
 from exp_tools.evaluation.made_with import KEPT, parameters_of
 from exp_tools.evaluation.predictions import ID_COLUMNS, calibration_of, read_predictions
-from exp_tools.io import atomic_write
+from exp_tools.io import atomic_write, guard_cells
 
 
 def kept_files(out: Path) -> tuple[Path, Path]:
@@ -37,7 +37,7 @@ def keep_predictions(predictions: Path, out: Path) -> None:
     content = packed(*read_predictions(predictions))
     used = parameters_of(predictions)
     with atomic_write(table) as temporary:
-        content.to_csv(
+        guard_cells(content).to_csv(
             temporary, index=False, lineterminator="\n", compression={"method": "gzip", "compresslevel": 9, "mtime": 0}
         )
     if used:

@@ -11,6 +11,7 @@ from fastapi import FastAPI, Query, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
+from exp_tools.data.images.formats import READ
 from exp_tools.serving.api import schemas
 from exp_tools.serving.api.limits import Limits
 from exp_tools.serving.api.middleware import RequestMiddleware
@@ -30,7 +31,7 @@ UPLOAD_PROBLEMS = [
     "too_busy",
     "server_fault",
 ]
-IMAGE_PROBLEMS = ["not_an_image", "empty_image", "damaged_image", "too_many_pixels", "bad_shape", "too_many_scans"]
+IMAGE_PROBLEMS = ["not_an_image", "empty_image", "damaged_image", "too_many_pixels", "bad_shape"]
 
 
 def create_app(predictor: Predictor, limits: Limits | None = None) -> FastAPI:
@@ -140,7 +141,7 @@ async def _answer_http(_: Request, error: HTTPException) -> JSONResponse:
 _FILE = {
     "type": "string",
     "contentMediaType": "application/octet-stream",
-    "description": "JPEG, PNG, BMP, TIFF or WebP; its name is ignored",
+    "description": f"{READ}; its name is ignored",
 }
 _PATIENT = {
     "age": {"type": "number", "minimum": 0, "maximum": 120, "description": "years", "examples": [60]},

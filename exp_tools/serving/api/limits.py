@@ -1,19 +1,14 @@
-"""The API's limits: bytes, pixels, scans, texts, and requests at once."""
+"""The API's limits: bytes, texts, and requests at once. Those of pixels and scans are `load_image`'s, for everyone."""
 
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from io import BytesIO
 
-from PIL import Image
-
-from exp_tools.data.images.decode import FORMATS
 from exp_tools.serving.api.problems import Problem
 
 MEGABYTE = 1_000_000
 FORM_OVERHEAD = 64_000
 """Bytes a form may have besides its images: texts, boundaries, headers of parts."""
-SCAN = b"\xff\xda"
 
 
 @dataclass(frozen=True)
@@ -24,8 +19,6 @@ class Limits:
     waiting : requests that may wait, with their images in memory; one more is answered with 429
     image_bytes, batch_bytes : of one image file; of all images of a batch together
     batch_images : images of a batch
-    pixels : width times height of an image, compared before it is decoded
-    scans : of a JPEG; a progressive one has about 10, and 10 MB of tiny ones keep a processor busy for over an hour
     text_bytes, metadata_bytes : of a text field; of a batch's metadata
     upload_seconds : in which a request must have arrived
     """
@@ -35,8 +28,6 @@ class Limits:
     image_bytes: int = 10 * MEGABYTE
     batch_bytes: int = 30 * MEGABYTE
     batch_images: int = 32
-    pixels: int = 50_000_000
-    scans: int = 100
     text_bytes: int = 200
     metadata_bytes: int = 20_000
     upload_seconds: float = 30.0
@@ -61,27 +52,3 @@ class Gate:
             yield
         finally:
             self.inside -= 1
-
-
-def check_image(content: bytes, limits: Limits) -> None:
-    """Refuse an image that would cost too much to decode, by its header.
-
-    A file that is not an image passes: decoding says what is wrong with it.
-
-    Raises
-    ------
-    Problem : too_large, too_many_pixels, too_many_scans
-    """
-    if len(content) > limits.image_bytes:
-        raise Problem("too_large", f"the image has {len(content):,} bytes; at most {limits.image_bytes:,} are taken")
-    try:
-        with Image.open(BytesIO(content), formats=tuple(FORMATS)) as image:
-            (width, height), kind = image.size, image.format
-    except Exception:  # Pillow's decoders raise almost anything on damaged files
-        return
-    if width * height > limits.pixels:
-        raise Problem(
-            "too_many_pixels", f"{width}x{height} pixels are more than {limits.pixels:,}; scale the image down first"
-        )
-    if kind in ("JPEG", "MPO") and (scans := content.count(SCAN)) > limits.scans:
-        raise Problem("too_many_scans", f"the JPEG has {scans:,} scans; at most {limits.scans} are taken")

@@ -44,7 +44,7 @@ class PredictionFields(Answer):
     notes: list[str] = Field(description="what to know of this input")
     disclaimer: str = Field(examples=[DISCLAIMER])
     overlays: dict[str, str] = Field(
-        description="by method: the square the model saw under its heat map, a PNG in base64; only where asked for"
+        description="by method, where asked for: the image under its heat map with a legend, a PNG in base64"
     )
 
 

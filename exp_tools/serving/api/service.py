@@ -12,12 +12,13 @@ import numpy as np
 from PIL import Image
 
 from exp_tools.data.images.decode import ImageFault
-from exp_tools.explain.overlay import overlay
-from exp_tools.serving.api.limits import Gate, Limits, check_image
+from exp_tools.explain.picture import explained
+from exp_tools.serving.api.limits import Gate, Limits
 from exp_tools.serving.api.problems import Problem, shown
 from exp_tools.serving.api.schemas import DRAWN
 from exp_tools.serving.predictor import (
     DISCLAIMER,
+    NO_MAPS,
     Patient,
     Prediction,
     Predictor,
@@ -59,20 +60,23 @@ class Service:
         has = self.predictor.explanations
         for kind in kinds:
             if kind not in has:
-                raise Problem("wrong_value", f"this model has no map {shown(kind)}; it has {', '.join(has) or 'none'}")
+                raise Problem("wrong_value", f"this model has no map {shown(kind)}; it has {', '.join(has) or NO_MAPS}")
         return list(dict.fromkeys(kinds))
 
     def predict(self, content: bytes, patient: Patient, kinds: list[str]) -> dict[str, Any]:
         """PredictionAnswer for one image. Raises Problem when it cannot be used."""
-        check_image(content, self.limits)
+        self._require_bytes(content)
         try:
             prediction = self.predictor.predict(content, patient, explain=kinds)
         except ImageFault as fault:
             raise Problem(fault.kind, str(fault)) from fault
         overlays = {}
         if prediction.maps:
-            square = self.predictor.prepare(content)
-            overlays = {kind: _png(overlay(square, heat)) for kind, heat in prediction.maps.items()}
+            resize = self.predictor.facts.preprocessing["resize"]
+            overlays = {
+                kind: _png(explained(content, resize, heat, kind, prediction.name))
+                for kind, heat in prediction.maps.items()
+            }
         return _told(prediction, overlays) | {"model": self.served}
 
     def predict_batch(self, contents: list[bytes], patients: list[Patient]) -> dict[str, Any]:
@@ -82,7 +86,10 @@ class Service:
         for place, content in enumerate(contents):
             results.append({"index": place, "prediction": None, "problem": None})
             try:
-                check_image(content, self.limits)
+                if len(content) > self.limits.image_bytes:
+                    raise Problem(
+                        "too_large", f"the image has {len(content):,} bytes; {self.limits.image_bytes:,} are taken"
+                    )
                 squares[place] = self.predictor.prepare(content)
             except ImageFault as fault:
                 results[place]["problem"] = Problem(fault.kind, str(fault)).body()
@@ -100,6 +107,11 @@ class Service:
             "model": self.served,
             "disclaimer": DISCLAIMER,
         }
+
+    def _require_bytes(self, content: bytes) -> None:
+        """Raise Problem (too_large) for an image of too many bytes."""
+        if len(content) > (most := self.limits.image_bytes):
+            raise Problem("too_large", f"the image has {len(content):,} bytes; at most {most:,} are taken")
 
     def model_card(self) -> dict[str, Any]:
         """Facts of the model file that reveal nothing about the machine it was trained on."""
@@ -132,7 +144,7 @@ def _told(prediction: Prediction, overlays: dict[str, str]) -> dict[str, Any]:
     return prediction.as_dict() | {"overlays": overlays}
 
 
-def _png(image: np.ndarray) -> str:
+def _png(picture: Image.Image) -> str:
     file = BytesIO()
-    Image.fromarray(image).save(file, "PNG")
+    picture.save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode("ascii")
