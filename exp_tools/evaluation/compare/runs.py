@@ -104,16 +104,16 @@ def read_run(word: str, root: Path, predictions: str, split: str) -> Run:
     """
     if Path(word).is_file():
         table, classes = read_predictions(Path(word))
-        params = _flat_params(parameters_of(Path(word)))
+        params = flat_params(parameters_of(Path(word)))
     elif word == WORKSPACE.name:
         table, classes = read_predictions(root / predictions)
-        params = _flat_params(parameters_of(root / predictions))
+        params = flat_params(parameters_of(root / predictions))
     elif word.endswith((".csv", KEPT)):
         raise UserError(f"there is no file {word}")
     else:
         table, classes = _predictions_of(word, root, predictions)
         files = [read_at_revision(word, root, name) for name in (PARAMS_FILE, LOCK)]
-        params = _flat_params(at_revision(*files))
+        params = flat_params(at_revision(*files))
     rows = table[table["split"] == split]
     if rows.empty:
         present = ", ".join(sorted(set(table["split"]))) or "no row at all"
@@ -159,8 +159,8 @@ def _predictions_of(word: str, root: Path, path: str) -> tuple[pd.DataFrame, lis
             raise UserError(str(error).replace(str(copy), f"{path} of {word}")) from error
 
 
-def _flat_params(content: dict[str, Any]) -> dict[str, Any]:
-    """The parameters, flat."""
+def flat_params(content: dict[str, Any]) -> dict[str, Any]:
+    """Parameters by dotted key, without the knobs of architectures that are not in use."""
     model = content.get("model")
     if isinstance(model, dict):  # knobs of architectures that are not in use
         used = model.get("name")
