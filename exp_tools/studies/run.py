@@ -23,8 +23,8 @@ from exp_tools.studies.plan import Member, Study, needs_data_stages
 DATA_STAGES = ("download", "prepare", "external")
 OWN_STAGES = ("features", "split", "train", "calibrate", "evaluate")
 """What a member runs where it has the workspace's images."""
-TRAINS_ELSEWHERE = "another process is training this very run"
-"""What the stage `train` says where one that lost its `dvc` is still at work."""
+BUSY = ("another process is training this very run", "Unable to acquire lock")
+"""What the stage `train` says where one that lost its `dvc` is still at work, and DVC while another one begins."""
 LOOK, WAIT, SAY = 2.0, 10.0, 60.0
 """Seconds between looks at the members, between tries of one that is busy, and between lines of progress."""
 SAVES = 120.0
@@ -52,7 +52,7 @@ def run_member(study: Study, member: Member) -> Standing:
                     notes.write(seconds=time.monotonic() - start)
                     break
                 said = notes.log.read_text(encoding="utf-8", errors="replace")
-                if TRAINS_ELSEWHERE not in said:
+                if not any(words in said for words in BUSY):
                     notes.write(seconds=time.monotonic() - start, failed=reason_of(said))
                     break
         except Timeout:
@@ -111,7 +111,7 @@ def run_study(
 
 def require_data(root: Path) -> None:
     """Raise UserError unless the workspace's images are as dvc.yaml and params.yaml want them."""
-    done = _quietly(root, "status", *DATA_STAGES)
+    done = _quietly(root, "repro", "--dry", "--allow-missing", *DATA_STAGES)  # data/raw need not be there
     if done.returncode or "up to date" not in done.stdout:
         raise UserError(
             "the study's members take the images of this workspace, which are not up to date: "
