@@ -82,10 +82,12 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="fin
 
 @needs_proc
 @pytest.mark.parametrize(
-    ("seeds", "kills"), [([0], 1), pytest.param([0, 1, 2], 3, marks=pytest.mark.sweep)], ids=["once", "three times"]
+    ("asked", "seeds", "kills"),
+    [({"one": 0.001}, [0], 1), pytest.param({"slow": 0.001, "fast": 0.003}, [0, 1, 2], 3, marks=pytest.mark.sweep)],
+    ids=["once", "three times"],
 )
-def test_killed_and_run_again_it_ends_with_the_same_bytes(project, tmp_path, seeds, kills):
-    write_study(project, {"settings": settings(slow=0.001, fast=0.003), "seeds": seeds})
+def test_killed_and_run_again_it_ends_with_the_same_bytes(project, tmp_path, asked, seeds, kills):
+    write_study(project, {"settings": settings(**asked), "seeds": seeds})
     undisturbed = project.copy(tmp_path / "undisturbed")
     random_wait = random.Random(0)
     for _ in range(kills):
@@ -94,18 +96,29 @@ def test_killed_and_run_again_it_ends_with_the_same_bytes(project, tmp_path, see
         kill_all(project.folder)
         process.wait()
     ended = project.run(*STUDY, "-j", "2")
-    assert "better" in ended.stdout or "no verdict" in ended.stdout
+    assert "Scores on test" in ended.stdout
     undisturbed.run(*STUDY)
     assert project.bytes_of(*RESULTS) == undisturbed.bytes_of(*RESULTS)
     again = project.run(*STUDY)
     assert "to run" not in again.stdout
     table = pd.read_csv(project.folder / "studies/two/members.csv")
-    assert table["state"].tolist() == ["done"] * 2 * len(seeds)
+    assert table["state"].tolist() == ["done"] * len(asked) * len(seeds)
     assert (table["hours"] > 0).all()
 
 
+def test_what_failed_is_told(project):
+    trainer = project.folder / "exp_tools/training/trainer.py"
+    trainer.write_text("raise RuntimeError('the disk broke')\n", encoding="utf-8")
+    failed = project.run(*STUDY, "--member", "two-fast-seed0", check=False)
+    assert failed.returncode == 1
+    assert "two-fast-seed0: failed: RuntimeError: the disk broke" in failed.stdout
+    dry = project.run(*STUDY, "--dry").stdout
+    assert "two-fast-seed0  failed   RuntimeError: the disk broke" in dry
+    assert "1 failed, 1 missing" in dry
+
+
+@pytest.mark.sweep
 def test_what_failed_is_told_and_tried_again_on_request(project):
-    (project.folder / "verdicts/duplicates.csv").read_text()  # the project is whole
     trainer = project.folder / "exp_tools/training/trainer.py"
     before = trainer.read_text(encoding="utf-8")
     write_study(project, {"settings": settings(good=0.001, bad=0.003), "seeds": [0]})
