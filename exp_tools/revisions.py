@@ -86,6 +86,21 @@ def experiments_called(root: Path, names: Sequence[str]) -> dict[str, list[Versi
     return found
 
 
+def find_version(root: Path, word: str) -> Version:
+    """The version that a person names: `workspace`, an experiment, branch, tag or commit; else UserError."""
+    if word == WORKSPACE.name:
+        return WORKSPACE
+    versions = list_versions(root)
+    found = next((one for one in versions if word in (one.name, one.commit)), None)
+    if found is not None:
+        return found
+    commit = git_text(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{word}^{{commit}}")
+    if commit:
+        return Version("commit", word, commit)
+    hint = did_you_mean(word, [one.name for one in versions])
+    raise UserError(f"{word!r} is not an experiment, branch, tag or commit of {root}{hint}")
+
+
 def read_files(root: Path, wanted: Sequence[tuple[str, str | Path]]) -> list[str | None]:
     """Texts of files in Git, many in one call.
 

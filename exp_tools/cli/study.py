@@ -1,4 +1,4 @@
-"""`exp-tools study`: many experiments for one claim."""
+"""Many experiments at once: a study of them, and one model of several."""
 
 import argparse
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from exp_tools.cli.groups import Commands
 from exp_tools.cli.outputs import is_drawn_by_us, is_table, may_write, starts_with
 from exp_tools.errors import Stopped, UserError
-from exp_tools.project import find_project
+from exp_tools.project import LABELS, RUNS_FOLDER, find_project
 
 GROUP = "set up and train"
 
@@ -26,6 +26,55 @@ def add_commands(commands: Commands) -> None:
     study.add_argument("--retry", action="store_true", help="run those again that failed before")
     study.add_argument("--member", metavar="NAME", help="run this one only, and compare nothing")
     study.add_argument("--slurm", type=Path, metavar="FILE", help="write a job array for `sbatch` instead of running")
+
+    ensemble = commands.add(
+        GROUP,
+        "ensemble",
+        _ensemble,
+        "make one model file of several experiments, which averages their probabilities",
+        "exp-tools ensemble attention-attention-seed{0,1,2} --out models/attention.safetensors",
+    )
+    ensemble.add_argument(
+        "experiments", nargs="+", metavar="EXP", help="experiment, branch, tag, commit or `workspace`"
+    )
+    ensemble.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FILE.safetensors",
+        help="model file; predictions and card go next to it",
+    )
+
+
+def _ensemble(options: argparse.Namespace) -> int:
+    from exp_tools.evaluation.predictions import ID_COLUMNS
+    from exp_tools.io import atomic_write, write_csv
+    from exp_tools.models.model_file import is_ensemble
+    from exp_tools.params import PARAMS_FILE, load_params
+    from exp_tools.studies.ensemble import card_of, make_ensemble
+
+    out: Path = options.out
+    if out.suffix != ".safetensors":
+        raise UserError(f"--out is {out}; name a file that ends with .safetensors")
+    table, card = out.with_suffix(".csv"), out.with_suffix(".md")
+    may_write(out, is_ensemble)
+    may_write(table, is_table(*ID_COLUMNS))
+    may_write(
+        card, lambda path: path.read_text(encoding="utf-8", errors="replace").startswith("# Model card: ensemble")
+    )
+    root = find_project(Path.cwd())
+    params = load_params(root / PARAMS_FILE)
+    made = make_ensemble(options.experiments, out, root, params, root / RUNS_FOLDER / "models")
+    write_csv(table, made.predictions)
+    with atomic_write(card) as temporary:
+        temporary.write_text(card_of(made, out, root / LABELS, params), encoding="utf-8")
+    validation = made.facts.training["validation"]["balanced_accuracy"]
+    on = "out of fold, where each image has the members that have not seen it" if made.folds > 1 else "on validation"
+    print(f"{out}: {len(options.experiments)} members; balanced accuracy {validation:.3f} {on}, not for quoting")
+    if made.folds > 1:
+        print("its members have trained on every image of this set: no test image is left, only external sets")
+    print(f"written: {out}, {table.name} and {card.name} next to it")
+    return 0
 
 
 def _study(options: argparse.Namespace) -> int:

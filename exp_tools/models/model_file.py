@@ -148,6 +148,13 @@ def is_export(path: Path) -> bool:
     return False
 
 
+def is_ensemble(path: Path) -> bool:
+    """Whether a file is a model file that `exp-tools ensemble` made."""
+    with suppress(UserError):
+        return "ensemble_of" in read_facts(path).training
+    return False
+
+
 def _parsed(path: Path, text: str) -> dict[str, Any]:
     try:
         content = json.loads(text)

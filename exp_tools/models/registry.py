@@ -19,6 +19,8 @@ from exp_tools.models.model_file import ModelFacts, read_facts
 
 _BUILDERS: dict[str, Callable[..., nn.Module]] = {}
 _IMAGE_SIZES: dict[str, int] = {}
+ENSEMBLE = "ensemble"
+"""The architecture that a model file of several networks names."""
 FOLDERS = [str(Path(__file__).with_name("architectures"))]
 
 
@@ -38,7 +40,7 @@ def register(builder: Callable[..., nn.Module] | None = None, *, image_size: int
 
 def list_models() -> list[str]:
     """Names of all architectures, sorted."""
-    return sorted(module.name for module in pkgutil.iter_modules(FOLDERS))
+    return sorted(module.name for module in pkgutil.iter_modules(FOLDERS) if not module.name.startswith("_"))
 
 
 def build_model(name: str, knobs: dict[str, Any], num_classes: int, *, pretrained: bool = False) -> nn.Module:
@@ -53,7 +55,17 @@ def build_model(name: str, knobs: dict[str, Any], num_classes: int, *, pretraine
     UserError
         The name is unknown, or the backbone is.
     """
+    if name == ENSEMBLE:
+        return _ensemble(knobs, num_classes)
     return _builder(name)(num_classes, pretrained=pretrained, **knobs)
+
+
+def _ensemble(knobs: dict[str, Any], num_classes: int) -> nn.Module:
+    """The networks of `knobs["members"]`, each {architecture, knobs, temperature, bias}."""
+    members = knobs["members"]
+    networks = [build_model(member["architecture"], member["knobs"], num_classes) for member in members]
+    module = importlib.import_module(f"exp_tools.models.architectures._{ENSEMBLE}")  # no stage makes or reads one
+    return module.Ensemble(networks, [one["temperature"] for one in members], [one["bias"] for one in members])
 
 
 def metadata_knobs(name: str, vocabulary: Vocabulary) -> dict[str, int]:
@@ -140,12 +152,8 @@ def _builder(name: str) -> Callable[..., nn.Module]:
 def load_model(path: Path) -> tuple[nn.Module, ModelFacts]:
     """Build the network a model file describes, with its weights, in evaluation mode, on the CPU."""
     facts = read_facts(path)
-    known = inspect.signature(_builder(facts.architecture)).parameters
-    if unknown := [knob for knob in facts.knobs if knob not in known]:
-        raise UserError(
-            f"{path}: {facts.architecture} has no knob {unknown[0]!r}{did_you_mean(unknown[0], known)}: "
-            "train it again, or use the version that wrote it"
-        )
+    for name, knobs in _parts(path, facts):
+        _check_knobs(path, name, knobs)
     model = build_model(facts.architecture, facts.knobs, len(facts.classes))
     try:
         load_tensors(model, path)
@@ -163,3 +171,28 @@ def load_model(path: Path) -> tuple[nn.Module, ModelFacts]:
             "train it again with a lower train.lr, or fetch the file again"
         )
     return model.eval(), facts
+
+
+def _parts(path: Path, facts: ModelFacts) -> list[tuple[str, dict[str, Any]]]:
+    """Architecture and knobs of the network that a model file describes, or of each of its members."""
+    if facts.architecture != ENSEMBLE:
+        return [(facts.architecture, facts.knobs)]
+    members, size = facts.knobs.get("members"), len(facts.classes)
+    try:
+        if not members or any(len(one["bias"]) != size or not one["temperature"] > 0 for one in members):
+            raise ValueError
+        return [(one["architecture"], dict(one["knobs"])) for one in members]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path}: its header does not say what its members are, so it was changed; make it again with `exp-tools "
+            "ensemble`"
+        ) from error
+
+
+def _check_knobs(path: Path, name: str, knobs: dict[str, Any]) -> None:
+    known = inspect.signature(_builder(name)).parameters
+    if unknown := [knob for knob in knobs if knob not in known]:
+        raise UserError(
+            f"{path}: {name} has no knob {unknown[0]!r}{did_you_mean(unknown[0], known)}: "
+            "train it again, or use the version that wrote it"
+        )

@@ -88,19 +88,64 @@ class Run:
         return float("nan") if found is None else found
 
 
+@dataclass(frozen=True)
+class Tables:
+    """All rows of a prediction table, by what the user called it.
+
+    word : the user's word
+    table : every row, of all splits
+    classes : in the order of the model
+    params : all that made it, flat; empty: unknown
+    """
+
+    word: str
+    table: pd.DataFrame
+    classes: tuple[str, ...]
+    params: Mapping[str, Any]
+
+    def rows(self, split: str) -> pd.DataFrame:
+        """The rows of a split, by image_id; none where there is no such split."""
+        return self.table[self.table["split"] == split].sort_values("image_id", ignore_index=True)
+
+    def run(self, split: str) -> Run:
+        """The predictions of one split. Raises UserError where it has no row."""
+        rows = self.rows(split)
+        if rows.empty:
+            present = ", ".join(sorted(set(self.table["split"]))) or "no row at all"
+            raise UserError(f"the predictions of {self.word} have no split {split!r}; they have {present}")
+        validation = self.table[self.table["split"] == "val"].reset_index(drop=True)
+        return Run(
+            _short(self.word),
+            rows,
+            self.classes,
+            self.params,
+            validation if len(validation) and split != "val" else None,
+            self.table.attrs.get("remark", ""),
+        )
+
+
 def read_run(word: str, root: Path, predictions: str, split: str) -> Run:
-    """Read a run.
+    """Read the rows of one split (test, val or external:NAME) of a run; otherwise as `read_tables`.
+
+    Raises
+    ------
+    UserError : as `read_tables`; no row of the split
+    """
+    return read_tables(word, root, predictions).run(split)
+
+
+def read_tables(word: str, root: Path, predictions: str) -> Tables:
+    """Read all predictions of a run.
 
     Parameters
     ----------
     word : `workspace`; a DVC experiment, branch, tag or commit of the project in `root`; or a prediction table
     root : the project's folder
     predictions : the prediction table's path in the project
-    split : which rows: test, val or external:NAME
 
     Raises
     ------
-    UserError : there is no such version; it has no predictions, or they are not at hand; no row of the split
+    UserError : there is no such version; it has no predictions, or they are not at hand
     """
     if Path(word).is_file():
         table, classes = read_predictions(Path(word))
@@ -114,19 +159,7 @@ def read_run(word: str, root: Path, predictions: str, split: str) -> Run:
         table, classes = _predictions_of(word, root, predictions)
         files = [read_at_revision(word, root, name) for name in (PARAMS_FILE, LOCK)]
         params = flat_params(at_revision(*files))
-    rows = table[table["split"] == split]
-    if rows.empty:
-        present = ", ".join(sorted(set(table["split"]))) or "no row at all"
-        raise UserError(f"the predictions of {word} have no split {split!r}; they have {present}")
-    validation = table[table["split"] == "val"].reset_index(drop=True)
-    return Run(
-        _short(word),
-        rows.sort_values("image_id", ignore_index=True),
-        tuple(classes),
-        params,
-        validation if len(validation) and split != "val" else None,
-        table.attrs.get("remark", ""),
-    )
+    return Tables(word, table, tuple(classes), params)
 
 
 def _short(word: str) -> str:
