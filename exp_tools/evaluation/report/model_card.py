@@ -168,6 +168,12 @@ def _data(facts: ModelFacts, test: Mapping[str, Any]) -> list[str]:
         lines.append("The images are drawn by a program. They look like dermoscopy and stand for no patient.")
     else:
         lines.append(f"Source `{facts.source}`; licence, origin and make-up are in `docs/data.md`.")
+    if facts.training.get("ensemble_of") == "folds":
+        lines.append(
+            f"{test['images']:,} images of {test['lesions']:,} lesions, each in the training data of all members but "
+            "those of one fold. No lesion is in two folds."
+        )
+        return [*lines, "", *model_card_use.participants(test)]
     trained = f"{training:,} images to train, " if training else ""
     by = "LEAKY, by image: lesions are in both." if _leak(test) else "by lesion: none is in both."
     lines.append(f"{trained}{test['images']:,} images of {test['lesions']:,} lesions to test. The split is {by}")
