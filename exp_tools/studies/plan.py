@@ -46,7 +46,7 @@ class StudyFile(BaseModel):
     settings: Annotated[dict[str, Part], Field(min_length=1)]
     baseline: str | None = None
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0, 1, 2]
-    folds: Annotated[int, Field(ge=2, le=20)] | None = None
+    folds: Annotated[int, Field(ge=3, le=20)] | None = None
     primary: str = "macro_auc"
     metrics: list[str] = ["balanced_accuracy"]
     split: str = "val"

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.project import TINY, clone
 
 from exp_tools.errors import UserError
 from exp_tools.evaluation.calibrate import fit_probabilities
@@ -73,10 +74,11 @@ def test_what_it_serves_is_the_mean_of_its_members(seeds):
 
 
 @pytest.mark.sweep
-def test_of_folds_no_image_is_left_to_test_it(ran_project, tmp_path):
-    project = ran_project.copy(tmp_path / "project")
-    for fold in (0, 1):
-        words = [f"split.{key}" for key in ("scheme=kfold", "folds=2", f"fold={fold}")]
+def test_of_folds_no_image_is_left_to_test_it(tmp_path):
+    project = clone(tmp_path / "project", TINY | {"data": {"sample_images": 300}})
+    project.run("dvc", "repro", "split", "external", "features")
+    for fold in range(3):
+        words = [f"split.{key}" for key in ("scheme=kfold", "folds=3", f"fold={fold}")]
         project.run(
             "dvc",
             "exp",
@@ -89,7 +91,7 @@ def test_of_folds_no_image_is_left_to_test_it(ran_project, tmp_path):
             "split",
             *STAGES[1:],
         )
-    done = project.run(*COMMAND, "fold0", "fold1", "--out", "models/folds.safetensors")
+    done = project.run(*COMMAND, "fold0", "fold1", "fold2", "--out", "models/folds.safetensors")
     assert "no test image is left" in done.stdout
     root = project.folder
     assert is_ensemble(root / "models/folds.safetensors")
@@ -97,9 +99,10 @@ def test_of_folds_no_image_is_left_to_test_it(ran_project, tmp_path):
     assert len(pd.read_csv(root / "models/folds.csv")) == 0
     card = (root / "models/folds.md").read_text(encoding="utf-8")
     assert "**Out of fold.**" in card
-    assert "60 images of" in card
+    assert "300 images of" in card
     scored = project.run("exp-tools", "score", "models/folds.csv", check=False)
     assert "has no split 'test'" in scored.stderr
+    project.run("dvc", "repro", "evaluate")
     mixed = project.run(*COMMAND, "fold0", "workspace", "--out", "models/mixed.safetensors", check=False)
     assert mixed.returncode == 1
     assert not (root / "models/mixed.safetensors").exists()
