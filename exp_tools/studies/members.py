@@ -11,7 +11,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from exp_tools.errors import UserError
-from exp_tools.evaluation.compare.runs import IRRELEVANT, flat_params
+from exp_tools.evaluation.compare.runs import IRRELEVANT, flat_params, predictions_are_older
 from exp_tools.evaluation.made_with import LOCK, at_revision
 from exp_tools.io import write_json
 from exp_tools.params import PARAMS_FILE, parse_params
@@ -107,7 +107,7 @@ def _experiment(member: Member, found: Sequence[tuple[Version, str | None, str |
         locked = yaml.safe_load(lock or "") or {}
         stages = locked.get("stages", {})
         outs = {out.get("path") for out in stages.get("evaluate", {}).get("outs", [])}
-        if PREDICTIONS.as_posix() not in outs:
+        if PREDICTIONS.as_posix() not in outs or predictions_are_older(lock):
             continue
         if difference := _difference(member, at_revision(params, lock)):
             other = other or difference

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
 
 from exp_tools.errors import UserError
 from exp_tools.evaluation.calibrate import USUAL_SENSITIVITY, choose_threshold, threshold_at_specificity
@@ -13,6 +14,7 @@ from exp_tools.evaluation.made_with import KEPT, LOCK, at_revision, parameters_o
 from exp_tools.evaluation.predictions import read_predictions
 from exp_tools.io import scratch_folder
 from exp_tools.params import PARAMS_FILE
+from exp_tools.project import MODEL
 from exp_tools.revisions import WORKSPACE, read_at_revision
 
 SEED, FOLD = "train.seed", "split.fold"
@@ -157,9 +159,23 @@ def read_tables(word: str, root: Path, predictions: str) -> Tables:
         raise UserError(f"there is no file {word}")
     else:
         table, classes = _predictions_of(word, root, predictions)
-        files = [read_at_revision(word, root, name) for name in (PARAMS_FILE, LOCK)]
-        params = flat_params(at_revision(*files))
+        written, lock = (read_at_revision(word, root, name) for name in (PARAMS_FILE, LOCK))
+        if predictions_are_older(lock):
+            raise UserError(
+                f"the predictions of {word} are of an earlier model than its own: it was trained and not evaluated "
+                "(`dvc exp run` with a target before `evaluate`). Run it again to the end"
+            )
+        params = flat_params(at_revision(written, lock))
     return Tables(word, table, tuple(classes), params)
+
+
+def predictions_are_older(lock: str | None) -> bool:
+    """Whether the model that a dvc.lock says was evaluated is another than the one it says was made."""
+    stages = (yaml.safe_load(lock or "") or {}).get("stages", {})
+    made = {out["path"]: out.get("md5") for out in stages.get("calibrate", {}).get("outs", [])}
+    used = {dep["path"]: dep.get("md5") for dep in stages.get("evaluate", {}).get("deps", [])}
+    model = MODEL.as_posix()
+    return model in made and model in used and made[model] != used[model]
 
 
 def _short(word: str) -> str:
