@@ -1,7 +1,8 @@
 """Recipes: published ways to train, as partial parameter files in `recipes/`, and as arguments for DVC."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,39 @@ def words(recipe: Recipe, root: Path) -> list[str]:
             found.append(f"-S {key}=null")
         found.append(f"-S {key}={_word(value, key)}")
     return found
+
+
+def changed_words(root: Path, recipe: str | None, changes: Mapping[str, Any]) -> tuple[Params, list[str]]:
+    """The project's parameters with a recipe and single changes, and the arguments of `dvc exp run` that make them.
+
+    Parameters
+    ----------
+    root : the project's folder
+    recipe : name of one of its recipes, or None
+    changes : values by dotted key, which win over the recipe's
+
+    Raises
+    ------
+    UserError : a key or value that parameters cannot have, or that no word of the command can hold
+    """
+    params = load_params(root / PARAMS_FILE)
+    found = find_recipe(root, recipe) if recipe else Recipe("none", "", {})
+    content = merged(found, params).model_dump()
+    combined = deepcopy(found.changes)
+    for key, value in changes.items():
+        _put(content, key, value)
+        _put(combined, key, value)
+    chosen = parse_params(content, "the choice")
+    return chosen, [part for word in words(Recipe("the choice", "", combined), root) for part in word.split(" ", 1)]
+
+
+def _put(content: dict[str, Any], key: str, value: Any) -> None:
+    *sections, last = key.split(".")
+    for section in sections:
+        content = content.setdefault(section, {})
+        if not isinstance(content, dict):
+            raise UserError(f"{key}: {section} is not a section of the parameters")
+    content[last] = value
 
 
 def _read(file: Path) -> Recipe:

@@ -74,6 +74,33 @@ def list_versions(root: Path) -> list[Version]:
     return [WORKSPACE, *branches, *experiments]
 
 
+def experiments_called(root: Path, names: Sequence[str]) -> dict[str, list[Version]]:
+    """The experiments of each of some names, the newest first; several where they began at several commits."""
+    done = _git(root, "for-each-ref", "--sort=-committerdate", "--format=%(objectname)\t%(refname)", "refs/exps")
+    found: dict[str, list[Version]] = {}
+    for line in (done.stdout.decode() if done.returncode == 0 else "").splitlines():
+        commit, ref = line.split("\t")
+        if (match := EXPERIMENT.fullmatch(ref)) and match["name"] in names:
+            one = Version("experiment", match["name"], commit, match["head"] + match["tail"])
+            found.setdefault(match["name"], []).append(one)
+    return found
+
+
+def find_version(root: Path, word: str) -> Version:
+    """The version that a person names: `workspace`, an experiment, branch, tag or commit; else UserError."""
+    if word == WORKSPACE.name:
+        return WORKSPACE
+    versions = list_versions(root)
+    found = next((one for one in versions if word in (one.name, one.commit)), None)
+    if found is not None:
+        return found
+    commit = git_text(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{word}^{{commit}}")
+    if commit:
+        return Version("commit", word, commit)
+    hint = did_you_mean(word, [one.name for one in versions])
+    raise UserError(f"{word!r} is not an experiment, branch, tag or commit of {root}{hint}")
+
+
 def read_files(root: Path, wanted: Sequence[tuple[str, str | Path]]) -> list[str | None]:
     """Texts of files in Git, many in one call.
 

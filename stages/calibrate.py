@@ -11,30 +11,27 @@ import numpy as np
 import pandas as pd
 
 from exp_tools.errors import require_file, run_main
-from exp_tools.evaluation.calibrate import (
-    TEMPERATURES,
-    choose_abstention,
-    choose_power,
-    choose_threshold,
-    fit_probabilities,
-)
-from exp_tools.evaluation.probabilities import Calibration, balanced_costs, cost_matrix
+from exp_tools.evaluation.calibrate import TEMPERATURES
+from exp_tools.evaluation.fitting import choose_thresholds, fit_calibration
+from exp_tools.evaluation.probabilities import Calibration
 from exp_tools.evaluation.validation import scores_of
 from exp_tools.io import bare_cells, write_json
-from exp_tools.models.model_file import ModelFacts, copy_model, read_facts
+from exp_tools.models.model_file import copy_model, read_facts
 from exp_tools.params import CalibrationParams, load_params
 from exp_tools.project import CALIBRATION_REPORT, MODEL, NETWORK, VALIDATION, VALIDATION_METRICS
-from exp_tools.taxonomy import MELANOMA
 
 
 def main() -> None:
     params = load_params()
     facts = read_facts(NETWORK)
     table, logits, labels = validation_logits(facts.classes)
-    calibration, power = fit(params.calibration, facts, logits, labels)
+    shares, seen = (np.array(facts.training[name]) for name in ("class_shares", "seen_shares"))
+    calibration, power = fit_calibration(params.calibration, facts.classes, shares, seen, logits, labels)
     probabilities = calibration.probabilities(logits)
     decided = calibration.decisions(probabilities)
-    thresholds, promised = thresholds_of(params.calibration, facts, probabilities, labels, table["lesion_id"])
+    thresholds, promised = choose_thresholds(
+        params.calibration, facts.classes, probabilities, labels, table["lesion_id"]
+    )
     scores = scores_of(probabilities, labels, decided, facts.classes)
     copy_model(NETWORK, MODEL, replace(facts, calibration=calibration.as_dict(), thresholds=thresholds))
 
@@ -56,50 +53,6 @@ def validation_logits(classes: list[str]) -> tuple[pd.DataFrame, np.ndarray, np.
     table = bare_cells(pd.read_csv(VALIDATION, dtype=dict.fromkeys(("image_id", "lesion_id", "group_id", "dx"), str)))
     labels = table["dx"].map({code: place for place, code in enumerate(classes)}).to_numpy()
     return table, table[[f"logit_{code}" for code in classes]].to_numpy(np.float64), labels
-
-
-def fit(
-    params: CalibrationParams, facts: ModelFacts, logits: np.ndarray, labels: np.ndarray
-) -> tuple[Calibration, float | None]:
-    """The calibration, and the power of the class shares where `decide` is balanced."""
-    shares, seen = (np.array(facts.training[name]) for name in ("class_shares", "seen_shares"))
-    temperature, bias = 1.0, np.zeros(len(shares))
-    if params.fit != "none":
-        start = np.log(shares / seen) if params.fit == "temperature_and_bias" else None
-        temperature, bias = fit_probabilities(logits, labels, start)
-    fitted = replace(
-        Calibration.none(len(shares)),
-        temperature=round(temperature, 6),
-        bias=[round(value, 6) for value in bias.tolist()],
-    )
-    if params.decide == "frequent":
-        return fitted, None
-    power = None
-    if params.decide == "costs":
-        costs = cost_matrix(params.costs, facts.classes, "calibration.costs")
-    else:
-        power = choose_power(fitted.probabilities(logits), labels, shares)
-        costs = balanced_costs(shares, power)
-    return replace(fitted, decide=params.decide, costs=costs.round(9).tolist()), power
-
-
-def thresholds_of(
-    params: CalibrationParams, facts: ModelFacts, probabilities: np.ndarray, labels: np.ndarray, lesions: pd.Series
-) -> tuple[dict[str, float | None], dict[str, float] | None]:
-    """The thresholds of the model file, and what the one of melanoma promises (None without the class)."""
-    thresholds = {
-        "melanoma": None,
-        "melanoma_sensitivity": params.melanoma_sensitivity,
-        "abstain": choose_abstention(probabilities, params.abstain_share),
-        "abstain_share": params.abstain_share,
-    }
-    if MELANOMA not in facts.classes:
-        return thresholds, None
-    place = facts.classes.index(MELANOMA)
-    wanted = params.melanoma_sensitivity
-    threshold, lesions_of, needed = choose_threshold(probabilities[:, place], labels == place, lesions, wanted)
-    promise = {"lesions": lesions_of, "needed": needed, "sensitivity": min(wanted, lesions_of / (lesions_of + 1))}
-    return thresholds | {"melanoma": threshold, "melanoma_promised": promise["sensitivity"]}, promise
 
 
 def warn(calibration: Calibration, promised: dict[str, float] | None, params: CalibrationParams) -> None:

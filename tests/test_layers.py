@@ -32,6 +32,7 @@ LAYERS = (
     {"exp_tools.explain", "exp_tools.probing", "exp_tools.training"},
     {"exp_tools.data_check"},
     {"exp_tools.doctor", "exp_tools.recipes", "exp_tools.serving"},
+    {"exp_tools.studies"},
     {"exp_tools.app"},
     {"exp_tools.cli", "stages"},
     {"benchmarks"},

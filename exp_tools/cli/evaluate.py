@@ -98,12 +98,12 @@ def add_commands(commands: Commands) -> None:
 
 def _compare(options: argparse.Namespace) -> int:
     from exp_tools.evaluation.compare.compare import compare_groups
-    from exp_tools.evaluation.compare.forest import draw_forest
     from exp_tools.evaluation.compare.render import as_latex, as_markdown, as_table, as_text
     from exp_tools.evaluation.compare.request import gather
     from exp_tools.evaluation.compare.scores import check_metrics
+    from exp_tools.evaluation.compare.write import write_comparison
     from exp_tools.evaluation.metrics.catalogue import COST
-    from exp_tools.io import atomic_write, guard_cells, write_csv
+    from exp_tools.io import guard_cells
     from exp_tools.params import PARAMS_FILE, load_params
     from exp_tools.revisions import count_scored
 
@@ -136,10 +136,7 @@ def _compare(options: argparse.Namespace) -> int:
     else:
         print({"text": as_text, "markdown": as_markdown, "latex": as_latex}[options.format](found).rstrip())
     if options.out:
-        with atomic_write(Path(f"{options.out}.md")) as temporary:
-            temporary.write_text(as_markdown(found), encoding="utf-8")
-        write_csv(Path(f"{options.out}.csv"), as_table(found))
-        draw_forest(Path(f"{options.out}.png"), found)
+        write_comparison(Path(options.out), found)
         print(f"written: {options.out}.md, .csv and .png", file=sys.stderr)
     return 0
 

@@ -1,5 +1,6 @@
 """Maps of many packed images, a batch at a time."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -29,6 +30,8 @@ def grad_cam(model: nn.Module, inputs: tuple[Tensor, ...], target: Tensor) -> np
     -------
     float32 [B, H, W], the size of the feature map, not negative; all zero where nothing speaks for the class
     """
+    if hasattr(model, "members"):  # an ensemble
+        return _mean_map([grad_cam(member, own, target) for member, own in model.with_inputs(inputs)])
     device = inputs[0].device.type
     chosen = target.to(inputs[0].device)[:, None]
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device, enabled=False):
@@ -43,8 +46,23 @@ def _usable(tensor: Tensor) -> Tensor:
     return tensor.clone() if tensor.is_inference() else tensor
 
 
+def _mean_map(maps: Sequence[np.ndarray]) -> np.ndarray:
+    """The mean of the members' maps [B, H, W] on the finest of their grids, each image's map scaled to at most 1."""
+    finest = max((found.shape[1:] for found in maps), key=math.prod)
+    scaled = []
+    for found in maps:
+        top = found.max(axis=(1, 2), keepdims=True)
+        part = torch.from_numpy(found / np.where(top > 0, top, 1))[:, None]
+        if found.shape[1:] != finest:
+            part = torch.nn.functional.interpolate(part, finest, mode="bilinear", align_corners=False)
+        scaled.append(part[:, 0].numpy())
+    return np.mean(scaled, axis=0)
+
+
 def has_attention(model: nn.Module) -> bool:
     """Whether the network has an attention map of its own."""
+    if hasattr(model, "members"):  # an ensemble
+        return all(has_attention(member) for member in model.members)
     return hasattr(model, "attention_map") and getattr(model, "attention", None) is not None
 
 
@@ -60,6 +78,8 @@ def attention_map(model: nn.Module, inputs: tuple[Tensor, ...]) -> np.ndarray:
     -------
     float32 [B, H, W], not negative, adds up to the number of heads; unlike Grad-CAM the same for every class
     """
+    if hasattr(model, "members"):  # an ensemble
+        return _mean_map([attention_map(member, own) for member, own in model.with_inputs(inputs)])
     with torch.no_grad(), torch.autocast(inputs[0].device.type, enabled=False):
         return model.attention_map(inputs[0]).float().cpu().numpy()
 

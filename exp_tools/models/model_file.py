@@ -166,3 +166,10 @@ def is_export(path: Path) -> bool:
     with suppress(UserError):
         return "export" in read_facts(path).training
     return False
+
+
+def is_ensemble(path: Path) -> bool:
+    """Whether a file is a model file that `exp-tools ensemble` made."""
+    with suppress(UserError):
+        return "ensemble_of" in read_facts(path).training
+    return False

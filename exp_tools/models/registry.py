@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import math
 import pkgutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,8 @@ from exp_tools.models.model_file import ModelFacts, read_facts
 
 _BUILDERS: dict[str, Callable[..., nn.Module]] = {}
 _IMAGE_SIZES: dict[str, int] = {}
+ENSEMBLE = "ensemble"
+"""The architecture that a model file of several networks names."""
 FOLDERS = [str(Path(__file__).with_name("architectures"))]
 
 
@@ -38,7 +41,7 @@ def register(builder: Callable[..., nn.Module] | None = None, *, image_size: int
 
 def list_models() -> list[str]:
     """Names of all architectures, sorted."""
-    return sorted(module.name for module in pkgutil.iter_modules(FOLDERS))
+    return sorted(module.name for module in pkgutil.iter_modules(FOLDERS) if not module.name.startswith("_"))
 
 
 def build_model(name: str, knobs: dict[str, Any], num_classes: int, *, pretrained: bool = False) -> nn.Module:
@@ -53,7 +56,19 @@ def build_model(name: str, knobs: dict[str, Any], num_classes: int, *, pretraine
     UserError
         The name is unknown, or the backbone is.
     """
+    if name == ENSEMBLE:
+        return _ensemble(knobs, num_classes)
     return _builder(name)(num_classes, pretrained=pretrained, **knobs)
+
+
+def _ensemble(knobs: dict[str, Any], num_classes: int) -> nn.Module:
+    """The networks of `knobs["members"]`: {architecture, knobs, temperature, bias, pixel_mean, pixel_std} each."""
+    members = knobs["members"]
+    networks = [build_model(member["architecture"], member["knobs"], num_classes) for member in members]
+    for network, member in zip(networks, members, strict=True):
+        network.pixel_mean, network.pixel_std = tuple(member["pixel_mean"]), tuple(member["pixel_std"])
+    module = importlib.import_module(f"exp_tools.models.architectures._{ENSEMBLE}")  # no stage makes or reads one
+    return module.Ensemble(networks, [one["temperature"] for one in members], [one["bias"] for one in members])
 
 
 def metadata_knobs(name: str, vocabulary: Vocabulary) -> dict[str, int]:
@@ -140,12 +155,8 @@ def _builder(name: str) -> Callable[..., nn.Module]:
 def load_model(path: Path) -> tuple[nn.Module, ModelFacts]:
     """Build the network a model file describes, with its weights, in evaluation mode, on the CPU."""
     facts = read_facts(path)
-    known = inspect.signature(_builder(facts.architecture)).parameters
-    if unknown := [knob for knob in facts.knobs if knob not in known]:
-        raise UserError(
-            f"{path}: {facts.architecture} has no knob {unknown[0]!r}{did_you_mean(unknown[0], known)}: "
-            "train it again, or use the version that wrote it"
-        )
+    for name, knobs in _parts(path, facts):
+        _check_knobs(path, name, knobs)
     model = _built(path, facts)
     try:
         load_tensors(model, path)
@@ -167,6 +178,38 @@ def load_model(path: Path) -> tuple[nn.Module, ModelFacts]:
     return model.eval(), facts
 
 
+def _parts(path: Path, facts: ModelFacts) -> list[tuple[str, dict[str, Any]]]:
+    """Architecture and knobs of the network that a model file describes, or of each of its members."""
+    if facts.architecture != ENSEMBLE:
+        return [(facts.architecture, facts.knobs)]
+    members, size = facts.knobs.get("members"), len(facts.classes)
+    try:
+        for one in members:
+            numbers = [one["temperature"], *one["bias"], *one["pixel_mean"], *one["pixel_std"]]
+            lengths = [len(one[name]) for name in ("bias", "pixel_mean", "pixel_std")]
+            if lengths != [size, 3, 3] or not all(map(math.isfinite, numbers)):
+                raise ValueError
+            if one["temperature"] <= 0 or min(one["pixel_std"]) <= 0:
+                raise ValueError
+        if not members:
+            raise ValueError
+        return [(one["architecture"], dict(one["knobs"])) for one in members]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path}: its header does not say what its members are, so it was changed; make it again with `exp-tools "
+            "ensemble`"
+        ) from error
+
+
+def _check_knobs(path: Path, name: str, knobs: dict[str, Any]) -> None:
+    known = inspect.signature(_builder(name)).parameters
+    if unknown := [knob for knob in knobs if knob not in known]:
+        raise UserError(
+            f"{path}: {name} has no knob {unknown[0]!r}{did_you_mean(unknown[0], known)}: "
+            "train it again, or use the version that wrote it"
+        )
+
+
 def _built(path: Path, facts: ModelFacts) -> nn.Module:
     """The network without its weights. Raises UserError for knobs that it cannot be built with."""
     try:
@@ -184,13 +227,14 @@ def _require_vocabulary(path: Path, model: nn.Module, facts: ModelFacts) -> None
     """Raise UserError where the network and the vocabulary of its file do not go together."""
     wrong = ["it has none, which the network needs"] if model.uses_metadata and facts.vocabulary is None else []
     if facts.vocabulary is not None:
-        known = inspect.signature(_builder(facts.architecture)).parameters
-        sizes = metadata_knobs(facts.architecture, Vocabulary.from_dict(facts.vocabulary))
-        wrong = [
-            f"{knob} is {built}, its words are {size}"
-            for knob, size in sizes.items()
-            if (built := facts.knobs.get(knob, known[knob].default)) < size
-        ]
+        for name, knobs in _parts(path, facts):
+            known = inspect.signature(_builder(name)).parameters
+            sizes = metadata_knobs(name, Vocabulary.from_dict(facts.vocabulary))
+            wrong += [
+                f"{knob} is {built}, its words are {size}"
+                for knob, size in sizes.items()
+                if (built := knobs.get(knob, known[knob].default)) < size
+            ]
     if wrong:
         raise UserError(
             f"{path}: its header has no usable vocabulary ({wrong[0]}); train it again, or fetch the file again"

@@ -603,6 +603,23 @@ def test_what_cannot_be_compared_is_said(experiments, monkeypatch, capsys, words
     assert message in err
 
 
+def test_predictions_of_an_earlier_model_are_no_result(experiments, tmp_path, monkeypatch, capsys):
+    """What `dvc exp run … calibrate` leaves: a new model beside the predictions of the one before."""
+    copy = experiments.copy(tmp_path / "copy")
+    lock = yaml.safe_load((copy.folder / "dvc.lock").read_text())
+    model = {"path": "models/model.safetensors", "hash": "md5", "md5": "a" * 32, "size": 1}
+    lock["stages"]["calibrate"] = {"cmd": "x", "outs": [model]}
+    for name, used in (("stale", "b"), ("fresh", "a")):
+        lock["stages"]["evaluate"]["deps"] = [model | {"md5": used * 32}]
+        (copy.folder / "dvc.lock").write_text(yaml.safe_dump(lock))
+        copy.run("git", "commit", "-qam", name)
+        copy.run("git", "tag", name)
+    status, _, err = compare(copy, monkeypatch, capsys, "main", "stale")
+    assert status == 1
+    assert "the predictions of stale are of an earlier model than its own" in err
+    assert compare(copy, monkeypatch, capsys, "main~2", "fresh")[0] == 0
+
+
 def test_predictions_that_left_the_cache_are_said_to_be_fetched(experiments, tmp_path, monkeypatch, capsys):
     copy = experiments.copy(tmp_path / "copy")
     for file in (copy.folder / ".dvc" / "cache").rglob("*"):

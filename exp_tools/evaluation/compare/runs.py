@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
 
 from exp_tools.errors import UserError
 from exp_tools.evaluation.calibrate import USUAL_SENSITIVITY, choose_threshold, threshold_at_specificity
@@ -13,6 +14,7 @@ from exp_tools.evaluation.made_with import KEPT, LOCK, at_revision, parameters_o
 from exp_tools.evaluation.predictions import read_predictions
 from exp_tools.io import scratch_folder
 from exp_tools.params import PARAMS_FILE
+from exp_tools.project import MODEL
 from exp_tools.revisions import WORKSPACE, read_at_revision
 
 SEED, FOLD = "train.seed", "split.fold"
@@ -88,45 +90,92 @@ class Run:
         return float("nan") if found is None else found
 
 
+@dataclass(frozen=True)
+class Tables:
+    """All rows of a prediction table, by what the user called it.
+
+    word : the user's word
+    table : every row, of all splits
+    classes : in the order of the model
+    params : all that made it, flat; empty: unknown
+    """
+
+    word: str
+    table: pd.DataFrame
+    classes: tuple[str, ...]
+    params: Mapping[str, Any]
+
+    def rows(self, split: str) -> pd.DataFrame:
+        """The rows of a split, by image_id; none where there is no such split."""
+        return self.table[self.table["split"] == split].sort_values("image_id", ignore_index=True)
+
+    def run(self, split: str) -> Run:
+        """The predictions of one split. Raises UserError where it has no row."""
+        rows = self.rows(split)
+        if rows.empty:
+            present = ", ".join(sorted(set(self.table["split"]))) or "no row at all"
+            raise UserError(f"the predictions of {self.word} have no split {split!r}; they have {present}")
+        validation = self.table[self.table["split"] == "val"].reset_index(drop=True)
+        return Run(
+            _short(self.word),
+            rows,
+            self.classes,
+            self.params,
+            validation if len(validation) and split != "val" else None,
+            self.table.attrs.get("remark", ""),
+        )
+
+
 def read_run(word: str, root: Path, predictions: str, split: str) -> Run:
-    """Read a run.
+    """Read the rows of one split (test, val or external:NAME) of a run; otherwise as `read_tables`.
+
+    Raises
+    ------
+    UserError : as `read_tables`; no row of the split
+    """
+    return read_tables(word, root, predictions).run(split)
+
+
+def read_tables(word: str, root: Path, predictions: str) -> Tables:
+    """Read all predictions of a run.
 
     Parameters
     ----------
     word : `workspace`; a DVC experiment, branch, tag or commit of the project in `root`; or a prediction table
     root : the project's folder
     predictions : the prediction table's path in the project
-    split : which rows: test, val or external:NAME
 
     Raises
     ------
-    UserError : there is no such version; it has no predictions, or they are not at hand; no row of the split
+    UserError : there is no such version; it has no predictions, or they are not at hand
     """
     if Path(word).is_file():
         table, classes = read_predictions(Path(word))
-        params = _flat_params(parameters_of(Path(word)))
+        params = flat_params(parameters_of(Path(word)))
     elif word == WORKSPACE.name:
         table, classes = read_predictions(root / predictions)
-        params = _flat_params(parameters_of(root / predictions))
+        params = flat_params(parameters_of(root / predictions))
     elif word.endswith((".csv", KEPT)):
         raise UserError(f"there is no file {word}")
     else:
         table, classes = _predictions_of(word, root, predictions)
-        files = [read_at_revision(word, root, name) for name in (PARAMS_FILE, LOCK)]
-        params = _flat_params(at_revision(*files))
-    rows = table[table["split"] == split]
-    if rows.empty:
-        present = ", ".join(sorted(set(table["split"]))) or "no row at all"
-        raise UserError(f"the predictions of {word} have no split {split!r}; they have {present}")
-    validation = table[table["split"] == "val"].reset_index(drop=True)
-    return Run(
-        _short(word),
-        rows.sort_values("image_id", ignore_index=True),
-        tuple(classes),
-        params,
-        validation if len(validation) and split != "val" else None,
-        table.attrs.get("remark", ""),
-    )
+        written, lock = (read_at_revision(word, root, name) for name in (PARAMS_FILE, LOCK))
+        if predictions_are_older(lock):
+            raise UserError(
+                f"the predictions of {word} are of an earlier model than its own: it was trained and not evaluated "
+                "(`dvc exp run` with a target before `evaluate`). Run it again to the end"
+            )
+        params = flat_params(at_revision(written, lock))
+    return Tables(word, table, tuple(classes), params)
+
+
+def predictions_are_older(lock: str | None) -> bool:
+    """Whether the model that a dvc.lock says was evaluated is another than the one it says was made."""
+    stages = (yaml.safe_load(lock or "") or {}).get("stages", {})
+    made = {out["path"]: out.get("md5") for out in stages.get("calibrate", {}).get("outs", [])}
+    used = {dep["path"]: dep.get("md5") for dep in stages.get("evaluate", {}).get("deps", [])}
+    model = MODEL.as_posix()
+    return model in made and model in used and made[model] != used[model]
 
 
 def _short(word: str) -> str:
@@ -159,8 +208,8 @@ def _predictions_of(word: str, root: Path, path: str) -> tuple[pd.DataFrame, lis
             raise UserError(str(error).replace(str(copy), f"{path} of {word}")) from error
 
 
-def _flat_params(content: dict[str, Any]) -> dict[str, Any]:
-    """The parameters, flat."""
+def flat_params(content: dict[str, Any]) -> dict[str, Any]:
+    """Parameters by dotted key, without the knobs of architectures that are not in use."""
     model = content.get("model")
     if isinstance(model, dict):  # knobs of architectures that are not in use
         used = model.get("name")

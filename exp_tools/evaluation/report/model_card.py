@@ -86,6 +86,17 @@ def _head(facts: ModelFacts, test: Mapping[str, Any]) -> list[str]:
             if _leak(test)
             else []
         ),
+        *(
+            [
+                "**Out of fold.** The members have trained on every image of this set, so none is left to test the "
+                "ensemble. Every score here is of images as those members predict them that have not seen them; the "
+                "ensemble itself averages more members. Calibration and thresholds were fitted on these same "
+                "predictions, which flatters them a little. To test it: an external set.",
+                "",
+            ]
+            if facts.training.get("ensemble_of") == "folds"
+            else []
+        ),
     ]
 
 
@@ -93,7 +104,7 @@ def _model(facts: ModelFacts, test: Mapping[str, Any]) -> list[str]:
     training = facts.training
     rows = [
         ("architecture", f"`{facts.architecture}`"),
-        ("knobs", _pairs(facts.knobs)),
+        *_members(facts),
         ("input", facts.input),
         ("metadata", "age, sex and body site" if facts.vocabulary else "none: the image alone"),
         ("task", f"{facts.task}: {len(facts.classes)} classes"),
@@ -107,6 +118,18 @@ def _model(facts: ModelFacts, test: Mapping[str, Any]) -> list[str]:
         ("decision", DECISIONS[facts.calibration["decide"]]),
     ]
     return ["## Model", "", *table(("what", "value"), [row for row in rows if row[1] is not None]), ""]
+
+
+def _members(facts: ModelFacts) -> list[tuple[str, str]]:
+    """The knobs of a network; of an ensemble what each member is."""
+    if "ensemble_of" not in facts.training:
+        return [("knobs", _pairs(facts.knobs))]
+    rows = []
+    for place, (made, built) in enumerate(zip(facts.training["members"], facts.knobs["members"], strict=True), 1):
+        which = [f"`{made['experiment']}`: `{built['architecture']}` with {_pairs(built['knobs'])}"]
+        which += [f"{name} {made[name]}" for name in ("seed", "fold") if made[name] is not None]
+        rows.append((f"member {place}", ", ".join(which)))
+    return [("what it does", f"the mean of the probabilities of {len(rows)} networks, calibrated again"), *rows]
 
 
 def _validation(facts: ModelFacts, found: Mapping[str, Any] | None) -> str | None:
@@ -145,6 +168,12 @@ def _data(facts: ModelFacts, test: Mapping[str, Any]) -> list[str]:
         lines.append("The images are drawn by a program. They look like dermoscopy and stand for no patient.")
     else:
         lines.append(f"Source `{facts.source}`; licence, origin and make-up are in `docs/data.md`.")
+    if facts.training.get("ensemble_of") == "folds":
+        lines.append(
+            f"{test['images']:,} images of {test['lesions']:,} lesions, each in the training data of all members but "
+            "those of one fold. No lesion is in two folds."
+        )
+        return [*lines, "", *model_card_use.participants(test)]
     trained = f"{training:,} images to train, " if training else ""
     by = "LEAKY, by image: lesions are in both." if _leak(test) else "by lesion: none is in both."
     lines.append(f"{trained}{test['images']:,} images of {test['lesions']:,} lesions to test. The split is {by}")

@@ -1,0 +1,163 @@
+"""Many experiments at once: a study of them, and one model of several."""
+
+import argparse
+from pathlib import Path
+
+from exp_tools.cli.groups import Commands
+from exp_tools.cli.outputs import is_drawn_by_us, is_table, may_write, starts_with
+from exp_tools.errors import Stopped, UserError
+from exp_tools.project import LABELS, RUNS_FOLDER, find_project
+
+GROUP = "set up and train"
+
+
+def add_commands(commands: Commands) -> None:
+    """Add this group's commands."""
+    study = commands.add(
+        GROUP,
+        "study",
+        _study,
+        "run settings x seeds x folds as a study file names them, and compare them; going on after any stop",
+        "exp-tools study studies/attention.yaml --dry",
+    )
+    study.add_argument("file", type=Path, help="study file (docs/studies.md)")
+    study.add_argument("-j", "--jobs", type=int, default=1, help="members at a time (default: 1)")
+    study.add_argument("--dry", action="store_true", help="print the plan, what is done, and the hours left")
+    study.add_argument("--retry", action="store_true", help="run those again that failed before")
+    study.add_argument("--member", metavar="NAME", help="run this one only, and compare nothing")
+    study.add_argument("--slurm", type=Path, metavar="FILE", help="write a job array for `sbatch` instead of running")
+
+    ensemble = commands.add(
+        GROUP,
+        "ensemble",
+        _ensemble,
+        "make one model file of several experiments, which averages their probabilities",
+        "exp-tools ensemble attention-attention-seed{0,1,2} --out models/attention.safetensors",
+    )
+    ensemble.add_argument(
+        "experiments", nargs="+", metavar="EXP", help="experiment, branch, tag, commit or `workspace`"
+    )
+    ensemble.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FILE.safetensors",
+        help="model file; predictions and card go next to it",
+    )
+
+
+def _ensemble(options: argparse.Namespace) -> int:
+    from exp_tools.evaluation.predictions import ID_COLUMNS
+    from exp_tools.io import atomic_write, write_csv
+    from exp_tools.models.model_file import is_ensemble
+    from exp_tools.params import PARAMS_FILE, load_params
+    from exp_tools.studies.ensemble import card_of, make_ensemble
+
+    out: Path = options.out
+    if out.suffix != ".safetensors":
+        raise UserError(f"--out is {out}; name a file that ends with .safetensors")
+    table, card = out.with_suffix(".csv"), out.with_suffix(".md")
+    may_write(out, is_ensemble)
+    may_write(table, is_table(*ID_COLUMNS))
+    may_write(
+        card, lambda path: path.read_text(encoding="utf-8", errors="replace").startswith("# Model card: ensemble")
+    )
+    root = find_project(Path.cwd())
+    params = load_params(root / PARAMS_FILE)
+    made = make_ensemble(options.experiments, out, root, params, root / RUNS_FOLDER / "models")
+    write_csv(table, made.predictions)
+    with atomic_write(card) as temporary:
+        temporary.write_text(card_of(made, out, root / LABELS, params), encoding="utf-8")
+    validation = made.facts.training["validation"]["balanced_accuracy"]
+    on = "out of fold, where each image has the members that have not seen it" if made.folds > 1 else "on validation"
+    print(f"{out}: {len(options.experiments)} members; balanced accuracy {validation:.3f} {on}, not for quoting")
+    if made.folds > 1:
+        print("its members have trained on every image of this set: no test image is left, only external sets")
+    print(f"written: {out}, {table.name} and {card.name} next to it")
+    return 0
+
+
+def _study(options: argparse.Namespace) -> int:
+    from exp_tools.evaluation.compare.render import as_text
+    from exp_tools.studies.members import standing
+    from exp_tools.studies.plan import read_study
+    from exp_tools.studies.result import compare_study, write_study
+    from exp_tools.studies.run import run_member, run_study
+
+    if options.jobs < 1:
+        raise UserError(f"--jobs is {options.jobs}; it must be 1 or more")
+    root = find_project(Path.cwd())
+    study = read_study(options.file, root)
+    try:
+        if options.member:
+            end = run_member(study, study.member(options.member))
+            print(f"{options.member}: {end.state}{': ' + end.reason if end.reason else ''}")
+            return int(end.state != "done")
+        if options.dry:
+            print(_plan(study, standing(study, study.members), options.jobs))
+            return 0
+        if options.slurm:
+            return _slurm(study, options)
+        _may_write(study)
+        now = run_study(study, jobs=options.jobs, retry=options.retry, say=lambda line: print(line, flush=True))
+    except Stopped as stopped:
+        print(stopped)
+        return stopped.status
+    failed = {name: one for name, one in now.items() if one.state != "done"}
+    for name, one in failed.items():
+        print(f"{name}: {one.state}: {one.reason} (runs/studies/{study.name}/{name}.log; `--retry` runs it again)")
+    found = compare_study(study, now)
+    write_study(study, now, found)
+    print(as_text(found).rstrip())
+    print(f"written: {study.folder.relative_to(root)}/README.md, comparison.md, .csv, .tex, .png, members.csv")
+    return int(bool(failed))
+
+
+def _may_write(study) -> None:
+    folder = study.folder
+    may_write(folder / "README.md", starts_with(f"# Study {study.name}"))
+    may_write(folder / "comparison.md", starts_with("## Comparison"))
+    may_write(folder / "comparison.csv", is_table("made_from", "metric", "verdict"))
+    may_write(folder / "comparison.png", is_drawn_by_us)
+    may_write(folder / "members.csv", is_table("experiment", "setting", "state"))
+
+
+def _plan(study, now, jobs: int) -> str:
+    from exp_tools.studies.run import hours_left
+
+    width = max(len(member.name) for member in study.members)
+    lines = [
+        f"{member.name:<{width}}  {now[member.name].state:<7}  {now[member.name].reason}".rstrip()
+        for member in study.members
+    ]
+    counts = {
+        state: sum(one.state == state for one in now.values()) for state in ("done", "running", "failed", "missing")
+    }
+    lines.append(", ".join(f"{count} {state}" for state, count in counts.items() if count))
+    if counts["done"] < len(now):
+        hours = hours_left(study, now)
+        lines.append(
+            "how long it takes is not known before one member has ended"
+            if hours is None
+            else f"about {hours / jobs:.1f} hours left, {jobs} at a time, as long as those that ended took"
+        )
+    return "\n".join(lines)
+
+
+def _slurm(study, options: argparse.Namespace) -> int:
+    from exp_tools.io import atomic_write
+    from exp_tools.studies.members import standing
+    from exp_tools.studies.run import require_data
+    from exp_tools.studies.slurm import array_script, make_log_folder
+
+    now = standing(study, study.members)
+    members = [one for one in study.members if now[one.name].state in ("missing", "running", "failed")]
+    if not members:
+        raise UserError(f"all {len(now)} members are done: `exp-tools study {options.file}` compares them")
+    require_data(study.root)
+    may_write(options.slurm, starts_with("#!/bin/bash"), inputs=(options.file,))
+    with atomic_write(options.slurm) as temporary:
+        temporary.write_text(array_script(study, members, options.jobs), encoding="utf-8")
+    make_log_folder(study.root, study)
+    print(f"written: {options.slurm}, {len(members)} tasks: sbatch {options.slurm}")
+    return 0

@@ -1,0 +1,247 @@
+"""Make one model file of several experiments: `exp-tools ensemble`."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from exp_tools.data.labels.table import read_labels
+from exp_tools.errors import UserError
+from exp_tools.evaluation.compare.groups import Group, make_group
+from exp_tools.evaluation.compare.runs import FOLD, SEED, read_tables
+from exp_tools.evaluation.fitting import choose_thresholds, fit_calibration
+from exp_tools.evaluation.predictions import as_arrays, prediction_table
+from exp_tools.evaluation.probabilities import Calibration
+from exp_tools.evaluation.report.build import score_set, with_metadata
+from exp_tools.evaluation.report.model_card import model_card
+from exp_tools.evaluation.validation import scores_of
+from exp_tools.io import file_digest
+from exp_tools.models.architectures._ensemble import Ensemble
+from exp_tools.models.model_file import ModelFacts, save_model
+from exp_tools.models.registry import ENSEMBLE, load_model
+from exp_tools.params import Params
+from exp_tools.project import MODEL, PREDICTIONS
+from exp_tools.revisions import fetch_model, find_version
+from exp_tools.taxonomy import task_label
+
+ALIKE = {
+    "task": "tasks",
+    "classes": "classes",
+    "preprocessing": "image sizes or filters",
+    "vocabulary": "ways to read age, sex and site",
+    "source": "data sets",
+}
+"""Facts that members must share, and what they are called."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """An ensemble's model file.
+
+    facts : of it
+    folds : 1 where all members have the same split, else the number of folds
+    predictions : of the ensemble: validation, test and external sets; of an ensemble of folds the external sets alone
+    scored : rows that its card is about: the ensemble's on the test split, or of folds those of each image by the
+        members that have not seen it
+    """
+
+    facts: ModelFacts
+    folds: int
+    predictions: pd.DataFrame
+    scored: pd.DataFrame
+
+
+def make_ensemble(words: Sequence[str], out: Path, root: Path, params: Params, cache: Path) -> Made:
+    """Write a model file that holds the models of several experiments and averages their probabilities.
+
+    Members of one split are seeds (or architectures): temperature, decision and thresholds are fitted on the mean
+    probabilities of validation, and the test split is as good as ever. Members of different folds have seen each
+    other's test images: these are fitted on each image's prediction by the members that have not seen it, and no image
+    of the set is left to test the ensemble itself.
+
+    Parameters
+    ----------
+    words : experiments, branches, tags, commits or `workspace`, at least two
+    out : the model file
+    root : the project's folder
+    params : its section `calibration` says what to fit
+    cache : folder for models out of DVC's cache
+
+    Raises
+    ------
+    UserError : fewer than two; one of them has no model or no predictions at hand; they differ in what they must share,
+        or their test sets overlap without being equal
+    """
+    if len(set(words)) < max(2, len(words)):
+        raise UserError("an ensemble is of two or more different experiments")
+    tables = {word: read_tables(word, root, str(PREDICTIONS)) for word in words}
+    paths = [fetch_model(root, find_version(root, word), MODEL, cache) for word in words]
+    loaded = [load_model(path) for path in paths]
+    facts = [one for _, one in loaded]
+    _check_alike(words, facts)
+    first, classes = facts[0], facts[0].classes
+    group = make_group(out.stem, [tables[word].run("test") for word in words])
+    known = _of_validation(words, tables, group) if group.folds == 1 else _out_of_fold(group)
+    logits = log_mean(known.parts, classes)
+    shares = np.mean([one.training["class_shares"] for one in facts], axis=0)
+    labels = as_arrays(known.labels, classes)[1]
+    calibration, _ = fit_calibration(params.calibration, classes, shares, shares, logits, labels)
+    probabilities = calibration.probabilities(logits)
+    thresholds, _ = choose_thresholds(params.calibration, classes, probabilities, labels, known.labels["lesion_id"])
+    decided = calibration.decisions(probabilities)
+    of_members = [Calibration.from_dict(one.calibration) for one in facts]
+    made = replace(
+        first,
+        architecture=ENSEMBLE,
+        knobs={
+            "members": [
+                {
+                    "architecture": one.architecture,
+                    "knobs": one.knobs,
+                    "temperature": own.temperature,
+                    "bias": own.bias,
+                    "pixel_mean": one.pixel_mean,
+                    "pixel_std": one.pixel_std,
+                }
+                for one, own in zip(facts, of_members, strict=True)
+            ]
+        },
+        calibration=calibration.as_dict(),
+        thresholds=thresholds,
+        training={
+            "ensemble_of": "folds" if group.folds > 1 else "seeds",
+            "folds": group.folds,
+            "members": [
+                {
+                    "experiment": word,
+                    "architecture": one.architecture,
+                    "seed": tables[word].params.get(SEED),
+                    "fold": tables[word].params.get(FOLD) if group.folds > 1 else None,
+                    "best_epoch": one.training.get("best_epoch"),
+                    "md5": file_digest(path),
+                }
+                for word, one, path in zip(words, facts, paths, strict=True)
+            ],
+            "class_shares": shares.tolist(),
+            "seen_shares": shares.tolist(),
+            "md5_labels": first.training.get("md5_labels"),
+            "images": first.training.get("images"),
+            "weights": first.training.get("weights"),
+            "validation": scores_of(probabilities, labels, decided, classes),
+        },
+    )
+    network = Ensemble(
+        [network for network, _ in loaded], [one.temperature for one in of_members], [one.bias for one in of_members]
+    )
+    _check_sizes(network, made)
+    predictions = _predictions(words, tables, group, classes, calibration)
+    if group.folds > 1:
+        scored = prediction_table(known.labels, "test", logits, classes, calibration)
+    else:
+        scored = predictions[predictions["split"] == "test"].reset_index(drop=True)
+    save_model(out, network, made)
+    return Made(made, group.folds, predictions, scored)
+
+
+def card_of(made: Made, out: Path, labels: Path, params: Params) -> str:
+    """The ensemble's model card.
+
+    Parameters
+    ----------
+    made, out : the ensemble and its model file
+    labels : the project's label table, for subgroups
+    params : its section `evaluate` says how to score
+    """
+    how = params.evaluate
+    every = read_labels(labels)
+    every["dx"] = [task_label(made.facts.task, code) for code in every["dx"]]
+
+    def report(table: pd.DataFrame, known: pd.DataFrame) -> dict[str, Any]:
+        return score_set(
+            with_metadata(table, known),
+            made.facts.classes,
+            calibration=Calibration.from_dict(made.facts.calibration),
+            thresholds=made.facts.thresholds,
+            costs=how.costs,
+            prevalence=how.prevalence,
+            subgroups=how.subgroups,
+            resamples=how.resamples,
+            seed=how.seed,
+        )
+
+    return model_card(
+        made.facts, {"test": report(made.scored, every), "external": {}}, {out.as_posix(): file_digest(out)}
+    )
+
+
+def log_mean(tables: Sequence[pd.DataFrame], classes: Sequence[str]) -> np.ndarray:
+    """Logits [N, C] whose softmax is the mean of the tables' probabilities, of the same images in the same order."""
+    mean = np.mean([as_arrays(table, classes)[0] for table in tables], axis=0)
+    return np.log(np.clip(mean, np.finfo(float).tiny, 1))
+
+
+@dataclass(frozen=True)
+class _Known:
+    """Predictions to fit on: tables of the same images to average, and the rows that say what the images are."""
+
+    parts: Sequence[pd.DataFrame]
+    labels: pd.DataFrame
+
+
+def _of_validation(words: Sequence[str], tables: Any, group: Group) -> _Known:
+    parts = [tables[word].rows("val") for word in words]
+    for word, part in zip(words, parts, strict=True):
+        if not part["image_id"].equals(parts[0]["image_id"]) or part.empty:
+            raise UserError(
+                f"{word} and {words[0]} have other validation images, so nothing says how sure their mean may be: "
+                "members are of one split, or of the folds of one"
+            )
+    return _Known(parts, parts[0])
+
+
+def _out_of_fold(group: Group) -> _Known:
+    """Each image as its own fold predicts it; with several seeds their mean."""
+    return _Known(group.repeats, group.repeats[0])
+
+
+def _predictions(
+    words: Sequence[str], tables: Any, group: Group, classes: Sequence[str], calibration: Calibration
+) -> pd.DataFrame:
+    """What the ensemble says of every set that no member has seen, and of validation."""
+    shared = [set(tables[word].table["split"]) for word in words]
+    names = sorted(set.intersection(*shared), key=lambda name: (name != "val", name != "test", name))
+    found = []
+    for name in names:
+        if group.folds > 1 and not name.startswith("external:"):
+            continue
+        parts = [tables[word].rows(name) for word in words]
+        same = [part for part in parts if part["image_id"].equals(parts[0]["image_id"])]
+        if len(same) == len(parts):
+            found.append(prediction_table(parts[0], name, log_mean(parts, classes), classes, calibration))
+    columns = prediction_table(group.repeats[0][:0], "test", np.zeros((0, len(classes))), classes, calibration)
+    return pd.concat(found, ignore_index=True) if found else columns
+
+
+def _check_alike(words: Sequence[str], facts: Sequence[ModelFacts]) -> None:
+    for word, one in zip(words, facts, strict=True):
+        if one.architecture == ENSEMBLE:
+            raise UserError(f"{word} is an ensemble already: name its members")
+        for name, meaning in ALIKE.items():
+            if getattr(one, name) != getattr(facts[0], name):
+                raise UserError(f"{word} and {words[0]} have different {meaning}: they cannot be one model")
+        if one.training.get("md5_labels") != facts[0].training.get("md5_labels"):
+            raise UserError(f"{word} and {words[0]} were made from different label tables: run both again")
+
+
+def _check_sizes(network: Ensemble, facts: ModelFacts) -> None:
+    """The network computes finite numbers for an image of the size that the file names."""
+    size = facts.preprocessing["image_size"]
+    with torch.inference_mode():
+        given = [torch.zeros(1, 3, size, size)] + ([torch.zeros(1, 3)] if network.uses_metadata else [])
+        if not math.isfinite(float(network.eval()(*given).sum())):
+            raise UserError("the ensemble computes no finite numbers: one of its members is broken")
