@@ -10,6 +10,7 @@ from exp_tools.cli.outputs import holds, is_drawn_by_us, is_table, may_write
 from exp_tools.errors import UserError
 from exp_tools.models.released import model_path
 from exp_tools.project import IMAGES, LABELS, MODEL, RELEASED, SPLITS, find_project
+from exp_tools.system import cores, wait_passively
 from exp_tools.taxonomy import is_drawn
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ def add_commands(commands: Commands) -> None:
 
 
 def _predict(options: argparse.Namespace) -> int:
+    wait_passively()
     import torch
     from PIL import Image
 
@@ -101,7 +103,6 @@ def _predict(options: argparse.Namespace) -> int:
     from exp_tools.explain.overlay import overlay
     from exp_tools.io import write_png
     from exp_tools.serving.predictor import Patient, Predictor
-    from exp_tools.system import cores
 
     if options.explain:
         may_write(options.explain, is_drawn_by_us, inputs=(options.image, options.model))
@@ -125,6 +126,7 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 def _batch(options: argparse.Namespace) -> int:
+    wait_passively()
     from exp_tools.data.labels.issues import REPORT_COLUMNS
     from exp_tools.devices import prepare_machine
     from exp_tools.evaluation.report.text import summary_text
@@ -132,7 +134,6 @@ def _batch(options: argparse.Namespace) -> int:
     from exp_tools.serving.batch import predict_batch, problems_file
     from exp_tools.serving.batch_inputs import batch_inputs
     from exp_tools.serving.predictor import Predictor
-    from exp_tools.system import cores
 
     if options.batch_size < 1:
         raise UserError(f"--batch-size is {options.batch_size}; it must be 1 or more")
@@ -158,6 +159,7 @@ def _batch(options: argparse.Namespace) -> int:
 
 
 def _app(options: argparse.Namespace) -> int:
+    wait_passively()
     from exp_tools.app.launch import start
     from exp_tools.app.parts.settings import Settings
 
@@ -171,6 +173,7 @@ def _app(options: argparse.Namespace) -> int:
 
 
 def _api(options: argparse.Namespace) -> int:
+    wait_passively()
     try:
         from exp_tools.serving.api.server import serve
     except ModuleNotFoundError as error:
