@@ -46,6 +46,11 @@ class OnnxEngine:
         self.facts = facts_of(self._session.get_modelmeta().custom_metadata_map, model)
         self.explanations: list[str] = []
         self._inputs = {entry.name for entry in self._session.get_inputs()}
+        if "images" not in self._inputs:
+            raise UserError(
+                f"{model} holds its own preprocessing and is for other programs: take the model file it was made of, "
+                "or an export without --with-preprocessing"
+            )
 
     def logits(self, pixels: NDArray[np.uint8], metadata: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits [N, C] of squares [N, S, S, 3] and metadata [N, 3], which an image model does not look at."""
