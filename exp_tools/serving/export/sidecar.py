@@ -90,7 +90,8 @@ def content(facts: ModelFacts, onnx_file: Path, tensors: dict[str, Any], draft: 
             "crop": "the centre square of the short side, to a fraction of a pixel" if rule == "crop" else None,
             "padding": "whole picture in the middle, sides rounded half to even, black bars" if rule == "pad" else None,
             "filter": {"name": "bicubic", "a": -0.5, "antialias": True},
-            "order": "across, then down, each rounded to 8 bits (Image.resize of Pillow)",
+            "order": "across, then down, each rounded to 8 bits; down first where rows are lost, and more than twice "
+            "the columns that are (Image.resize of Pillow 13)",
         },
         "filters": [
             {"name": name, "how": how, "library": "OpenCV"}

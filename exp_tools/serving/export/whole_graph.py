@@ -1,8 +1,11 @@
 """A model with everything around it as one graph: from the pixels of an upright RGB picture to the decision.
 
-The square is Pillow's: bicubic (a = -0.5) with antialiasing, first across, then down, each rounded to 8 bits. It is two
-matrix products, since runtimes differ in what their `Resize` does with antialiasing, boxes and rounding.
+The square is that of Pillow 13: bicubic (a = -0.5) with antialiasing, across and then down, in tall pictures down and
+then across, each rounded to 8 bits. It is made of matrix products, since runtimes differ in what their `Resize` does
+with antialiasing, boxes and rounding.
 """
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -45,30 +48,36 @@ class WholeGraph(nn.Module):
 def square(image: Tensor, size: int, resize: str) -> Tensor:
     """The square [S, S, 3], whole numbers 0 to 255 in float32, of a picture uint8 [H, W, 3]; `resize` as in
     Preprocessing."""
-    height, width = (
-        torch.ones_like(image[:, 0, 0] if side == 0 else image[0, :, 0]).to(torch.float32).sum() for side in (0, 1)
-    )
+    lines = image[:, 0, 0], image[0, :, 0]
+    height, width = (torch.ones_like(line, dtype=torch.float32).sum() for line in lines)  # as numbers of the graph
     short, long = torch.minimum(height, width), torch.maximum(height, width)
-    rows, columns = (
-        _weights(pixels.shape[0], *_placed(length, short, long, size, resize), size)
-        for pixels, length in ((image[:, 0, 0], height), (image[0, :, 0], width))
-    )
+    down, across = (_placed(length, short, long, size, resize) for length in (height, width))
+    rows, columns = (_weights(line.shape[0], *one, size) for line, one in zip(lines, (down, across), strict=True))
     planes = image.permute(2, 0, 1).to(torch.float32)
-    across = _rounded(planes @ columns.T)
-    return _rounded(rows @ across).permute(1, 2, 0)
+    across_first = _rounded(rows @ _rounded(planes @ columns.T))
+    down_first = _rounded(_rounded(rows @ planes) @ columns.T)
+    fewer_rows, fewer_columns = height - down.made, width - across.made
+    tall = (fewer_rows > 0) & (fewer_rows > 2 * fewer_columns)
+    return torch.where(tall, down_first, across_first).permute(1, 2, 0)
 
 
-def _placed(
-    length: Tensor, short: Tensor, long: Tensor, size: int, resize: str
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+class _Axis(NamedTuple):
     """Of one axis: where the part that is used begins, its length, how many pixels become of it, where they begin."""
+
+    begin: Tensor
+    length: Tensor
+    made: Tensor
+    offset: Tensor
+
+
+def _placed(length: Tensor, short: Tensor, long: Tensor, size: int, resize: str) -> _Axis:
     whole, none = torch.full_like(length, size), torch.zeros_like(length)
     if resize == "crop":
-        return (length - short) / 2, short, whole, none
+        return _Axis((length - short) / 2, short, whole, none)
     if resize == "pad":
         made = torch.round(length * size / long)
-        return none, length, made, torch.round((size - made) / 2)
-    return none, length, whole, none
+        return _Axis(none, length, made, torch.round((size - made) / 2))
+    return _Axis(none, length, whole, none)
 
 
 def _weights(count: int, begin: Tensor, length: Tensor, made: Tensor, offset: Tensor, size: int) -> Tensor:
