@@ -298,8 +298,11 @@ def test_the_page_says_in_a_browser_what_the_predictor_says(site, tmp_path):
             shares = {line.split()[0]: float(line.split()[1]) for line in page.locator("li").all_inner_texts()}
             assert shares == pytest.approx(expected.probabilities, abs=0.01), name
         assert page.locator("#disclaimer").inner_text() == expected.disclaimer
+        assert errors == []
+        (tmp_path / "no.jpg").write_bytes(b"no picture")
+        page.get_by_label("Dermoscopic image").set_input_files(tmp_path / "no.jpg")
+        sync_api.expect(page.get_by_role("status")).to_contain_text("Not possible")
         browser.close()
-    assert errors == []
     assert [url for url in asked if not url.startswith((site, "blob:", "data:"))] == []
 
 
