@@ -18,8 +18,11 @@ from exp_tools.models.registry import load_model
 from exp_tools.system import cores
 
 SMALL_BATCH = 1_000_000_000
-"""Multiply-adds of a batch up to which one thread computes it: 20 to 60 ms of a core. More threads save little of that,
-and next to other work each of them waits for the slowest."""
+"""Multiply-adds of a batch that few threads compute, 20 to 60 ms of a core: more save little of that, and next to other
+work each of them waits for the slowest."""
+FEW_THREADS = 2
+"""Of a small batch. Next to a training on all cores, one that never waits got 1 of 3 to 4 time slices; two that sleep
+when they wait for each other are woken at once, and were 4 times as fast (two cores, Linux)."""
 
 
 class Engine(Protocol):
@@ -49,8 +52,8 @@ def open_engine(model: Path, device: torch.device) -> Engine:
 class TorchEngine:
     """The model file, in fp32 and channels_last.
 
-    Batches up to SMALL_BATCH take one thread, larger ones `threads`: as many as torch has when the engine is made, but
-    no more than the CPU quota allows. torch's own setting is the same after a call as before.
+    Batches up to SMALL_BATCH take FEW_THREADS at most, larger ones `threads`: as many as torch has when the engine is
+    made, but no more than the CPU quota allows. torch's own setting is the same after a call as before.
     """
 
     def __init__(self, model: Path, device: torch.device) -> None:
@@ -85,7 +88,8 @@ class TorchEngine:
     @contextlib.contextmanager
     def _threads_for(self, images: int) -> Iterator[None]:
         before = torch.get_num_threads()
-        torch.set_num_threads(1 if images * self.multiply_adds <= SMALL_BATCH else self.threads)
+        few = images * self.multiply_adds <= SMALL_BATCH
+        torch.set_num_threads(min(FEW_THREADS, self.threads) if few else self.threads)
         try:
             yield
         finally:

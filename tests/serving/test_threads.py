@@ -1,4 +1,4 @@
-"""Prediction next to other work: a small batch takes one thread, no batch more than the quota, and waiting sleeps."""
+"""Prediction next to other work: a small batch takes few threads, no batch more than the quota, and waiting sleeps."""
 
 import os
 import subprocess
@@ -16,9 +16,9 @@ from exp_tools.serving.predictor import Predictor
 
 
 @pytest.fixture
-def two_threads():
+def four_threads():
     before = torch.get_num_threads()
-    torch.set_num_threads(2)
+    torch.set_num_threads(4)
     yield
     torch.set_num_threads(before)
 
@@ -42,8 +42,8 @@ def threads_of(predictor: Predictor, count: int, monkeypatch) -> int:
     return seen[0]
 
 
-def test_a_small_batch_takes_one_thread_and_a_large_one_what_torch_had(model, two_threads, monkeypatch):
-    monkeypatch.setattr(engines, "cores", lambda: 2)
+def test_a_small_batch_takes_two_threads_and_a_large_one_what_torch_had(model, four_threads, monkeypatch):
+    monkeypatch.setattr(engines, "cores", lambda: 4)
     predictor = Predictor(model)
     with torch.no_grad():
         counter = torch.utils.flop_counter.FlopCounterMode(display=False)
@@ -52,42 +52,44 @@ def test_a_small_batch_takes_one_thread_and_a_large_one_what_torch_had(model, tw
     adds = counter.get_total_flops() // 2
     assert predictor.engine.multiply_adds == pytest.approx(adds, rel=0.01)
     monkeypatch.setattr(engines, "SMALL_BATCH", 3 * predictor.engine.multiply_adds)
-    expected = {1: 1, 3: 1, 4: 2}
+    expected = {1: 2, 3: 2, 4: 4}
     for count, threads in expected.items():
         monkeypatch.setattr(engines, "SMALL_BATCH", 3 * predictor.engine.multiply_adds)
         assert threads_of(predictor, count, monkeypatch) == threads
-        assert torch.get_num_threads() == 2
+        assert torch.get_num_threads() == 4
 
 
-def test_no_batch_takes_more_threads_than_the_quota(model, two_threads, monkeypatch):
+def test_no_batch_takes_more_threads_than_the_quota(model, four_threads, monkeypatch):
     monkeypatch.setattr(engines, "cores", lambda: 1)
     predictor = Predictor(model)
     monkeypatch.setattr(engines, "SMALL_BATCH", 0)
     assert threads_of(predictor, 4, monkeypatch) == 1
 
 
-def test_maps_are_computed_within_the_same_bounds(model, two_threads, monkeypatch):
-    monkeypatch.setattr(engines, "cores", lambda: 2)
+def test_maps_are_computed_within_the_same_bounds(model, four_threads, monkeypatch):
+    monkeypatch.setattr(engines, "cores", lambda: 4)
     predictor, seen = Predictor(model), []
     right = engines.grad_cam
     monkeypatch.setattr(engines, "grad_cam", lambda *given: seen.append(torch.get_num_threads()) or right(*given))
     assert predictor.predict(photograph(1), explain=["gradcam"]).maps["gradcam"].shape == (64, 64)
-    assert seen == [1]
-    assert torch.get_num_threads() == 2
+    assert seen == [2]
+    assert torch.get_num_threads() == 4
 
 
-def test_the_number_of_threads_changes_no_probability_by_more_than_the_last_digits(model, two_threads, monkeypatch):
+def test_the_number_of_threads_changes_no_probability_by_more_than_the_last_digits(model, four_threads, monkeypatch):
+    monkeypatch.setattr(engines, "FEW_THREADS", 1)
+    monkeypatch.setattr(engines, "cores", lambda: 4)
     one = Predictor(model)
     monkeypatch.setattr(engines, "SMALL_BATCH", 0)
     two = [one.predict(photograph(seed)) for seed in range(4)]
-    monkeypatch.undo()
+    monkeypatch.setattr(engines, "SMALL_BATCH", 10**12)
     for seed, other in enumerate(two):
         mine = one.predict(photograph(seed))
         assert list(mine.probabilities.values()) == pytest.approx(list(other.probabilities.values()), abs=1e-5)
         assert mine.diagnosis == other.diagnosis
 
 
-def test_an_export_computes_within_the_quota_and_its_threads_do_not_spin(tmp_path, two_threads, monkeypatch):
+def test_an_export_computes_within_the_quota_and_its_threads_do_not_spin(tmp_path, four_threads, monkeypatch):
     onnxruntime = pytest.importorskip("onnxruntime")
     from exp_tools.serving import onnx_engine
 
