@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import gc
 import multiprocessing
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -33,6 +34,15 @@ def cores() -> int:
     from joblib import cpu_count  # a tenth of a second, which few commands need
 
     return cpu_count()
+
+
+def wait_passively() -> None:
+    """Let threads of OpenMP sleep while they wait for work; call it before torch is loaded, which reads it then.
+
+    By default they spin. Next to another busy process, a spinning thread keeps the one it waits for from running: one
+    prediction then takes 10 to 50 times as long. A setting of the user's own stays.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def beside(function: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:

@@ -183,9 +183,24 @@ def write(root: Path, tree: dict[str, str]) -> None:
         (root / name).write_text(source)
 
 
-def test_packages_have_empty_init_files():
-    full = [str(file) for file in ROOT.glob("exp_tools/**/__init__.py") if file.read_text().strip()]
-    assert full == []
+def test_packages_have_empty_init_files_but_for_the_lazy_names_of_the_whole():
+    full = [str(file.relative_to(ROOT)) for file in ROOT.glob("exp_tools/**/__init__.py") if file.read_text().strip()]
+    assert full == ["exp_tools/__init__.py"]
+
+
+def test_the_names_of_the_whole_are_there_and_load_torch_only_when_used():
+    script = """
+import sys, exp_tools
+assert sorted(exp_tools.__all__) == ["Patient", "Predictor"]
+assert not hasattr(exp_tools, "Predicter")
+assert not {"torch", "numpy", "pandas"} & set(sys.modules)
+from exp_tools import Patient, Predictor
+from exp_tools.serving import predictor
+assert Predictor is predictor.Predictor and Patient is predictor.Patient
+assert "torch" in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 TORCH_FREE = ("exp_tools.data", "exp_tools.cli", "exp_tools.doctor", "exp_tools.params", "exp_tools.taxonomy")

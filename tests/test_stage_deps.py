@@ -21,7 +21,8 @@ NO_DEPENDENCY = {
 }
 """params.py only checks values that are all in params.yaml (see below), so its effect goes through the keys; errors.py
 says how a stage stops; a path of project.py that changes must change in dvc.yaml too; system.py says how many processes
-share the work, which no result depends on. `__init__.py` files are empty."""
+share the work, which no result depends on. `__init__.py` files are empty, but
+for the whole's, which loads nothing that no one asks for."""
 
 
 def field(key: str) -> Any:

@@ -9,7 +9,8 @@ from exp_tools.cli.groups import Commands
 from exp_tools.cli.outputs import holds, is_drawn_by_us, is_table, may_write
 from exp_tools.errors import UserError
 from exp_tools.models.released import model_path
-from exp_tools.project import IMAGES, LABELS, MODEL, RELEASED, SPLITS, find_project
+from exp_tools.project import IMAGES, LABELS, MODEL, RAW, RELEASED, SPLITS, find_project
+from exp_tools.system import cores, wait_passively
 from exp_tools.taxonomy import is_drawn
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ SHOWN = 10
 WHICH_MODEL = f"model file, its .onnx, or `released`: the one in {RELEASED} (default: {MODEL})"
 ENDINGS = {"onnx": ".onnx", "onnx-int8": ".int8.onnx", "half": ".half.safetensors"}
 """Formats of `export`, and how their files end."""
+WHOLE = ".pictures.onnx"
+"""How an export with its preprocessing ends."""
 BATCH_COLUMNS = ("image_id", "split", "predicted", "abstain", "melanoma", "file")
 """Columns that tell a table of `batch` from any other."""
 
@@ -88,19 +91,24 @@ def add_commands(commands: Commands) -> None:
         default="onnx",
         help="ONNX in 32 bits (default) or 8; half: the model file in 16",
     )
+    export.add_argument(
+        "--with-preprocessing",
+        action="store_true",
+        help="a graph that takes whole pictures and gives probabilities and decision, for other programs",
+    )
     export.add_argument("--model", type=Path, default=MODEL, help=f"model file (default: {MODEL})")
     export.add_argument("--out", type=Path, help="file to write (default: next to the model)")
     export.add_argument("--images", type=Path, help="images to check on (default: the project's test images)")
 
 
 def _predict(options: argparse.Namespace) -> int:
+    wait_passively()
     import torch
 
     from exp_tools.data.images.decode import ImageFault
     from exp_tools.explain.picture import explained
     from exp_tools.io import write_png
     from exp_tools.serving.predictor import SCOPE, Patient, Predictor
-    from exp_tools.system import cores
 
     if options.explain:
         may_write(options.explain, is_drawn_by_us, inputs=(options.image, options.model))
@@ -125,6 +133,7 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 def _batch(options: argparse.Namespace) -> int:
+    wait_passively()
     from exp_tools.data.labels.issues import REPORT_COLUMNS
     from exp_tools.devices import prepare_machine
     from exp_tools.evaluation.report.text import summary_text
@@ -132,7 +141,6 @@ def _batch(options: argparse.Namespace) -> int:
     from exp_tools.serving.batch import predict_batch, problems_file
     from exp_tools.serving.batch_inputs import batch_inputs
     from exp_tools.serving.predictor import Predictor
-    from exp_tools.system import cores
 
     if options.batch_size < 1:
         raise UserError(f"--batch-size is {options.batch_size}; it must be 1 or more")
@@ -158,6 +166,7 @@ def _batch(options: argparse.Namespace) -> int:
 
 
 def _app(options: argparse.Namespace) -> int:
+    wait_passively()
     from exp_tools.app.launch import start
     from exp_tools.app.parts.settings import Settings
 
@@ -171,6 +180,7 @@ def _app(options: argparse.Namespace) -> int:
 
 
 def _api(options: argparse.Namespace) -> int:
+    wait_passively()
     try:
         from exp_tools.serving.api.server import serve
     except ModuleNotFoundError as error:
@@ -187,12 +197,25 @@ def _api(options: argparse.Namespace) -> int:
 def _export(options: argparse.Namespace) -> int:
     from exp_tools.models.model_file import HEADER_KEY, is_export
     from exp_tools.serving.export.run import PreparedData, export_model
+    from exp_tools.serving.export.sidecar import FORMAT, sidecar_of
 
     root = find_project(Path.cwd())
-    data = PreparedData(root / LABELS, root / SPLITS, root / IMAGES)
-    out = options.out or options.model.with_suffix(ENDINGS[options.format])
+    data = PreparedData(root / LABELS, root / SPLITS, root / IMAGES, root / RAW)
+    ending = WHOLE if options.with_preprocessing and options.format == "onnx" else ENDINGS[options.format]
+    out = options.out or options.model.with_suffix(ending)
     may_write(out, is_export if options.format == "half" else holds(HEADER_KEY), inputs=(options.model,))
-    print(export_model(options.model, out, data, images=options.images, form=options.format))
+    if options.format != "half":
+        may_write(sidecar_of(out), holds(FORMAT), inputs=(options.model,))
+    print(
+        export_model(
+            options.model,
+            out,
+            data,
+            images=options.images,
+            form=options.format,
+            with_preprocessing=options.with_preprocessing,
+        )
+    )
     return 0
 
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from exp_tools.errors import UserError, require_readable
 from exp_tools.models.model_file import HEADER_KEY, ModelFacts, parse_facts
+from exp_tools.system import cores
 
 ORT_MISSING = "ONNX Runtime is not installed: pip install '.[onnx]'"
 
@@ -16,7 +17,8 @@ ORT_MISSING = "ONNX Runtime is not installed: pip install '.[onnx]'"
 class OnnxEngine:
     """Bytes in, logits out, as in `engines.Engine`. It has no maps: an export holds no gradients.
 
-    One session serves many threads; it computes on as many cores as torch does.
+    One session serves many threads; it computes on as many cores as torch does, no more than the CPU quota allows, and
+    its threads sleep while they wait: spinning, they would hold up other work and be held up by it.
 
     Raises
     ------
@@ -32,7 +34,8 @@ class OnnxEngine:
             raise UserError(f"there is no model file {model}; make one with `exp-tools export`")
         require_readable(model)
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
+        options.intra_op_num_threads = min(torch.get_num_threads(), cores())
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3  # its warnings are about the graph, which cannot be fixed here
         try:
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
@@ -41,6 +44,11 @@ class OnnxEngine:
         self.facts = facts_of(self._session.get_modelmeta().custom_metadata_map, model)
         self.explanations: list[str] = []
         self._inputs = {entry.name for entry in self._session.get_inputs()}
+        if "images" not in self._inputs:
+            raise UserError(
+                f"{model} holds its own preprocessing and is for other programs: take the model file it was made of, "
+                "or an export without --with-preprocessing"
+            )
 
     def logits(self, pixels: NDArray[np.uint8], metadata: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits [N, C] of squares [N, S, S, 3] and metadata [N, 3], which an image model does not look at."""

@@ -21,6 +21,7 @@ from exp_tools.evaluation.probabilities import Calibration
 from exp_tools.explain.overlay import is_flat
 from exp_tools.explain.picture import flat_note
 from exp_tools.models.model_file import ModelFacts
+from exp_tools.models.released import model_path
 from exp_tools.serving.engines import open_engine
 from exp_tools.taxonomy import DIAGNOSES, MELANOMA, OTHER_DIAGNOSES
 
@@ -94,7 +95,8 @@ class Predictor:
 
     Parameters
     ----------
-    model : a model.safetensors of this project, or the .onnx that `exp-tools export` made of one
+    model : path of a model.safetensors of this project, or of the .onnx that `exp-tools export` made of one;
+        `released`: the one that comes with the project
     device : where a safetensors model computes; None: the processor
     top_k : how many classes `Prediction.top` has
 
@@ -103,7 +105,8 @@ class Predictor:
     UserError : the file is missing, damaged or no model of this project
     """
 
-    def __init__(self, model: Path, *, device: torch.device | None = None, top_k: int = 3) -> None:
+    def __init__(self, model: Path | str, *, device: torch.device | None = None, top_k: int = 3) -> None:
+        model = model_path(model) if isinstance(model, str) else model
         self.engine = open_engine(model, device or torch.device("cpu"))
         self.calibration = Calibration.from_dict(self.engine.facts.calibration)
         self.path, self.top_k = model, top_k

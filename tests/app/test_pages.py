@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from io import BytesIO
@@ -594,10 +595,20 @@ def test_progress_is_the_stage_of_the_log_and_the_epochs_of_its_folder(settings)
     )
 
 
+@pytest.mark.skipif(shutil.which("nice") is None, reason="a system without priorities that a command sets")
+def test_the_worker_is_niced_and_what_is_asked_of_dvc_is_not(tmp_path):
+    (tmp_path / "dvc.py").write_text("import os, sys\nopen(sys.argv[1], 'w').write(str(os.nice(0)))\nprint('said')\n")
+    own = os.nice(0)
+    assert experiment_queue._dvc(tmp_path, "status") == "said\n"
+    assert experiment_queue._dvc(tmp_path, "start", worker=True) == ""
+    assert int((tmp_path / "status").read_text()) == own
+    assert int((tmp_path / "start").read_text()) == min(19, own + int(experiment_queue.NICENESS))
+
+
 def test_the_form_queues_what_was_chosen_and_starts_one_worker(repository, monkeypatch):
     commands = []
 
-    def dvc(root, *command, heard=True):
+    def dvc(root, *command, worker=False):
         commands.append(command)
         return {"exp": "Queueing …\nQueued experiment 'mine' for future execution.", "queue": STATUS}[command[0]]
 

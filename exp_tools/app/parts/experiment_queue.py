@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _TASK = re.compile(
     r"(?P<id>[0-9a-f]{7})\s+(?:(?P<name>\S+)\s{2,})?\S.*?\s{2,}(?P<state>Queued|Running|Success|Failed)\s*"
 )
+NICENESS = "10"
 _STAGE = re.compile(r"^(?:Running stage|Stage) '(.+?)'", re.MULTILINE)
 
 
@@ -86,14 +88,14 @@ def parse_changes(text: str) -> dict[str, Any]:
 
 
 def queue(root: Path, name: str, arguments: list[str]) -> str:
-    """Queue an experiment and see to a worker that runs it; DVC's answer.
+    """Queue an experiment and see to a worker that runs it, at a low priority (POSIX); DVC's answer.
 
     Raises UserError for a bad name, or with DVC's words where it refuses.
     """
     if name and not NAME.fullmatch(name):
         raise UserError(f"the name {name!r} will not do: letters, digits, - and _, at most 64, a letter or digit first")
     answer = _dvc(root, "exp", "run", "--queue", *(["--name", name] if name else []), *arguments)
-    _dvc(root, "queue", "start", "--jobs", "1", heard=False)  # the worker would keep a pipe open as long as it lives
+    _dvc(root, "queue", "start", "--jobs", "1", worker=True)
     return answer.strip().splitlines()[-1]
 
 
@@ -161,15 +163,19 @@ def _put(content: dict[str, Any], key: str, value: Any) -> None:
     content[last] = value
 
 
-def _dvc(root: Path, *command: str, heard: bool = True) -> str:
-    """The output of a DVC command, "" if not `heard`; it and the stages it runs find this environment's Python first.
+def _dvc(root: Path, *command: str, worker: bool = False) -> str:
+    """The output of a DVC command; it and the stages it runs find this environment's Python first.
+
+    With `worker`, which starts one, "": it would keep a pipe open as long as it lives. It is niced, so that predictions
+    go before its training.
 
     Raises UserError, with DVC's words, where the command fails.
     """
-    output = subprocess.PIPE if heard else subprocess.DEVNULL
+    output = subprocess.DEVNULL if worker else subprocess.PIPE
+    nice = shutil.which("nice") if worker else None
     environment = os.environ | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])}
     done = subprocess.run(
-        [sys.executable, "-m", "dvc", *command],
+        [*([nice, "-n", NICENESS] if nice else []), sys.executable, "-m", "dvc", *command],
         cwd=root,
         env=environment,
         stdout=output,

@@ -48,8 +48,8 @@ def serve(model: Path, *, host: str = "127.0.0.1", port: int = 8000, at_once: in
     """
     at_once = at_once or cores()
     with _listen(host, port) as listening, _ending_well():
+        torch.set_num_threads(max(1, cores() // at_once))  # which the predictor takes for its share
         app = create_app(Predictor(model), Limits(at_once=at_once))
-        torch.set_num_threads(max(1, cores() // at_once))
         logging.config.dictConfig(LOGGING)
         collect_garbage(rarely=False)  # requests leave some
         address = f"[{host}]" if ":" in host else host

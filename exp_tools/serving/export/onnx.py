@@ -65,17 +65,17 @@ def export_onnx(model: Path, out: Path, pixels: NDArray[np.uint8], metadata: NDA
         by more than TOLERANCE
     """
     check_request(out, ".onnx", pixels)
-    try:
-        import onnx  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise UserError(ONNX_MISSING) from error
+    require_packages()
     network, facts = load_model(model)
     with torch.inference_mode():
         eager = _eager(network, pixels, metadata)
     with scratch_folder() as folder:
         trial = folder / "trial.onnx"
-        _write(network, facts.preprocessing["image_size"], trial)
+        size = facts.preprocessing["image_size"]
+        given = {"images": torch.zeros(2, size, size, 3, dtype=torch.uint8)}
+        if network.uses_metadata:
+            given["metadata"] = torch.zeros(2, 3)
+        write_graph(Graph(network), given, {name: {0: "batch"} for name in given}, ["logits"], trial)
         add_facts(trial, trial, facts)
         parity = compare_with(eager, OnnxEngine(trial), pixels, metadata)
         require_close(parity, TOLERANCE, model, out)
@@ -102,18 +102,31 @@ def _eager(network: nn.Module, pixels: NDArray[np.uint8], metadata: NDArray[np.f
     return graph(*given).numpy()
 
 
-def _write(network: nn.Module, size: int, path: Path) -> None:
-    given = {"images": torch.zeros(2, size, size, 3, dtype=torch.uint8)}
-    if network.uses_metadata:
-        given["metadata"] = torch.zeros(2, 3)
+def require_packages() -> None:
+    """Raise UserError where the packages for ONNX are missing."""
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UserError(ONNX_MISSING) from error
+
+
+def write_graph(
+    module: nn.Module,
+    given: dict[str, Tensor],
+    dynamic: dict[str, dict[int, str]],
+    outputs: list[str],
+    path: Path,
+) -> None:
+    """Write a module as ONNX: its inputs by name, as examples, their axes of any length by name, and its outputs."""
     with _quiet():
         program = torch.onnx.export(
-            Graph(network).eval(),
+            module.eval(),
             tuple(given.values()),
             dynamo=True,
             input_names=list(given),
-            output_names=["logits"],
-            dynamic_shapes=tuple({0: "batch"} for _ in given),
+            output_names=outputs,
+            dynamic_shapes=tuple(dynamic[name] for name in given),
             verbose=False,
         )
         program.save(path)

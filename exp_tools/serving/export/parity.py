@@ -1,5 +1,6 @@
 """How far an export is from its model, on real images, and when it is refused."""
 
+from collections.abc import Sized
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,19 +18,19 @@ class Parity(NamedTuple):
     """The difference of an export from its model, over all images and classes.
 
     images : on how many it was looked at
-    logits, probabilities : the largest difference
+    logits, probabilities : the largest difference; no logits of a graph that gives probabilities
     changed : images that get another diagnosis
     """
 
     images: int
-    logits: float
+    logits: float | None
     probabilities: float
     changed: int
 
 
-def check_request(out: Path, ending: str, pixels: NDArray[np.uint8]) -> None:
+def check_request(out: Path, ending: str, images: Sized) -> None:
     """Raise UserError for a name that does not end so, or no image to compare on."""
-    if not len(pixels):
+    if not len(images):
         raise UserError("there is no image to compare the export with the model on")
     if out.suffix != ending:
         raise UserError(f"an export is called something{ending}, not {out.name}: the ending says how a model is read")

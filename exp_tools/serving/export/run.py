@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from exp_tools.data.images.decode import find_images, load_image
 from exp_tools.data.images.preprocess import Preprocessing
@@ -18,18 +19,30 @@ from exp_tools.serving.export.half import export_half
 from exp_tools.serving.export.int8 import Examples, Quantised, quantise
 from exp_tools.serving.export.onnx import export_onnx
 from exp_tools.serving.export.parity import Parity
+from exp_tools.serving.export.sidecar import write_sidecar
+from exp_tools.serving.export.whole import Draft, export_whole
 
 
 class PreparedData(NamedTuple):
-    """Where labels.csv, splits.csv and images.npy lie."""
+    """Where labels.csv, splits.csv, images.npy and the raw images are."""
 
     labels: Path
     splits: Path
     images: Path
+    raw: Path
 
 
-def packed_examples(facts: ModelFacts, data: PreparedData, wanted: Sequence[tuple[str, int | None]]) -> list[Examples]:
-    """Images of splits of the data that a model was made from.
+class Rows(NamedTuple):
+    """Images of a split: their places in images.npy and ids [N], metadata float32 [N, 3], labels int64 [N]."""
+
+    places: NDArray[np.int64]
+    ids: list[str]
+    metadata: NDArray[np.float32]
+    labels: NDArray[np.int64]
+
+
+def rows_of(facts: ModelFacts, data: PreparedData, wanted: Sequence[tuple[str, int | None]]) -> list[Rows]:
+    """Rows of splits of the data that a model was made from.
 
     Parameters
     ----------
@@ -41,7 +54,8 @@ def packed_examples(facts: ModelFacts, data: PreparedData, wanted: Sequence[tupl
     ------
     UserError : a file is missing, or the model was made from other data
     """
-    require_file(data.images, "prepare")
+    require_file(data.labels, "prepare")
+    require_file(data.splits, "split")
     every = read_labels(data.labels)
     split = read_splits(data.splits)["split"].to_numpy()
     digests = {"md5_labels": file_digest(data.labels), "md5_splits": file_digest(data.splits)}
@@ -52,7 +66,6 @@ def packed_examples(facts: ModelFacts, data: PreparedData, wanted: Sequence[tupl
         )
     known, _ = as_task(every, facts.task, facts.classes)
     places = {name: place for place, name in enumerate(facts.classes)}
-    packed = np.load(data.images, mmap_mode="r")
     vocabulary = None if facts.vocabulary is None else Vocabulary.from_dict(facts.vocabulary)
     metadata = np.zeros((len(every), 3), np.float32) if vocabulary is None else encode(every, vocabulary)
     found = []
@@ -60,15 +73,25 @@ def packed_examples(facts: ModelFacts, data: PreparedData, wanted: Sequence[tupl
         rows = known.index[split[known.index] == name].to_numpy()
         if count is not None and count < len(rows):
             rows = rows[np.linspace(0, len(rows) - 1, count).round().astype(int)]
-        found.append(Examples(packed[rows], metadata[rows], known.loc[rows, "dx"].map(places).to_numpy(dtype=np.int64)))
+        labels = known.loc[rows, "dx"].map(places).to_numpy(dtype=np.int64)
+        found.append(Rows(rows, known.loc[rows, "image_id"].tolist(), metadata[rows], labels))
     return found
+
+
+def packed_examples(facts: ModelFacts, data: PreparedData, wanted: Sequence[tuple[str, int | None]]) -> list[Examples]:
+    """The packed images of `rows_of`. Raises UserError as that does, or where they are missing."""
+    require_file(data.images, "prepare")
+    packed = np.load(data.images, mmap_mode="r")
+    return [Examples(packed[rows.places], rows.metadata, rows.labels) for rows in rows_of(facts, data, wanted)]
 
 
 CHECKED = 64
 CALIBRATION = 256
 
 
-def export_model(model: Path, out: Path, data: PreparedData, *, images: Path | None, form: str) -> str:
+def export_model(
+    model: Path, out: Path, data: PreparedData, *, images: Path | None, form: str, with_preprocessing: bool = False
+) -> str:
     """Write a model as ONNX, in 32 bits or 8, or as a model file of 16, and report the difference from the model.
 
     Parameters
@@ -77,16 +100,32 @@ def export_model(model: Path, out: Path, data: PreparedData, *, images: Path | N
     data : what `prepare` and `split` made, for test images and, in 8 bits, validation images
     images : a folder of images to check on instead, but for 8 bits, which need labels
     form : onnx, onnx-int8 or half
+    with_preprocessing : the graph takes whole pictures and gives the decision (onnx only)
 
     Returns
     -------
-    A text for the person: parity and, in 8 bits, what was lost
+    A text for the person: parity and, in 8 bits, what was lost. Next to an ONNX file there is then its description,
+    see `sidecar`
 
     Raises
     ------
     UserError : as export_onnx, export_half and quantise, or there are no images, or those of another data set
     """
+    if with_preprocessing and form != "onnx":
+        raise UserError(f"--with-preprocessing is for --format onnx, not {form}: leave one of the two away")
     facts = read_facts(model)
+    if with_preprocessing:
+        files, metadata = _picture_files(facts, data, images)
+        parity, draft = export_whole(model, out, files, metadata)
+        write_sidecar(out, draft)
+        return f"{_parity_text(out, parity)}; {_draft_text(draft)}"
+    text = _export(model, out, facts, data, images, form)
+    if form != "half":
+        write_sidecar(out, None)
+    return text
+
+
+def _export(model: Path, out: Path, facts: ModelFacts, data: PreparedData, images: Path | None, form: str) -> str:
     write = export_half if form == "half" else export_onnx
     if images is not None:
         if form == "onnx-int8":
@@ -105,19 +144,49 @@ def export_model(model: Path, out: Path, data: PreparedData, *, images: Path | N
         return _int8_text(out, quantise(fp32, out, calibration, check), len(calibration.labels))
 
 
-def _folder_examples(facts: ModelFacts, folder: Path) -> Examples:
+def _picture_files(
+    facts: ModelFacts, data: PreparedData, folder: Path | None
+) -> tuple[list[Path], NDArray[np.float32]]:
+    """Files to compare on and their metadata [N, 3]: those of a folder, else of the project's test images."""
+    if folder is not None:
+        files = _folder_files(folder)
+        return files, np.zeros((len(files), 3), np.float32)
+    (rows,) = rows_of(facts, data, [("test", CHECKED)])
+    known = find_images(data.raw)
+    if missing := [name for name in rows.ids if name not in known]:
+        raise UserError(
+            f"the picture of {missing[0]} is not below {data.raw}: run `dvc repro download`, or give pictures of your "
+            "own with --images FOLDER"
+        )
+    return [known[name] for name in rows.ids], rows.metadata
+
+
+def _folder_files(folder: Path) -> list[Path]:
     files = list(find_images(folder).values())[:CHECKED]
     if not files:
         raise UserError(f"there is no image below {folder}")
+    return files
+
+
+def _folder_examples(facts: ModelFacts, folder: Path) -> Examples:
+    files = _folder_files(folder)
     preprocessing = Preprocessing(**facts.preprocessing)
     pixels = np.stack([load_image(file, preprocessing) for file in files])
     return Examples(pixels, np.zeros((len(files), 3), np.float32), np.full(len(files), -1))
 
 
 def _parity_text(out: Path, parity: Parity) -> str:
+    logit = "" if parity.logits is None else f"{parity.logits:.1e} in a logit and "
     return (
-        f"{out}: on {parity.images:,} images the largest difference from the model is {parity.logits:.1e} in a logit "
-        f"and {parity.probabilities:.1e} in a probability; {parity.changed} get another diagnosis"
+        f"{out}: on {parity.images:,} images the largest difference from the model is {logit}"
+        f"{parity.probabilities:.1e} in a probability; {parity.changed} get another diagnosis"
+    )
+
+
+def _draft_text(draft: Draft) -> str:
+    return (
+        f"JPEGs decoded in full instead of at a reduced scale change a probability by up to {draft.probabilities:.1e} "
+        f"in the model itself; {draft.changed} get another diagnosis"
     )
 
 
