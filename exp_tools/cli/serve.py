@@ -68,6 +68,14 @@ def add_commands(commands: Commands) -> None:
     app.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)")
     app.add_argument("--port", type=int, default=8501, help="port to listen on (default: 8501)")
     app.add_argument("--allow-training", action="store_true", help="let the page queue and run experiments")
+    app.add_argument(
+        "--data-root",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="folder of data sets that the page may evaluate and train on; may be given several times",
+    )
 
     api = commands.add(GROUP, "api", _api, "serve a trained model as a JSON API", "exp-tools api --port 8000")
     api.add_argument("--model", type=model_path, default=MODEL, help=WHICH_MODEL)
@@ -165,9 +173,16 @@ def _app(options: argparse.Namespace) -> int:
         root=str(find_project(Path.cwd())),
         model=None if options.model is None else str(options.model.resolve()),
         allow_training=options.allow_training,
+        data_roots=tuple(str(_folder(root)) for root in options.data_root),
     )
     start(settings, host=options.host, port=options.port)
     return 0
+
+
+def _folder(path: Path) -> Path:
+    if not path.is_dir():
+        raise UserError(f"--data-root {path}: there is no such folder")
+    return path.resolve()
 
 
 def _api(options: argparse.Namespace) -> int:

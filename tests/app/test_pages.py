@@ -97,6 +97,12 @@ def page(settings: Settings, title: str, monkeypatch) -> AppTest:
     return app
 
 
+def bars(app: AppTest) -> str:
+    """The HTML of the probabilities."""
+    (found,) = [html.proto.body for html in app.html if "class='probabilities'" in html.proto.body]
+    return found
+
+
 # ------------------------------------------------------------------------------------------------- how it is started
 
 
@@ -379,8 +385,8 @@ def test_a_prediction_is_the_predictors_own(settings, monkeypatch):
     app.file_uploader[0].set_value(("mole.png", image_file(3), "image/png")).run()
     assert not app.exception
     expected = Predictor(settings.folder / MODEL).predict(image_file(3))
-    assert app.subheader[0].value == f"{expected.name}: {charts.percent(expected.probability)}"
-    table = app.html[0].proto.body
+    assert app.header[0].value == f"{expected.name}: {charts.percent(expected.probability)}"
+    table = bars(app)
     assert all(charts.percent(share) in table for share in expected.probabilities.values())
     assert "Flagged for melanoma" in app.error[0].value  # the threshold is 0: everything is flagged
     assert any("Too uncertain" in warning.value for warning in app.warning)
@@ -417,7 +423,7 @@ def test_metadata_are_asked_for_by_a_model_that_uses_them_and_only_then(settings
     known = predictor.predict(image_file(3), Patient(85, "male"))
     assert known.probability != pytest.approx(unknown.probability, abs=1e-6)
     widths = [f"width:{100 * share:.2f}%" for share in known.probabilities.values()]
-    assert all(width in app.html[0].proto.body for width in widths)
+    assert all(width in bars(app) for width in widths)
 
 
 def test_an_untrained_or_missing_model_is_not_shown(settings, monkeypatch):

@@ -1,12 +1,13 @@
 """Choose the model that the pages show; load its predictor and describe its data."""
 
+import hashlib
 from pathlib import Path
 
 import streamlit as st
 
 from exp_tools.app.parts.settings import CACHE, Settings
 from exp_tools.errors import UserError
-from exp_tools.models.model_file import read_facts
+from exp_tools.models.model_file import ModelFacts, read_facts
 from exp_tools.models.released import released_model
 from exp_tools.project import EVALUATE_METRICS, MODEL, has_released
 from exp_tools.revisions import RELEASED_VERSION, WORKSPACE, Version, fetch_model, list_versions, read_files
@@ -50,16 +51,30 @@ def _remember(key: str) -> None:
 def open_predictor(settings: Settings, version: Version) -> Predictor:
     """The version's model, ready; loaded once and shared by everyone. Stops the page where there is none."""
     try:
-        if settings.model is not None:
-            path = Path(settings.model)
-        elif version == RELEASED_VERSION:
-            path = released_model(settings.folder)
-        else:
-            path = fetch_model(settings.folder, version, MODEL, settings.folder / CACHE)
+        path = model_file(settings, version)
         return _opened(str(path), _stamp(path))
     except UserError as error:
         st.error(str(error), icon=":material/error:")
         st.stop()
+
+
+def model_file(settings: Settings, version: Version) -> Path:
+    """The version's model file. Raises UserError where it is neither here nor in DVC's cache or remote."""
+    if settings.model is not None:
+        return Path(settings.model)
+    if version == RELEASED_VERSION:
+        return released_model(settings.folder)
+    return fetch_model(settings.folder, version, MODEL, settings.folder / CACHE)
+
+
+def facts_of(settings: Settings, version: Version) -> ModelFacts | str:
+    """What the version's model file says, without loading its weights; in words why that is not known."""
+    try:
+        path = model_file(settings, version)
+        _stamp(path)
+        return read_facts(path) if path.suffix == ".safetensors" else open_predictor(settings, version).facts
+    except UserError as error:
+        return str(error)
 
 
 def _without_skin(model: Path) -> bool:
@@ -72,7 +87,14 @@ def _without_skin(model: Path) -> bool:
 
 def say_model(predictor: Predictor) -> None:
     """One line on the model, and a warning where its data are drawn."""
-    facts = predictor.facts
+    say_facts(predictor.facts)
+
+
+def say_facts(facts: ModelFacts | str) -> None:
+    """As `say_model`, of facts; where the model file is not here, that."""
+    if isinstance(facts, str):
+        st.caption(f"Shown without the model file: {facts}.")
+        return
     backbone = facts.knobs.get("backbone")
     name = facts.architecture + (f" on {backbone}" if backbone else "")
     st.markdown(
@@ -86,6 +108,17 @@ def say_model(predictor: Predictor) -> None:
 def identity(predictor: Predictor) -> tuple[str, int, int]:
     """Identifies this model, and changes when its file is replaced."""
     return str(predictor.path), *_stamp(predictor.path)
+
+
+def checksum(predictor: Predictor) -> str:
+    """SHA-256 of the model file in hex digits."""
+    return _checksum(*identity(predictor))
+
+
+@st.cache_data(max_entries=10, show_spinner=False)
+def _checksum(path: str, changed: int, size: int) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def require_trained(predictor: Predictor) -> Predictor:
