@@ -264,7 +264,7 @@ def test_the_first_upload_meets_a_model_that_has_seen_skin(settings, monkeypatch
     assert any("trained on **ham10000**" in text.value for text in app.markdown)
 
 
-def test_about_shows_the_card_of_the_released_model_and_evaluate_does_not_offer_it(settings, monkeypatch):
+def test_about_shows_the_card_of_the_released_model_and_evaluate_offers_it_last(settings, monkeypatch):
     root = Path(settings.root)
     release(root)
     (root / CARD).write_text("# The card of the workspace\n")
@@ -274,7 +274,10 @@ def test_about_shows_the_card_of_the_released_model_and_evaluate_does_not_offer_
     assert any("The card of the workspace" in text.value for text in app.markdown)
     app = page(settings, "Evaluate", monkeypatch)
     box = next(box for box in app.selectbox if box.label == "Model of")
-    assert box.options == ["workspace (files as they are now)"]
+    assert box.options == ["workspace (files as they are now)", RELEASED_VERSION.label]
+    box.set_value(RELEASED_VERSION.label).run()
+    assert not app.exception
+    assert "Evaluate it above" in app.info[-1].value
 
 
 def test_looking_at_evaluate_does_not_change_the_model_that_predict_shows(settings, monkeypatch):
@@ -489,7 +492,7 @@ def report(metric: float) -> dict:
 
 
 def test_evaluate_shows_the_report_of_the_chosen_set_and_says_what_is_missing(settings, monkeypatch):
-    assert "dvc repro evaluate" in page(settings, "Evaluate", monkeypatch).info[0].value
+    assert "dvc repro evaluate" in page(settings, "Evaluate", monkeypatch).info[-1].value
     write_summary(settings.folder, 0.5)
     content = {"test": report(0.8) | {"baseline": {"balanced_accuracy": 0.46}}, "external": {"ph2": report(0.6)}}
     del content["test"]["metrics"]["mcc"]  # the report of a version that did not know it
@@ -519,7 +522,8 @@ def test_about_has_the_card_the_limits_the_classes_and_the_data(settings, monkey
     app = page(settings, "About", monkeypatch)
     texts = " ".join(text.value for text in app.markdown)
     assert "# A card of its own" in texts
-    assert "written to the disk" in texts
+    assert "to the computer that runs this app" in texts
+    assert "to\n  the disk" in texts
     assert "1,400 images of 1,083 lesions" in texts
     assert list(app.dataframe[0].value["malignant"]) == ["yes", "yes", "no"]
 
@@ -630,7 +634,8 @@ def test_the_form_queues_what_was_chosen_and_starts_one_worker(repository, monke
     submit = next(button for button in app.button if button.label == "Queue experiment")
     submit.click().run()
     assert not app.exception
-    assert "Queued experiment 'mine'" in app.success[0].value
+    assert "Queued experiment 'mine'" in app.toast[0].value
+    assert any("**mine** — queued" in text.value for text in app.markdown)  # DVC does not list it yet
     queued = ("exp", "run", "--queue", "--name", "mine", "-S", "train.epochs=5", "-S", "train.batch_size=8")
     assert commands.index(queued) < commands.index(("queue", "start", "--jobs", "1"))
 

@@ -22,7 +22,7 @@ ERRORS = {"mistakes": "The most confident mistakes of each class", "missed_melan
 def show(settings: Settings) -> None:
     """Draw the page. The stored report is shown without the model file too."""
     frame.head("Evaluate", PURPOSE)
-    version = model_picker.choose_version(settings)
+    version = model_picker.choose_version(settings, reports=True)
     content = None if version == RELEASED_VERSION else _content(settings, version)
     if settings.model is None:
         model_picker.say_facts(model_picker.facts_of(settings, version))

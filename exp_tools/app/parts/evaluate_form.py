@@ -37,14 +37,15 @@ def show(settings: Settings, version: Version, stored: dict | None) -> Evaluatio
         st.error(f"{last.title}: {last.status['step']}", icon=":material/error:")
     if not finished:
         return None
-    choices = [None, *reversed(finished)]
-    shown = st.selectbox(
+    titles = ["stored with the version", *(one.title for one in finished)]
+    place = st.selectbox(
         "Report",
-        choices,
-        index=1 if finished[-1] is last else 0,
-        format_func=lambda one: "stored with the version" if one is None else one.title,
+        range(len(titles) - 1, -1, -1),
+        index=0 if finished[-1] is last else len(finished),
+        format_func=lambda place: titles[place],
         key=f"report {len(finished)}",
     )
+    shown = finished[place - 1] if place else None
     if shown is not None:
         _downloads(shown)
     return shown
@@ -68,7 +69,7 @@ def _form(settings: Settings, version: Version, stored: dict | None, every: Eval
         if source == "table":
             evaluations.require_table(chosen, table)
         path = model_picker.model_file(settings, version)
-        name = path.name if settings.model is not None else version.label
+        name = path.name if settings.model is not None else version.name
         own = None if settings.model is not None else stored
         every.start(Request(settings.root, str(path), name, chosen, source, table, skip, own))
     except UserError as error:

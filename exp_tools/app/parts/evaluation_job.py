@@ -94,7 +94,7 @@ def evaluate(request: Request, out: Path, tell: Any) -> None:
         out / "report.html",
         evaluation_page(title, facts, result.report, out / "figures", checksum=checksum, notes=notes),
     )
-    reports = _reports(request, result.report, own and not notes, own)
+    reports = _reports(request, result.report, own, own and OTHER_SPLIT not in notes)
     if reports and "epochs_run" in facts.training:
         digests = {model.name: file_digest(model)}
         _write(out / CARD.name, model_card(facts, reports, digests))
@@ -127,7 +127,7 @@ def _set(
     return request.source, SourceOptions(dir=request.chosen, table=request.table), None, []
 
 
-def _reports(request: Request, report: dict[str, Any], same: bool, own: bool) -> dict[str, Any] | None:
+def _reports(request: Request, report: dict[str, Any], own: bool, same: bool) -> dict[str, Any] | None:
     """The reports that a model card needs; None where the model's scores on its own test split are not known."""
     stored = request.stored or {"test": {}, "external": {}}
     if own:

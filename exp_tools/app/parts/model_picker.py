@@ -21,20 +21,22 @@ DRAWN = (
 )
 
 
-def choose_version(settings: Settings, *, released: bool = True) -> Version:
+def choose_version(settings: Settings, *, reports: bool = False) -> Version:
     """Draw the chooser of versions that were evaluated, and of the released model; the choice holds on every page.
 
-    The released model comes first where the workspace has none that has seen skin. `released` false: without it.
+    The released model comes first where the workspace has none that has seen skin; with `reports` it comes last, since
+    it has none.
     """
     if settings.model is not None:
         return WORKSPACE
     versions = list_versions(settings.folder)
     trained = read_files(settings.folder, [(version.commit, EVALUATE_METRICS) for version in versions])
     shown = [version for version, text in zip(versions, trained, strict=True) if text or not version.commit]
-    if released and has_released(settings.folder):
-        shown.insert(0 if _without_skin(settings.folder / MODEL) else len(shown), RELEASED_VERSION)
+    if has_released(settings.folder):
+        first = not reports and _without_skin(settings.folder / MODEL)
+        shown.insert(0 if first else len(shown), RELEASED_VERSION)
     labels = {version.label: version for version in shown}
-    key = f"{KEY} of {'all' if released else 'those evaluated'}"
+    key = f"{KEY} of {'reports' if reports else 'all'}"
     if st.session_state.get(KEY) in labels:
         st.session_state[key] = st.session_state[KEY]
     elif st.session_state.get(key) not in labels:
