@@ -9,7 +9,7 @@ from exp_tools.app.parts.settings import MAX_UPLOAD_MB, Settings
 from exp_tools.errors import UserError
 from exp_tools.system import collect_garbage
 
-SCRIPT = Path(__file__).parent / "parts/script.py"
+SCRIPT = Path(__file__).parent / "entry/script.py"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C8C8C")
 """Okabe and Ito's colours, which colour-blind people tell apart, without those that vanish on white or black."""

@@ -1,6 +1,7 @@
 """Commands that use a trained model: predict images, serve a page or an API, export."""
 
 import argparse
+import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from exp_tools.serving.predictor import Prediction
 
 GROUP = "use a trained model"
+UNKNOWN = "unknown"
 BAR = 24
 SHOWN = 10
 WHICH_MODEL = f"model file, its .onnx, or `released`: the one in {RELEASED} (default: {MODEL})"
@@ -39,7 +41,7 @@ def add_commands(commands: Commands) -> None:
     predict.add_argument("image", type=Path, help="image file")
     predict.add_argument("--model", type=model_path, default=MODEL, help=WHICH_MODEL)
     predict.add_argument("--age", type=float, help="age of the patient in years")
-    predict.add_argument("--sex", choices=("female", "male"), help="sex of the patient")
+    predict.add_argument("--sex", choices=("female", "male", UNKNOWN), help="sex of the patient")
     predict.add_argument("--localization", help="where on the body, in the words of the training data: back, face, …")
     predict.add_argument("--explain", type=Path, metavar="PNG", help="write where the model looked, over the image")
     predict.add_argument("--method", choices=("gradcam", "attention"), default="gradcam", help="the map for --explain")
@@ -115,7 +117,8 @@ def _predict(options: argparse.Namespace) -> int:
         may_write(options.explain, is_drawn_by_us, inputs=(options.image, options.model))
     torch.set_num_threads(cores())
     predictor = Predictor(options.model)
-    patient = Patient(options.age, options.sex, options.localization)
+    sex, localization = (None if word in ("", UNKNOWN) else word for word in (options.sex, options.localization))
+    patient = Patient(options.age, sex, localization)
     try:
         prediction = predictor.predict(options.image, patient, explain=[options.method] if options.explain else [])
     except ImageFault as fault:
@@ -124,7 +127,11 @@ def _predict(options: argparse.Namespace) -> int:
         picture = overlay(predictor.prepare(options.image), prediction.maps[options.method])
         write_png(options.explain, Image.fromarray(picture))
     if options.json:
-        model = {"path": str(options.model), "trained_on": predictor.facts.source}
+        with options.model.open("rb") as file:
+            checksum = hashlib.file_digest(file, "sha256").hexdigest()
+        facts = predictor.facts
+        model = {"name": str(options.model), "architecture": facts.architecture, "sha256": checksum}
+        model["trained_on"] = facts.source
         print(json.dumps(prediction.as_dict() | {"model": model}, indent=2, ensure_ascii=False, allow_nan=False))
         return 0
     print(prediction_text(prediction, predictor.facts))

@@ -223,7 +223,7 @@ def _show_task(settings: Settings, task: experiment_queue.Task) -> None:
     progress = experiment_queue.progress(settings.folder, task, TRAIN_METRICS) if started else None
     state = task.state.lower()
     if progress and progress.killed:
-        state = "killed" if task.state == "Failed" else "ended from outside, which DVC has not noticed; stop it"
+        state = "killed" if task.state == "Failed" else "interrupted; if it stays so, Stop marks it as failed"
     with st.container(horizontal=True, vertical_alignment="center"):
         st.markdown(f"**{name}** — {state}", width="content")
         _buttons(settings, task, name)
