@@ -148,8 +148,6 @@ def _write(path: Path, text: str) -> None:
 
 def main(folder: Path) -> None:
     """Do the request of a folder; its status ends with `done` or an `error` in words."""
-    if hasattr(os, "nice"):
-        os.nice(10)  # visitors who predict come first
     status = folder / "status.json"
     request = Request(**json.loads((folder / "request.json").read_text(encoding="utf-8")))
 
@@ -176,4 +174,6 @@ def save(request: Request, folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    if hasattr(os, "nice"):
+        os.nice(10)  # visitors who predict come first
     main(Path(sys.argv[1]))
