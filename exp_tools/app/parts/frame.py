@@ -10,6 +10,8 @@ from exp_tools.app.parts import charts
 STYLE = """
 <style>
 [data-testid=stHeader] { background: transparent; left: auto; right: 0; width: auto; }
+[data-testid=stHeader], [data-testid=stHeader] * { pointer-events: none; }
+[data-testid=stHeader] button, [data-testid=stHeader] button * { pointer-events: auto; }
 [data-testid=stMainBlockContainer] { padding-top: .8rem; }
 .st-key-pages { padding-right: 3rem; }
 [data-testid=stHeading] h1 { padding: .2rem 0 .3rem; }
@@ -22,6 +24,7 @@ STYLE = """
 [data-testid=stSliderThumbValue] p, button[data-selected=true] p { color: INK; }
 @media (max-width: 480px) {
   .st-key-pages { gap: 0; padding-right: 2.2rem; }
+  [data-testid=stStatusWidget] { display: none; }
   [data-testid=stAlertContainer] p { font-size: .9rem; line-height: 1.35; }
 }
 </style>
@@ -34,7 +37,6 @@ SCRIPT = """
 (() => {
   if (window.expToolsFrame) return;
   window.expToolsFrame = true;
-  const plain = (url) => new URL(url, location.href).pathname.replace(/\\/$/, "");
   const set = (element, name, value) => {
     if (element.getAttribute(name) !== value) element.setAttribute(name, value);
   };
@@ -43,8 +45,11 @@ SCRIPT = """
     if (pages) {
       set(pages, "role", "navigation");
       set(pages, "aria-label", "Pages");
-      for (const link of pages.querySelectorAll("a")) {
-        if (plain(link.href) === plain(location.href)) set(link, "aria-current", "page");
+      const links = [...pages.querySelectorAll("a")];
+      const named = (name) => links.find((link) => link.getAttribute("href") === name);
+      const current = named(location.pathname.split("/").pop()) || named("");  // the first page has no name
+      for (const link of links) {
+        if (link === current) set(link, "aria-current", "page");
         else link.removeAttribute("aria-current");
       }
     }
