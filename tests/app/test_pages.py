@@ -111,12 +111,15 @@ def test_the_command_listens_on_this_machine_only_and_trains_nothing_unless_told
     monkeypatch.setattr(launch, "start", lambda settings, **where: started.append((settings, where)))
     monkeypatch.chdir(tmp_path)
     assert cli.main(["app"]) == 0
-    assert cli.main(["app", "--host", "0.0.0.0", "--port", "80", "--allow-training", "--model", "a.onnx"]) == 0
+    roots = ["--data-root", str(tmp_path), "--data-root", "."]
+    assert cli.main(["app", "--host", "0.0.0.0", "--port", "80", "--allow-training", "--model", "a.onnx", *roots]) == 0
+    assert cli.main(["app", "--data-root", "nowhere"]) == 1
     (plain, here), (open_, there) = started
     assert here == {"host": "127.0.0.1", "port": 8501}
     assert (plain.root, plain.model, plain.allow_training) == (str(tmp_path), None, False)
     assert there == {"host": "0.0.0.0", "port": 80}
     assert (open_.model, open_.allow_training) == (str(tmp_path / "a.onnx"), True)
+    assert (plain.data_roots, open_.data_roots) == ((), (str(tmp_path), str(tmp_path)))
     assert Settings.from_text(open_.to_text()) == open_
 
 
@@ -179,6 +182,44 @@ def test_bars_are_ranked_say_malignant_in_words_and_escape_names(tmp_path):
     assert "width:50.00%" in table
     assert table.count("bar malignant") == 1
     assert "prefers-reduced-motion" in html
+
+
+def test_charts_with_two_equal_axes_are_square():
+    specs = [charts.confusion(CLASSES, "#000"), charts.reliability(), charts.curves("x", "y", "x", "y", diagonal=True)]
+    assert all(spec["width"] == spec["height"] for spec in specs)
+
+
+def test_versions_of_one_name_have_curves_of_their_own(repository, monkeypatch):
+    folder = repository.folder
+    git(folder, "branch", "fast")  # as the experiment is called
+    drawn = []
+    monkeypatch.setattr(charts, "draw", lambda table, spec, *, alt: drawn.append(table))
+    curve = folder / TRAIN_METRICS / "plots/metrics/val/balanced_accuracy.tsv"
+    curve.parent.mkdir(parents=True)
+    curve.write_text("step\tbalanced_accuracy\n1\t0.5\n2\t0.6\n")
+    monkeypatch.setattr(experiments, "read_files", lambda root, wanted: [curve.read_text()] * len(wanted))
+    monkeypatch.setattr(experiments, "_table", lambda settings, versions: None)
+    app = page(repository, "Experiments", monkeypatch)
+    assert not app.exception
+    assert list(drawn[0].groupby("experiment")["epoch"].count()) == [2, 2, 2, 2]
+
+
+def test_streamlit_finds_no_pages_next_to_its_script():
+    """It would run them as scripts: an empty page for the first visitor of another address than "/"."""
+    assert launch.SCRIPT.is_file()
+    assert not (launch.SCRIPT.parent / "pages").exists()
+
+
+def test_about_and_evaluate_need_no_model_file(settings, monkeypatch):
+    (settings.folder / MODEL).unlink()
+    (settings.folder / CARD).write_text("# The card\n\n|  | bcc |\n|---|---|\n| bcc | 1 |\n")
+    write_summary(settings.folder, 0.5)
+    (settings.folder / REPORT).write_text(json.dumps({"test": report(0.8), "external": {}}))
+    app = page(settings, "About", monkeypatch)
+    assert any("# The card" in text.value and "| true " in text.value for text in app.markdown)
+    assert any("Shown without the model file: there is no model" in text.value for text in app.caption)
+    app = page(settings, "Evaluate", monkeypatch)
+    assert app.metric[0].value == "0.800"
 
 
 @pytest.mark.parametrize(("resize", "size"), [("squash", (512, 384)), ("crop", (512, 512)), ("pad", (512, 512))])

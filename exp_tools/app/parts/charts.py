@@ -16,7 +16,7 @@ DIAGONAL = {
 }
 SHARE = {"domain": [0, 1]}
 HEIGHT = 420
-SQUARE = {"width": HEIGHT, "height": HEIGHT}
+SQUARE = {"width": 340, "height": 340}
 
 
 def ink() -> str:
@@ -27,7 +27,7 @@ def ink() -> str:
 def draw(table: pd.DataFrame, spec: dict[str, Any], *, alt: str) -> None:
     """Draw a chart with its words in the colour of text; one with a width of its own keeps its shape."""
     words = {name: ink() for name in ("labelColor", "titleColor")}
-    spec = spec | {"config": {"axis": words, "legend": words}}
+    spec = spec | {"config": {"axis": words, "legend": words}, "autosize": {"type": "pad"}}
     if "width" not in spec:
         st.vega_lite_chart(table, spec, alt=alt)
         return
