@@ -28,6 +28,6 @@ COPY recipes ./recipes
 USER app
 VOLUME ["/app/models", "/app/data"]
 EXPOSE 8501 8000
-HEALTHCHECK --interval=30s --timeout=5s --start-period=60s --retries=3 \
-    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8501/_stcore/health', timeout=4)"]
+# It asks the app or the API, whichever the container's command started.
+HEALTHCHECK --interval=30s --timeout=5s --start-period=60s --retries=3 CMD ["python", "-m", "exp_tools.serving.health"]
 CMD ["exp-tools", "app", "--host", "0.0.0.0", "--port", "8501"]

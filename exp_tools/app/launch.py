@@ -9,6 +9,7 @@ from exp_tools.app.parts.settings import MAX_UPLOAD_MB, Settings
 from exp_tools.errors import UserError
 from exp_tools.system import collect_garbage
 
+SCRIPT = Path(__file__).parent / "entry/script.py"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C8C8C")
 """Okabe and Ito's colours, which colour-blind people tell apart, without those that vanish on white or black."""
@@ -17,13 +18,16 @@ THEME = {
     "light.backgroundColor": "#FFFFFF",
     "light.secondaryBackgroundColor": "#F1F5F8",
     "light.textColor": "#17242D",
-    "dark.primaryColor": "#1A82B5",
+    "dark.primaryColor": "#1677A7",
     "dark.backgroundColor": "#10171D",
     "dark.secondaryBackgroundColor": "#1C262E",
     "dark.textColor": "#E8EEF2",
+    "light.codeTextColor": "#17242D",
+    "dark.codeTextColor": "#E8EEF2",
+    "light.dataframeHeaderTextColor": "#3C4A54",
+    "dark.dataframeHeaderTextColor": "#B9C4CC",
     "showWidgetBorder": "true",
-    "paddingTop": "2rem",
-    "headingFontSizes": '["2.1rem", "1.6rem", "1.35rem", "1.15rem", "1rem", "1rem"]',
+    "headingFontSizes": '["1.7rem", "1.4rem", "1.2rem", "1.1rem", "1rem", "1rem"]',
     "chartCategoricalColors": f"[{', '.join(repr(colour) for colour in COLOURS)}]".replace("'", '"'),
 }
 
@@ -54,8 +58,11 @@ def start(settings: Settings, *, host: str, port: int) -> None:
 
     MultiPartParser.spool_max_size = (MAX_UPLOAD_MB + 1) * 2**20  # beyond it an upload would go to a temporary file
     print(f"the app: http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port} (stop it with Ctrl-C)", flush=True)
-    script = str(Path(__file__).with_name("main.py"))
-    main(["run", script, *options(host, port), "--", settings.to_text()], prog_name="streamlit", standalone_mode=False)
+    main(
+        ["run", str(SCRIPT), *options(host, port), "--", settings.to_text()],
+        prog_name="streamlit",
+        standalone_mode=False,
+    )
 
 
 def options(host: str, port: int) -> list[str]:

@@ -5,6 +5,7 @@ A command replaces what it wrote before, which is told by content: a table by it
 
 import json
 import os
+import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -47,10 +48,14 @@ def may_write(out: Path, is_own: Callable[[Path], bool], *, inputs: Iterable[Pat
     parent = next(folder for folder in (out.absolute().parent, *out.absolute().parents) if os.path.lexists(folder))
     if not parent.is_dir():
         raise UserError(f"{out}: {parent} is not a folder. Nothing was written. Name another output")
-    if not os.access(parent, os.W_OK | os.X_OK):
+    try:  # whoever is root may write anywhere by the permissions, and still not into /proc or a read-only disk
+        with tempfile.NamedTemporaryFile(dir=parent, prefix=".exp-tools-"):
+            pass
+    except OSError as error:
+        why = error.strerror or error
         raise UserError(
-            f"{out}: {parent} cannot be written to (whose is it, is the disk read-only?). Name another output"
-        )
+            f"{out}: {parent} cannot be written to ({why}). Nothing was written. Name another output"
+        ) from error
 
 
 def is_table(*columns: str) -> Callable[[Path], bool]:

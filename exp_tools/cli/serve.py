@@ -1,6 +1,7 @@
 """Commands that use a trained model: predict images, serve a page or an API, export."""
 
 import argparse
+import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from exp_tools.serving.predictor import Prediction
 
 GROUP = "use a trained model"
+UNKNOWN = "unknown"
 BAR = 24
 SHOWN = 10
 WHICH_MODEL = f"model file, its .onnx, or `released`: the one in {RELEASED} (default: {MODEL})"
@@ -42,7 +44,7 @@ def add_commands(commands: Commands) -> None:
     predict.add_argument("image", type=Path, help="image file")
     predict.add_argument("--model", type=model_path, default=MODEL, help=WHICH_MODEL)
     predict.add_argument("--age", type=float, help="age of the patient in years")
-    predict.add_argument("--sex", choices=("female", "male"), help="sex of the patient")
+    predict.add_argument("--sex", choices=("female", "male", UNKNOWN), help="sex of the patient")
     predict.add_argument("--localization", help="where on the body, in the words of the training data: back, face, …")
     predict.add_argument("--explain", type=Path, metavar="PNG", help="write where the model looked, over the image")
     predict.add_argument("--method", choices=("gradcam", "attention"), default="gradcam", help="the map for --explain")
@@ -71,6 +73,14 @@ def add_commands(commands: Commands) -> None:
     app.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)")
     app.add_argument("--port", type=int, default=8501, help="port to listen on (default: 8501)")
     app.add_argument("--allow-training", action="store_true", help="let the page queue and run experiments")
+    app.add_argument(
+        "--data-root",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="folder of data sets that the page may evaluate and train on; may be given several times",
+    )
 
     api = commands.add(GROUP, "api", _api, "serve a trained model as a JSON API", "exp-tools api --port 8000")
     api.add_argument("--model", type=model_path, default=MODEL, help=WHICH_MODEL)
@@ -114,7 +124,8 @@ def _predict(options: argparse.Namespace) -> int:
         may_write(options.explain, is_drawn_by_us, inputs=(options.image, options.model))
     torch.set_num_threads(cores())
     predictor = Predictor(options.model)
-    patient = Patient(options.age, options.sex, options.localization)
+    sex, localization = (None if word in ("", UNKNOWN) else word for word in (options.sex, options.localization))
+    patient = Patient(options.age, sex, localization)
     try:
         prediction = predictor.predict(options.image, patient, explain=[options.method] if options.explain else [])
     except ImageFault as fault:
@@ -123,9 +134,16 @@ def _predict(options: argparse.Namespace) -> int:
         heat, resize = prediction.maps[options.method], predictor.facts.preprocessing["resize"]
         write_png(options.explain, explained(options.image, resize, heat, options.method, prediction.name))
     if options.json:
-        model = {"path": str(options.model), "trained_on": predictor.facts.source}
-        content = prediction.as_dict() | {"scope": SCOPE, "model": model}
-        print(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
+        with options.model.open("rb") as file:
+            checksum = hashlib.file_digest(file, "sha256").hexdigest()
+        facts = predictor.facts
+        model = {"name": str(options.model), "architecture": facts.architecture, "sha256": checksum}
+        model["trained_on"] = facts.source
+        print(
+            json.dumps(
+                prediction.as_dict() | {"scope": SCOPE, "model": model}, indent=2, ensure_ascii=False, allow_nan=False
+            )
+        )
         return 0
     print(prediction_text(prediction, predictor.facts))
     print(model_line(options.model, predictor.facts))
@@ -174,9 +192,16 @@ def _app(options: argparse.Namespace) -> int:
         root=str(find_project(Path.cwd())),
         model=None if options.model is None else str(options.model.resolve()),
         allow_training=options.allow_training,
+        data_roots=tuple(str(_folder(root)) for root in options.data_root),
     )
     start(settings, host=options.host, port=options.port)
     return 0
+
+
+def _folder(path: Path) -> Path:
+    if not path.is_dir():
+        raise UserError(f"--data-root {path}: there is no such folder")
+    return path.resolve()
 
 
 def _api(options: argparse.Namespace) -> int:

@@ -64,6 +64,24 @@ class ModelFacts:
         return "setting" if "decided" in self.training else "epoch"
 
     @property
+    def is_trained(self) -> bool:
+        """Whether it records how it came about: the epoch that was best, or members that were trained."""
+        return bool(self.training.get("best_epoch") or self.training.get("ensemble_of"))
+
+    @property
+    def chosen(self) -> str:
+        """Which epoch (or setting) is in it, "best epoch 3; "; empty for an ensemble, of which each member has one."""
+        return f"best {self.chosen_among} {self.training['best_epoch']}; " if "best_epoch" in self.training else ""
+
+    @property
+    def described(self) -> str:
+        """The knobs in words; of an ensemble its members."""
+        if "members" not in self.knobs:
+            return ", ".join(f"{name} {value}" for name, value in self.knobs.items())
+        names = ", ".join(member["architecture"] for member in self.knobs["members"])
+        return f"the mean of {len(self.knobs['members'])} networks ({names})"
+
+    @property
     def input(self) -> str:
         """The image that the network takes, in words: its size, how it was made square, and the filters that are on."""
         size, resize = self.preprocessing["image_size"], self.preprocessing["resize"]

@@ -94,12 +94,32 @@ def _of_table(path: Path, images: Path) -> BatchInputs:
     text = text.assign(split="", table=path.name)
     if "lesion_id" not in text:
         text["lesion_id"] = text["image_id"]
-    table = with_files(complete(text), images)
+    every = with_files(complete(text), images)
+    absent = every["file"] == ""
+    table = every[~absent]
     found = [
         fault for fault in check_labels(table, None) if not (fault.kind == "unknown_diagnosis" and not fault.value)
     ]
+    found = sorted([*_missing(every[absent]), *found], key=lambda problem: problem.place)
     problems = decide(found, POLICY)
-    kept = apply_actions(table, problems)
+    kept = apply_actions(table, [problem for problem in problems if problem.kind != "missing_image"])
     if kept.empty:
         raise UserError(f"{path} names no image that is below {images}" + (f": {problems[0]}" if problems else ""))
     return BatchInputs(with_groups(typed_labels(kept)), kept["file"].to_list(), problems)
+
+
+def _missing(rows: pd.DataFrame) -> list[Problem]:
+    """A problem for each row without an image; nothing else of such a row is looked at, since there may be many."""
+    cells = zip(rows["table"], rows["row"], rows["image_id"], rows.index, strict=True)
+    return [
+        Problem(
+            "missing_image",
+            table,
+            int(row),
+            "image_id",
+            name,
+            f"no image file is called {name!r} (any of the formats that are read); add it or take the row out",
+            int(place),
+        )
+        for table, row, name, place in cells
+    ]

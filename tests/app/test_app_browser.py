@@ -3,6 +3,7 @@
 Runs wherever Chromium and Playwright are.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -21,10 +22,11 @@ from helpers.models import write_model
 from helpers.project import TINY, clone
 from PIL import Image
 
-from exp_tools.project import RELEASED, SUMS
+from exp_tools.project import MODEL, RELEASED, SUMS
 from exp_tools.serving.predictor import DISCLAIMER, Predictor
 
 sync_api = pytest.importorskip("playwright.sync_api")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright")
 pytest.importorskip("streamlit")
 expect = sync_api.expect
 
@@ -123,7 +125,7 @@ def visit(browser, address):
     for context in contexts:
         context.close()
     strangers = [url for url in asked if not url.startswith((address, address.replace("http", "ws"), "data:", "blob:"))]
-    assert strangers == []
+    assert [url for url in strangers if not url.startswith("file:")] == []
 
 
 @pytest.fixture(scope="module")
@@ -176,6 +178,10 @@ def test_upload_result_overlay_download(visit, project, photograph, tmp_path):
     download.value.save_as(tmp_path / "result.json")
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["file"] == "mole.png"
+    digest = hashlib.sha256((project.folder / MODEL).read_bytes()).hexdigest()
+    assert result["model"]["sha256"] == digest
+    assert result["model"]["trained_on"] == "synthetic"
+    assert "does not recognise images" in result["limits"]
     assert result["probabilities"] == pytest.approx(expected.probabilities, abs=1e-6)
     assert result["disclaimer"].startswith("For research and teaching only")
     with page.expect_download() as download:
@@ -244,6 +250,90 @@ def test_pages_fit_a_phone_in_light_and_dark(visit, scheme):
     assert colour == {"light": "rgb(255, 255, 255)", "dark": "rgb(16, 23, 29)"}[scheme]
 
 
+SCREENS = {"desktop": {"width": 1440, "height": 900}, "phone": {"width": 390, "height": 844}}
+
+
+def settle(page) -> None:
+    """Wait until the script has run and what is drawn later has its place."""
+    page.locator("[data-test-script-state=notRunning]").wait_for()
+    page.wait_for_timeout(1000)
+
+
+@pytest.mark.parametrize(
+    ("screen", "scheme"),
+    [
+        ("desktop", "light"),
+        ("phone", "dark"),
+        pytest.param("desktop", "dark", marks=pytest.mark.sweep),
+        pytest.param("phone", "light", marks=pytest.mark.sweep),
+    ],
+)
+def test_axe_finds_nothing_on_any_page(visit, photograph, screen, scheme):
+    page = visit(viewport=SCREENS[screen], color_scheme=scheme)
+    found = {}
+    for name in PAGES:
+        page.get_by_role("link", name=name, exact=True).click()
+        expect(page.get_by_role("heading", name=name, exact=True)).to_be_visible(timeout=WAIT)
+        settle(page)
+        found[name] = violations(page)
+        expect(page.get_by_role("navigation", name="Pages").locator("[aria-current=page]")).to_have_text(name)
+    page.get_by_role("link", name="Predict", exact=True).click()
+    page.locator("input[type=file]").set_input_files(photograph)
+    page.locator(".probabilities").wait_for()
+    settle(page)
+    found["result"] = violations(page)
+    assert {name: faults for name, faults in found.items() if faults} == {}
+
+
+def violations(page) -> list[str]:
+    return [
+        f"{one['id']}: {node['html'][:200]}"
+        for one in axe.Axe().run(page).response["violations"]
+        for node in one["nodes"]
+    ]
+
+
+@pytest.mark.parametrize("screen", SCREENS)
+def test_the_result_is_above_the_fold_and_before_what_was_asked(visit, photograph, screen):
+    page = visit(viewport=SCREENS[screen])
+    expect(page.get_by_text("Give the page a dermoscopic image")).to_be_visible()
+    page.locator("input[type=file]").set_input_files(photograph)
+    page.locator(".probabilities").wait_for()
+    settle(page)
+    fold = SCREENS[screen]["height"]
+    first = page.locator(".probabilities" if screen == "desktop" else ".probabilities caption").bounding_box()
+    assert first["y"] + first["height"] <= fold
+    uploader = page.get_by_test_id("stFileUploader").bounding_box()
+    assert uploader["y"] > first["y"]
+    assert page.get_by_text("It does not recognise images").bounding_box()["y"] < first["y"]
+
+
+def test_a_page_asked_for_by_its_name_is_shown_without_a_dialog(visit, address):
+    page = visit()
+    for path in ("predict", "about"):
+        page.goto(f"{address}/{path}")
+        expect(page.get_by_role("heading", name=path.capitalize(), exact=True)).to_be_visible(timeout=WAIT)
+        settle(page)
+        assert page.get_by_role("dialog").count() == 0
+
+
+def test_a_model_is_evaluated_on_the_page_and_the_report_needs_nothing_else(visit, tmp_path):
+    page = visit("Evaluate")
+    page.get_by_text("Evaluate this model on").click()
+    page.get_by_label("Leave out images and rows").check(force=True)
+    page.get_by_role("button", name="Evaluate", exact=True).click()
+    with page.expect_download(timeout=180_000) as download:
+        page.get_by_role("button", name="Report as one page (HTML)").click(timeout=180_000)
+    download.value.save_as(tmp_path / "report.html")
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto((tmp_path / "report.html").as_uri())
+    expect(page.get_by_role("heading", name="workspace on test split")).to_be_visible()
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    assert page.locator("figure img").count() >= 6
+    assert violations(page) == []
+
+
 def choose(page, label: str, option: str) -> None:
     page.get_by_label(label).click()
     page.get_by_role("option", name=option).click()
@@ -255,6 +345,7 @@ def test_an_experiment_is_queued_on_the_page_runs_and_can_be_used(visit):
     page.get_by_label("Epochs").fill("1")
     page.get_by_role("button", name="Queue experiment").click()
     expect(page.get_by_text("Queued experiment 'mine'")).to_be_visible(timeout=WAIT)
+    expect(page.get_by_text("mine — queued")).to_be_visible(timeout=WAIT)
     expect(page.get_by_text("mine — running")).to_be_visible(timeout=120_000)
     expect(page.get_by_text(re.compile("stage train|— failed")).first).to_be_visible(timeout=300_000)
     expect(page.get_by_text(re.compile("mine — (success|failed)"))).to_be_visible(timeout=600_000)

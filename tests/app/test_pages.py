@@ -96,6 +96,12 @@ def page(settings: Settings, title: str, monkeypatch) -> AppTest:
     return app
 
 
+def bars(app: AppTest) -> str:
+    """The HTML of the probabilities."""
+    (found,) = [html.proto.body for html in app.html if "class='probabilities'" in html.proto.body]
+    return found
+
+
 # ------------------------------------------------------------------------------------------------- how it is started
 
 
@@ -104,12 +110,15 @@ def test_the_command_listens_on_this_machine_only_and_trains_nothing_unless_told
     monkeypatch.setattr(launch, "start", lambda settings, **where: started.append((settings, where)))
     monkeypatch.chdir(tmp_path)
     assert cli.main(["app"]) == 0
-    assert cli.main(["app", "--host", "0.0.0.0", "--port", "80", "--allow-training", "--model", "a.onnx"]) == 0
+    roots = ["--data-root", str(tmp_path), "--data-root", "."]
+    assert cli.main(["app", "--host", "0.0.0.0", "--port", "80", "--allow-training", "--model", "a.onnx", *roots]) == 0
+    assert cli.main(["app", "--data-root", "nowhere"]) == 1
     (plain, here), (open_, there) = started
     assert here == {"host": "127.0.0.1", "port": 8501}
     assert (plain.root, plain.model, plain.allow_training) == (str(tmp_path), None, False)
     assert there == {"host": "0.0.0.0", "port": 80}
     assert (open_.model, open_.allow_training) == (str(tmp_path / "a.onnx"), True)
+    assert (plain.data_roots, open_.data_roots) == ((), (str(tmp_path), str(tmp_path)))
     assert Settings.from_text(open_.to_text()) == open_
 
 
@@ -183,6 +192,44 @@ def test_a_map_that_shows_no_place_is_said(settings, monkeypatch):
     ]
 
 
+def test_charts_with_two_equal_axes_are_square():
+    specs = [charts.confusion(CLASSES, "#000"), charts.reliability(), charts.curves("x", "y", "x", "y", diagonal=True)]
+    assert all(spec["width"] == spec["height"] for spec in specs)
+
+
+def test_versions_of_one_name_have_curves_of_their_own(repository, monkeypatch):
+    folder = repository.folder
+    git(folder, "branch", "fast")  # as the experiment is called
+    drawn = []
+    monkeypatch.setattr(charts, "draw", lambda table, spec, *, alt: drawn.append(table))
+    curve = folder / TRAIN_METRICS / "plots/metrics/val/balanced_accuracy.tsv"
+    curve.parent.mkdir(parents=True)
+    curve.write_text("step\tbalanced_accuracy\n1\t0.5\n2\t0.6\n")
+    monkeypatch.setattr(experiments, "read_files", lambda root, wanted: [curve.read_text()] * len(wanted))
+    monkeypatch.setattr(experiments, "_table", lambda settings, versions: None)
+    app = page(repository, "Experiments", monkeypatch)
+    assert not app.exception
+    assert list(drawn[0].groupby("experiment")["epoch"].count()) == [2, 2, 2, 2]
+
+
+def test_streamlit_finds_no_pages_next_to_its_script():
+    """It would run them as scripts: an empty page for the first visitor of another address than "/"."""
+    assert launch.SCRIPT.is_file()
+    assert not (launch.SCRIPT.parent / "pages").exists()
+
+
+def test_about_and_evaluate_need_no_model_file(settings, monkeypatch):
+    (settings.folder / MODEL).unlink()
+    (settings.folder / CARD).write_text("# The card\n\n|  | bcc |\n|---|---|\n| bcc | 1 |\n")
+    write_summary(settings.folder, 0.5)
+    (settings.folder / REPORT).write_text(json.dumps({"test": report(0.8), "external": {}}))
+    app = page(settings, "About", monkeypatch)
+    assert any("# The card" in text.value and "| true " in text.value for text in app.markdown)
+    assert any("Shown without the model file: there is no model" in text.value for text in app.caption)
+    app = page(settings, "Evaluate", monkeypatch)
+    assert app.metric[0].value == "0.800"
+
+
 def test_a_model_without_maps_says_why(settings, monkeypatch):
     monkeypatch.setattr("exp_tools.serving.engines.positions", lambda *_: 1)
     app = page(settings, "Predict", monkeypatch)
@@ -246,7 +293,7 @@ def test_the_first_upload_meets_a_model_that_has_seen_skin(settings, monkeypatch
     assert any("trained on **ham10000**" in text.value for text in app.markdown)
 
 
-def test_about_shows_the_card_of_the_released_model_and_evaluate_does_not_offer_it(settings, monkeypatch):
+def test_about_shows_the_card_of_the_released_model_and_evaluate_offers_it_last(settings, monkeypatch):
     root = Path(settings.root)
     release(root)
     (root / CARD).write_text("# The card of the workspace\n")
@@ -256,7 +303,10 @@ def test_about_shows_the_card_of_the_released_model_and_evaluate_does_not_offer_
     assert any("The card of the workspace" in text.value for text in app.markdown)
     app = page(settings, "Evaluate", monkeypatch)
     box = next(box for box in app.selectbox if box.label == "Model of")
-    assert box.options == ["workspace (files as they are now)"]
+    assert box.options == ["workspace (files as they are now)", RELEASED_VERSION.label]
+    box.set_value(RELEASED_VERSION.label).run()
+    assert not app.exception
+    assert "Evaluate it above" in app.info[-1].value
 
 
 def test_looking_at_evaluate_does_not_change_the_model_that_predict_shows(settings, monkeypatch):
@@ -367,8 +417,8 @@ def test_a_prediction_is_the_predictors_own(settings, monkeypatch):
     app.file_uploader[0].set_value(("mole.png", image_file(3), "image/png")).run()
     assert not app.exception
     expected = Predictor(settings.folder / MODEL).predict(image_file(3))
-    assert app.subheader[0].value == f"{expected.name}: {charts.percent(expected.probability)}"
-    table = app.html[0].proto.body
+    assert app.header[0].value == f"{expected.name}: {charts.percent(expected.probability)}"
+    table = bars(app)
     assert all(charts.percent(share) in table for share in expected.probabilities.values())
     assert "Flagged for melanoma" in app.error[0].value  # the threshold is 0: everything is flagged
     assert any("Too uncertain" in warning.value for warning in app.warning)
@@ -405,7 +455,7 @@ def test_metadata_are_asked_for_by_a_model_that_uses_them_and_only_then(settings
     known = predictor.predict(image_file(3), Patient(85, "male"))
     assert known.probability != pytest.approx(unknown.probability, abs=1e-6)
     widths = [f"width:{100 * share:.2f}%" for share in known.probabilities.values()]
-    assert all(width in app.html[0].proto.body for width in widths)
+    assert all(width in bars(app) for width in widths)
 
 
 def test_an_untrained_or_missing_model_is_not_shown(settings, monkeypatch):
@@ -471,7 +521,7 @@ def report(metric: float) -> dict:
 
 
 def test_evaluate_shows_the_report_of_the_chosen_set_and_says_what_is_missing(settings, monkeypatch):
-    assert "dvc repro evaluate" in page(settings, "Evaluate", monkeypatch).info[0].value
+    assert "dvc repro evaluate" in page(settings, "Evaluate", monkeypatch).info[-1].value
     write_summary(settings.folder, 0.5)
     content = {"test": report(0.8) | {"baseline": {"balanced_accuracy": 0.46}}, "external": {"ph2": report(0.6)}}
     del content["test"]["metrics"]["mcc"]  # the report of a version that did not know it
@@ -501,7 +551,8 @@ def test_about_has_the_card_the_limits_the_classes_and_the_data(settings, monkey
     app = page(settings, "About", monkeypatch)
     texts = " ".join(text.value for text in app.markdown)
     assert "# A card of its own" in texts
-    assert "written to the disk" in texts
+    assert "to the computer that runs this app" in texts
+    assert "to\n  the disk" in texts
     assert "1,400 images of 1,083 lesions" in texts
     assert list(app.dataframe[0].value["malignant"]) == ["yes", "yes", "no"]
 
@@ -622,7 +673,8 @@ def test_the_form_queues_what_was_chosen_and_starts_one_worker(repository, monke
     submit = next(button for button in app.button if button.label == "Queue experiment")
     submit.click().run()
     assert not app.exception
-    assert "Queued experiment 'mine'" in app.success[0].value
+    assert "Queued experiment 'mine'" in app.toast[0].value
+    assert any("**mine** — queued" in text.value for text in app.markdown)  # DVC does not list it yet
     queued = ("exp", "run", "--queue", "--name", "mine", "-S", "train.epochs=5", "-S", "train.batch_size=8")
     assert commands.index(queued) < commands.index(("queue", "start", "--jobs", "1"))
 

@@ -1,6 +1,7 @@
 """No command writes over a file of the user's: whatever --out names, 0 bytes of it are lost."""
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,13 @@ def test_an_input_is_no_output_by_any_name(folder, capsys):
 def test_a_device_is_no_output():
     with pytest.raises(UserError, match=r"/dev/null is a device, not a file"):
         may_write(Path("/dev/null"), lambda path: True)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder in which nobody can write")
+@pytest.mark.parametrize("out", ["/proc/x.csv", "/proc/nowhere/x.csv"])
+def test_a_folder_that_cannot_be_written_is_said_in_one_line_before_any_work(out, capsys):
+    said = refused(["batch", "images", "--out", out], capsys)
+    assert re.fullmatch(r"error: /proc/\S+: /proc cannot be written to \(.+\)\. Nothing .+\n", said)
 
 
 def test_outputs_of_the_pipeline_are_not_written_by_commands(tmp_path):

@@ -15,6 +15,7 @@ from exp_tools.cli import main as cli
 from exp_tools.errors import UserError
 from exp_tools.evaluation.metrics.classification import headline_metrics
 from exp_tools.evaluation.predictions import as_arrays, read_predictions
+from exp_tools.serving import batch_inputs as batch_inputs_module
 from exp_tools.serving.batch import AHEAD, predict_batch, problems_file
 from exp_tools.serving.batch_inputs import batch_inputs
 from exp_tools.serving.predictor import Patient, Predictor
@@ -137,6 +138,23 @@ def test_faults_of_a_table_are_put_right_or_left_out_and_said(folder, predictor,
     }
     assert list(work.labels["age"].isna()) == [False] * 6 + [True, True]
     assert work.labels["sex"].iloc[7] == "unknown"
+
+
+def test_rows_without_an_image_are_listed_in_their_place_and_not_looked_at_any_further(folder, monkeypatch):
+    looked_at = []
+
+    def check(table, classes):
+        looked_at.append(len(table))
+        return []
+
+    monkeypatch.setattr(batch_inputs_module, "check_labels", check)
+    write_table(folder / "table.csv", [f"absent_{row},,odd,-3,it,back" for row in range(500)] + rows(2), HEADER)
+    work = batch_inputs(folder / "table.csv")
+    assert looked_at == [2]
+    assert len(work.files) == 2
+    assert [problem.row for problem in work.problems] == list(range(2, 502))
+    assert work.problems[0].value == "absent_0"
+    assert {(problem.kind, problem.action) for problem in work.problems} == {("missing_image", "skipped")}
 
 
 class Stop(Exception):

@@ -29,6 +29,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from exp_tools.cli import main as cli
+from exp_tools.serving import health
 
 
 def instructions() -> list[tuple[str, str]]:
@@ -155,7 +156,8 @@ def test_compose_serves_this_machine_alone_from_volumes_of_this_folder():
         assert service["security_opt"] == ["no-new-privileges:true"]
     options = parsed(services["api"]["command"])
     assert (options.host, options.port) == ("0.0.0.0", 8000)
-    assert "8000/health" in services["api"]["healthcheck"]["test"][-1]
+    assert not any("healthcheck" in service for service in services.values())  # the image's own fits both
+    assert "./MODEL_CARD.md:/app/MODEL_CARD.md:ro" in services["app"]["volumes"]
     options = parsed(json.loads(dict(stages()[-1])["CMD"]))
     assert (options.host, options.port, options.allow_training) == ("0.0.0.0", 8501, False)
 
@@ -245,34 +247,45 @@ def health_command() -> list[str]:
     return json.loads(re.search(r"CMD (\[.*\])$", dict(stages()[-1])["HEALTHCHECK"])[1])
 
 
-def api_service() -> tuple[list[str], list[str]]:
-    service = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["api"]
-    return service["command"], service["healthcheck"]["test"][1:]
+def api_command() -> list[str]:
+    return yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["api"]["command"]
+
+
+@pytest.mark.parametrize(
+    ("command", "asked"),
+    [
+        (["exp-tools", "app", "--host", "0.0.0.0", "--port", "8501"], "http://127.0.0.1:8501/_stcore/health"),
+        (["/opt/venv/bin/python", "/opt/venv/bin/exp-tools", "api"], "http://127.0.0.1:8000/health"),
+        (["sh", "-c", "exp-tools api --port=81"], "http://127.0.0.1:81/health"),
+    ],
+)
+def test_the_health_check_asks_the_server_that_the_command_started(command, asked):
+    assert health.address(command) == asked
 
 
 @pytest.mark.parametrize("service", ["app", "api"])
 def test_the_service_starts_in_a_bare_environment_is_healthy_and_stops(container, service):
-    command, health = (start_command(), health_command()) if service == "app" else api_service()
+    command = start_command() if service == "app" else api_command()
     inner, outer = command[-1], str(free_port())
     command = ["127.0.0.1" if word == "0.0.0.0" else outer if word == inner else word for word in command]
-    health = [word.replace(f":{inner}/", f":{outer}/") for word in health]
     run = {"cwd": container / "app", "env": environment(container)}
     log = container / f"{service}.log"
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True, **run)
+    check = [*health_command(), str(process.pid)]  # in a container it is the first process
     try:
         deadline = time.monotonic() + 90
-        while subprocess.run(health, capture_output=True, **run).returncode and time.monotonic() < deadline:
+        while subprocess.run(check, capture_output=True, **run).returncode and time.monotonic() < deadline:
             assert process.poll() is None, log.read_text()
             time.sleep(0.5)
-        assert subprocess.run(health, capture_output=True, **run).returncode == 0, log.read_text()
+        assert subprocess.run(check, capture_output=True, **run).returncode == 0, log.read_text()
         if service == "api":
             with urllib.request.urlopen(f"http://127.0.0.1:{outer}/model", timeout=10) as answer:
                 assert json.load(answer)["trained_on"] == "synthetic"
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(timeout=30)
-    assert subprocess.run(health, capture_output=True, **run).returncode != 0
+    assert subprocess.run(check, capture_output=True, **run).returncode != 0
 
 
 def test_the_commands_work_in_a_bare_environment(container):

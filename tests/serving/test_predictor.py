@@ -1,5 +1,6 @@
 """The predictor computes what evaluation computes, from a model file alone, for many threads at once."""
 
+import hashlib
 import json
 import math
 from concurrent.futures import ThreadPoolExecutor
@@ -257,7 +258,11 @@ def test_the_command_predicts_explains_and_prints_json(tmp_path, capsys):
     expected = Predictor(model).predict(image)
     assert content["probabilities"] == pytest.approx(expected.probabilities, abs=1e-6)
     assert content["scope"] == SCOPE
-    assert content["model"] == {"path": str(model), "trained_on": "synthetic"}
+    digest = hashlib.sha256(model.read_bytes()).hexdigest()
+    named = {"name": str(model), "architecture": "timm", "sha256": digest, "trained_on": "synthetic"}
+    assert content["model"] == named
+    assert cli.main([*arguments, "--json", "--sex", "unknown", "--localization", "unknown"]) == 0
+    assert json.loads(capsys.readouterr().out) == content  # as if they were not given
 
     assert cli.main([*arguments, "--age", "61", "--explain", str(tmp_path / "map.png")]) == 0
     text = capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -16,10 +17,14 @@ from exp_tools.explain.overlay import NAMES, is_flat
 from exp_tools.explain.picture import explained, flat_note, own_size
 from exp_tools.io import guard_cells
 from exp_tools.models.model_file import ModelFacts
-from exp_tools.serving.predictor import NO_MAPS, OLDEST, Patient, Prediction, Predictor
+from exp_tools.serving.predictor import NO_MAPS, OLDEST, SCOPE, Patient, Prediction, Predictor
 from exp_tools.taxonomy import is_drawn
 
 MOST = 50
+PURPOSE = (
+    "Give the page a dermoscopic image of a skin lesion: a trained model answers with the probability of each "
+    "diagnosis it knows, and shows where in the image it looked."
+)
 MAP_NOTES = {
     "gradcam": "Grad-CAM: where the last features spoke for the diagnosis. A hint, not a reason; it is coarse.",
     "attention": "Attention: where the network weights its features, the same for every class. A hint, not a reason.",
@@ -36,28 +41,31 @@ class Picture:
 
 
 def show(settings: Settings) -> None:
-    """Draw the page."""
-    st.title("Predict")
+    """Draw the page: the result first, below it what was asked for."""
+    st.title("Predict", anchor=False)
+    result_place, images_place = st.container(), st.container()
     version = model_picker.choose_version(settings)
     predictor = model_picker.open_predictor(settings, version)
     model_picker.say_model(predictor)
-    given = _ask_pictures(predictor.facts)
-    patient = _ask_patient(predictor.facts)
-    if not given:
-        st.info("Drop one or more dermoscopic images above. They stay in memory and are forgotten with this page.")
-        return
-    results = _predict_all(predictor, given, patient)
-    chosen = _overview(given, results, version.label) if len(given) > 1 else given[0]
-    result = results[chosen.key]
-    if isinstance(result, str):
-        st.error(plain(f"{chosen.name}: {result}"), icon=":material/broken_image:")
-        return
-    _details(predictor, chosen, patient, result, version.label)
+    with images_place:
+        given = _ask_pictures(predictor.facts)
+        patient = _ask_patient(predictor.facts)
+    with result_place:
+        if not given:
+            st.markdown(PURPOSE)
+            return
+        results = _predict_all(predictor, given, patient)
+        chosen = _overview(given, results, version.label, predictor) if len(given) > 1 else given[0]
+        result = results[chosen.key]
+        if isinstance(result, str):
+            st.error(plain(f"{chosen.name}: {result}"), icon=":material/broken_image:")
+            return
+        _details(predictor, chosen, patient, result, version.label)
 
 
 def _ask_pictures(facts: ModelFacts) -> list[Picture]:
     files = st.file_uploader(
-        f"Images ({READ}; up to {MAX_UPLOAD_MB} MB each)",  # any name: the content decides
+        f"Dermoscopic images ({READ}; up to {MAX_UPLOAD_MB} MB each)",  # any name: the content decides
         accept_multiple_files=True,
         key="files",
     )
@@ -76,7 +84,7 @@ def _ask_pictures(facts: ModelFacts) -> list[Picture]:
 
 def _ask_patient(facts: ModelFacts) -> Patient:
     if facts.vocabulary is None:
-        st.caption("This model looks at the image alone: age, sex and site would change nothing, so it does not ask.")
+        st.caption("This model looks at the image alone: it takes no age, sex or body site.")
         return Patient()
     with st.expander("About the patient (this model uses it; leave empty what is unknown)", expanded=True):
         columns = st.columns(3)
@@ -108,20 +116,21 @@ def _predict_all(predictor: Predictor, given: list[Picture], patient: Patient) -
     return {key: kept[place] for key, place in wanted.items()}
 
 
-def _overview(given: list[Picture], results: dict[str, Prediction | str], label: str) -> Picture:
+def _overview(given: list[Picture], results: dict[str, Prediction | str], label: str, predictor: Predictor) -> Picture:
     """The table of all pictures with its download; the picture that is looked at closely."""
     rows = [_row(picture.name, results[picture.key]) for picture in given]
     table = pd.DataFrame(rows)
-    st.subheader(f"{len(given)} images")
+    st.header(f"{len(given)} images", anchor=False)
     st.dataframe(
         table[["file", "result", "probability", "melanoma flag", "too uncertain"]],
         hide_index=True,
+        placeholder="–",
         column_config={"probability": st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1)},
         alt="File, most probable class, its probability and flags of each image",
     )
     st.download_button(
         "Download all as CSV",
-        guard_cells(table.assign(model=label)).to_csv(index=False),
+        guard_cells(table.assign(model=label, sha256=model_picker.checksum(predictor))).to_csv(index=False),
         "predictions.csv",
         "text/csv",
         on_click="ignore",
@@ -150,22 +159,23 @@ def _row(name: str, result: Prediction | str) -> dict:
 
 
 def _details(predictor: Predictor, picture: Picture, patient: Patient, result: Prediction, label: str) -> None:
-    left, right = st.columns([5, 6], gap="medium")
-    with right:
-        st.subheader(f"{plain(result.name)}: {percent(result.probability)}")
-        st.markdown(result.description[:1].upper() + result.description[1:] + ".")
+    left, right = st.columns([6, 5], gap="medium")
+    with left:
+        st.header(f"{plain(result.name)}: {percent(result.probability)}", anchor=False)
+        st.caption(SCOPE)
         _say_flags(result, predictor.facts)
         st.html(probability_bars(result))
-        st.caption(f"Uncertainty (entropy): {percent(result.entropy)} of the most that is possible.")
+        if result.description:
+            st.caption(f"{plain(result.name)}: {result.description}.")
+        st.caption(f"Uncertainty (entropy): {percent(result.entropy)} of the highest possible.")
         for note in result.notes:
             st.caption(f"Note: {plain(note)}.")
-    with left:
+    with right:
         overlaid = _show_picture(predictor, picture, patient, result)
-    record = {"file": picture.name, "model": label, "patient": asdict(patient), **result.as_dict()}
-    with right, st.container(horizontal=True):
+    with left, st.container(horizontal=True):
         st.download_button(
             "Download result (JSON)",
-            json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False),
+            json.dumps(_record(predictor, picture, patient, result, label), indent=2, ensure_ascii=False),
             "prediction.json",
             "application/json",
             on_click="ignore",
@@ -179,6 +189,18 @@ def _details(predictor: Predictor, picture: Picture, patient: Patient, result: P
             on_click="ignore",
             icon=":material/image:",
         )
+
+
+def _record(predictor: Predictor, picture: Picture, patient: Patient, result: Prediction, label: str) -> dict[str, Any]:
+    """The result as a file: what was asked, of which model, and the answer."""
+    model = {
+        "name": label,
+        "architecture": predictor.facts.architecture,
+        "sha256": model_picker.checksum(predictor),
+        "trained_on": predictor.facts.source,
+    }
+    asked = {"file": picture.name, "model": model, "patient": asdict(patient)}
+    return asked | result.as_dict() | {"scope": SCOPE}
 
 
 def _show_picture(predictor: Predictor, picture: Picture, patient: Patient, result: Prediction) -> bytes:

@@ -4,6 +4,9 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+import pandas as pd
+import streamlit as st
+
 from exp_tools.serving.predictor import Prediction, is_malignant, name_of
 
 DIAGONAL = {
@@ -13,6 +16,23 @@ DIAGONAL = {
 }
 SHARE = {"domain": [0, 1]}
 HEIGHT = 420
+SQUARE = {"width": 340, "height": 340}
+
+
+def ink() -> str:
+    """A colour that is read on the page, light or dark."""
+    return "#E8EEF2" if st.context.theme.type == "dark" else "#17242D"
+
+
+def draw(table: pd.DataFrame, spec: dict[str, Any], *, alt: str) -> None:
+    """Draw a chart with its words in the colour of text; one with a width of its own keeps its shape."""
+    words = {name: ink() for name in ("labelColor", "titleColor")}
+    spec = spec | {"config": {"axis": words, "legend": words}, "autosize": {"type": "pad"}}
+    if "width" not in spec:
+        st.vega_lite_chart(table, spec, alt=alt)
+        return
+    with st.container(key=f"square {alt}"):
+        st.vega_lite_chart(table, spec, width="content", alt=alt)
 
 
 def confusion(classes: Sequence[str], ink: str) -> dict[str, Any]:
@@ -24,8 +44,7 @@ def confusion(classes: Sequence[str], ink: str) -> dict[str, Any]:
         "x": {"field": "predicted", "type": "nominal", "scale": {"domain": list(classes)}, "axis": {"labelAngle": 0}},
         "y": {"field": "actual", "type": "nominal", "scale": {"domain": list(classes)}},
     }
-    return {
-        "height": HEIGHT,
+    return SQUARE | {
         "transform": [
             {"aggregate": [{"op": "count", "as": "images"}], "groupby": ["actual", "predicted"]},
             {"joinaggregate": [{"op": "sum", "field": "images", "as": "support"}], "groupby": ["actual"]},
@@ -57,7 +76,7 @@ def confusion(classes: Sequence[str], ink: str) -> dict[str, Any]:
 
 
 def curves(x: str, y: str, x_label: str, y_label: str, *, diagonal: bool) -> dict[str, Any]:
-    """Of rows [class, x, y] in drawing order: a line per class, both axes 0 to 1."""
+    """Of rows [class, x, y] in drawing order: one line per class, both axes 0 to 1."""
     lines = {
         "mark": {"type": "line", "interpolate": "linear", "tooltip": True},
         "encoding": {
@@ -68,7 +87,7 @@ def curves(x: str, y: str, x_label: str, y_label: str, *, diagonal: bool) -> dic
         },
     }
     numbered = [{"window": [{"op": "row_number", "as": "place"}]}]
-    return {"height": HEIGHT, "transform": numbered, "layer": [lines, *([DIAGONAL] if diagonal else [])]}
+    return SQUARE | {"transform": numbered, "layer": [lines, *([DIAGONAL] if diagonal else [])]}
 
 
 def reliability() -> dict[str, Any]:
@@ -87,7 +106,7 @@ def reliability() -> dict[str, Any]:
             "tooltip": [{"field": name} for name in ("calibration", "confidence", "accuracy", "count")],
         },
     }
-    return {"height": HEIGHT, "layer": [points, DIAGONAL]}
+    return SQUARE | {"layer": [points, DIAGONAL]}
 
 
 def coverage() -> dict[str, Any]:
@@ -109,7 +128,7 @@ def coverage() -> dict[str, Any]:
 
 
 def training(label: str) -> dict[str, Any]:
-    """Of rows [epoch, value, experiment]: a line an experiment."""
+    """Of rows [epoch, value, experiment]: one line per experiment."""
     return {
         "height": HEIGHT,
         "mark": {"type": "line", "point": True, "tooltip": True},

@@ -1,5 +1,6 @@
 """Choose the model that the pages show; load its predictor and describe its data."""
 
+import hashlib
 from pathlib import Path
 
 import streamlit as st
@@ -7,7 +8,7 @@ import streamlit as st
 from exp_tools.app.parts.settings import CACHE, Settings
 from exp_tools.app.parts.text import plain
 from exp_tools.errors import UserError
-from exp_tools.models.model_file import read_facts
+from exp_tools.models.model_file import ModelFacts, read_facts
 from exp_tools.models.released import released_model
 from exp_tools.project import EVALUATE_METRICS, MODEL, has_released
 from exp_tools.revisions import RELEASED_VERSION, WORKSPACE, Version, fetch_model, list_versions, read_files
@@ -21,20 +22,22 @@ DRAWN = (
 )
 
 
-def choose_version(settings: Settings, *, released: bool = True) -> Version:
+def choose_version(settings: Settings, *, reports: bool = False) -> Version:
     """Draw the chooser of versions that were evaluated, and of the released model; the choice holds on every page.
 
-    The released model comes first where the workspace has none that has seen skin. `released` false: without it.
+    The released model comes first where the workspace has none that has seen skin; with `reports` it comes last, since
+    it has none.
     """
     if settings.model is not None:
         return WORKSPACE
     versions = list_versions(settings.folder)
     trained = read_files(settings.folder, [(version.commit, EVALUATE_METRICS) for version in versions])
     shown = [version for version, text in zip(versions, trained, strict=True) if text or not version.commit]
-    if released and has_released(settings.folder):
-        shown.insert(0 if _without_skin(settings.folder / MODEL) else len(shown), RELEASED_VERSION)
+    if has_released(settings.folder):
+        first = not reports and _without_skin(settings.folder / MODEL)
+        shown.insert(0 if first else len(shown), RELEASED_VERSION)
     labels = {version.label: version for version in shown}
-    key = f"{KEY} of {'all' if released else 'those evaluated'}"
+    key = f"{KEY} of {'reports' if reports else 'all'}"
     if st.session_state.get(KEY) in labels:
         st.session_state[key] = st.session_state[KEY]
     elif st.session_state.get(key) not in labels:
@@ -51,16 +54,30 @@ def _remember(key: str) -> None:
 def open_predictor(settings: Settings, version: Version) -> Predictor:
     """The version's model, ready; loaded once and shared by everyone. Stops the page where there is none."""
     try:
-        if settings.model is not None:
-            path = Path(settings.model)
-        elif version == RELEASED_VERSION:
-            path = released_model(settings.folder)
-        else:
-            path = fetch_model(settings.folder, version, MODEL, settings.folder / CACHE)
+        path = model_file(settings, version)
         return _opened(str(path), _stamp(path))
     except UserError as error:
         st.error(plain(str(error)), icon=":material/error:")
         st.stop()
+
+
+def model_file(settings: Settings, version: Version) -> Path:
+    """The version's model file. Raises UserError where it is neither here nor in DVC's cache or remote."""
+    if settings.model is not None:
+        return Path(settings.model)
+    if version == RELEASED_VERSION:
+        return released_model(settings.folder)
+    return fetch_model(settings.folder, version, MODEL, settings.folder / CACHE)
+
+
+def facts_of(settings: Settings, version: Version) -> ModelFacts | str:
+    """What the version's model file says, without loading its weights; in words why that is not known."""
+    try:
+        path = model_file(settings, version)
+        _stamp(path)
+        return read_facts(path) if path.suffix == ".safetensors" else open_predictor(settings, version).facts
+    except UserError as error:
+        return str(error)
 
 
 def _without_skin(model: Path) -> bool:
@@ -73,7 +90,14 @@ def _without_skin(model: Path) -> bool:
 
 def say_model(predictor: Predictor) -> None:
     """One line on the model, and a warning where its data are drawn."""
-    facts = predictor.facts
+    say_facts(predictor.facts)
+
+
+def say_facts(facts: ModelFacts | str) -> None:
+    """As `say_model`, of facts; where the model file is not here, that."""
+    if isinstance(facts, str):
+        st.caption(f"Shown without the model file: {plain(facts)}.")
+        return
     backbone = facts.knobs.get("backbone")
     name = facts.architecture + (f" on {backbone}" if backbone else "")
     st.markdown(
@@ -89,9 +113,20 @@ def identity(predictor: Predictor) -> tuple[str, int, int]:
     return str(predictor.path), *_stamp(predictor.path)
 
 
+def checksum(predictor: Predictor) -> str:
+    """SHA-256 of the model file in hex digits."""
+    return _checksum(*identity(predictor))
+
+
+@st.cache_data(max_entries=10, show_spinner=False)
+def _checksum(path: str, changed: int, size: int) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def require_trained(predictor: Predictor) -> Predictor:
     """The predictor; raises UserError where its file records no training."""
-    if not predictor.facts.training.get("best_epoch"):
+    if not predictor.facts.is_trained:
         raise UserError(f"{predictor.path.name} has no record of training; an untrained model is not shown")
     return predictor
 

@@ -16,11 +16,13 @@ class Settings:
     root : the project's folder
     model : a model file to use in place of the project's own; None: the project's
     allow_training : whether the page may queue and run experiments
+    data_roots : folders whose data visitors may evaluate on and, where training is allowed, train on
     """
 
     root: str
     model: str | None = None
     allow_training: bool = False
+    data_roots: tuple[str, ...] = ()
 
     def to_text(self) -> str:
         """As one argument of a command; `from_text` takes it back."""
@@ -28,7 +30,8 @@ class Settings:
 
     @classmethod
     def from_text(cls, text: str) -> "Settings":
-        return cls(**json.loads(text))
+        content = json.loads(text)
+        return cls(**content | {"data_roots": tuple(content["data_roots"])})
 
     @property
     def folder(self) -> Path:

@@ -239,7 +239,7 @@ def known_facts(facts: ModelFacts, report: Mapping[str, Any]) -> dict[str, str]:
             f"{name} {seen[name]}" for name in ("optimizer", "lr", "batch_size", "loss", "sampler") if name in seen
         )
         + ".",
-        "model": f"{facts.architecture}: " + ", ".join(f"{key} {value}" for key, value in facts.knobs.items()) + ".",
+        "model": f"{facts.architecture}: {facts.described}.",
         "versions": ", ".join(f"{key} {value}" for key, value in facts.versions.items()),
         "calibration": f"Probabilities: softmax(logits / {facts.calibration['temperature']:.3f} + bias), fitted on "
         "validation.",

@@ -1,5 +1,7 @@
-"""Evaluate an existing model on another set, outside the pipeline: `exp-tools evaluate`."""
+"""Evaluate an existing model on another set, outside the pipeline: `exp-tools evaluate` and the app's Evaluate page."""
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,10 +17,12 @@ from exp_tools.data.inputs.metadata import Vocabulary, encode
 from exp_tools.data.labels.issues import stop_on, write_report
 from exp_tools.data.labels.select import as_task
 from exp_tools.data.labels.table import read_labels, typed_labels
+from exp_tools.data.labels.validate import tidied
 from exp_tools.data.prepare import Packing, check_and_pack
 from exp_tools.data.sources.registry import SourceOptions, read_source, spec_of
 from exp_tools.devices import prepare_machine
 from exp_tools.errors import calling
+from exp_tools.evaluation.plots.write import draw_figures
 from exp_tools.evaluation.predict import predict_views
 from exp_tools.evaluation.predictions import prediction_table
 from exp_tools.evaluation.probabilities import Calibration
@@ -38,13 +42,33 @@ class TrainingSet(NamedTuple):
     source: str
 
 
+class ReadySet(NamedTuple):
+    """A set that the pipeline has already linked.
+
+    name : in the column `split` of the predictions
+    raw : its folder, as `provide` fills it
+    labels : the images to take of it, with the labels that `prepare` gave them; None: all, less those of the model's
+        own set
+    """
+
+    name: str
+    raw: Path
+    labels: pd.DataFrame | None = None
+
+
 class StandaloneResult(NamedTuple):
     """The report (see score_set), and what was left out and why."""
 
     report: dict[str, Any]
     left_out: dict[str, int]
     removed: dict[str, int] | None
-    """Images that the model's own set also has, by how they were recognised; None where that set is not available."""
+    """Images that the model's own set also has, by how they were recognised; None where that was not asked."""
+
+
+Tell = Callable[[str, float], None]
+"""Told of a step's name and of the share of it that is done, 0 to 1."""
+PARTS = 20
+"""How often `Tell` hears of the predictions."""
 
 
 def evaluate_standalone(
@@ -57,6 +81,9 @@ def evaluate_standalone(
     root: Path,
     known: TrainingSet,
     processes: int,
+    ready: ReadySet | None = None,
+    figures: bool = False,
+    tell: Tell = lambda step, share: None,
 ) -> StandaloneResult:
     """Check, pack, predict and score a set with the model's own preprocessing.
 
@@ -69,6 +96,9 @@ def evaluate_standalone(
     root : the project: what relative folders are relative to, and where the verdicts on pairs lie
     known : the project's own set. Where it is what the model was made from, its images are taken out of the new one
     processes : for decoding
+    ready : the set, where the pipeline has linked it; then nothing is linked or downloaded
+    figures : draw those of the evaluate stage too, as PNG into the folder `figures` of `out`
+    tell : hears how far the work is
 
     Raises
     ------
@@ -78,46 +108,72 @@ def evaluate_standalone(
     """
     device = prepare_machine(params.machine)
     network, facts = load_model(model)
+    split = f"external:{source}" if ready is None else ready.name
     with scratch_folder() as folder, calling(folder / "raw", wanted.dir or source):
-        raw, images = folder / "raw", folder / "images.npy"
-        raw.mkdir()
-        provide(source, wanted, raw, root=root, processes=processes)
+        raw, images = folder / "raw" if ready is None else ready.raw, folder / "images.npy"
+        tell("reading the set", 0)
+        if ready is None:
+            raw.mkdir()
+            provide(source, wanted, raw, root=root, processes=processes)
         every = read_source(source, raw)
-        table, removed = _without_known(every, facts, known, params.prepare.duplicates, root, processes)
         passed_over = [*every.attrs["left_out"], *every["image_id"]]
         packing = _packing(facts, params, processes)
+        if ready is None or ready.labels is None:
+            table, removed = _without_known(every, facts, known, params.prepare.duplicates, root, processes)
+        else:
+            ids = tidied(every, spec_of(source).classes)["image_id"]
+            table, removed = every[ids.isin(ready.labels["image_id"])], None
+            packing = packing._replace(policy=packing.policy | {"unexpected_count": "note"})
+        tell(f"decoding {len(table):,} images", 0)
         kept, problems = check_and_pack(table, spec_of(source), raw, images, packing, passed_over)
         write_report(out / "problems.csv", problems)
         stop_on(problems, out / "problems.csv")
-        scored = with_groups(typed_labels(kept))
+        if ready is None or ready.labels is None:
+            scored = with_groups(typed_labels(kept))
+        else:
+            scored = ready.labels.set_index("image_id", drop=False).loc[kept["image_id"]].reset_index(drop=True)
         labels, left_out = as_task(scored, facts.task, facts.classes)
         calibration = Calibration.from_dict(facts.calibration)
         vocabulary = None if facts.vocabulary is None else Vocabulary.from_dict(facts.vocabulary)
-        logits = predict_views(
-            network,
-            images,
-            labels.index.to_numpy(),
-            batch_size=params.evaluate.batch_size,
-            device=device,
-            precision=params.evaluate.precision,
-            metadata=None if vocabulary is None else encode(scored, vocabulary),
-            tta=params.evaluate.tta,
-        ).mean(axis=0, dtype=np.float64)
-    predictions = prediction_table(labels, f"external:{source}", logits, facts.classes, calibration)
-    report = score_set(
-        with_metadata(predictions, labels),
-        facts.classes,
-        calibration=calibration,
-        thresholds=facts.thresholds,
-        costs=params.evaluate.costs,
-        prevalence=params.evaluate.prevalence,
-        subgroups=params.evaluate.subgroups,
-        resamples=params.evaluate.resamples,
-        seed=params.evaluate.seed,
-    )
+        run = {
+            "batch_size": params.evaluate.batch_size,
+            "device": device,
+            "precision": params.evaluate.precision,
+            "metadata": None if vocabulary is None else encode(scored, vocabulary),
+            "tta": params.evaluate.tta,
+        }
+        logits = []
+        for index in _parts(labels.index.to_numpy(), params.evaluate.batch_size):
+            tell(f"predicting {len(labels):,} images", sum(map(len, logits)) / len(labels))
+            logits.append(predict_views(network, images, index, **run).mean(axis=0, dtype=np.float64))
+        predictions = prediction_table(labels, split, np.concatenate(logits), facts.classes, calibration)
+        described = with_metadata(predictions, labels)
+        tell("computing scores and their intervals", 0)
+        report = score_set(
+            described,
+            facts.classes,
+            calibration=calibration,
+            thresholds=facts.thresholds,
+            costs=params.evaluate.costs,
+            prevalence=params.evaluate.prevalence,
+            subgroups=params.evaluate.subgroups,
+            resamples=params.evaluate.resamples,
+            seed=params.evaluate.seed,
+        )
+        if figures:
+            tell("drawing figures", 0)
+            pixels, rows = np.load(images, mmap_mode="r"), described.assign(row=labels.index.to_numpy())
+            draw_figures(out / "figures", rows, pixels, facts.classes, calibration, report, split)
+            del pixels  # Windows removes no file that is mapped
     write_json(out / "report.json", report | {"left_out": left_out, "removed": removed})
     write_csv(out / "predictions.csv", predictions)
     return StandaloneResult(report, left_out, removed)
+
+
+def _parts(index: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """The rows in at most PARTS pieces of whole batches."""
+    size = batch_size * math.ceil(len(index) / batch_size / PARTS)
+    return [index[start : start + size] for start in range(0, len(index), size)]
 
 
 def _packing(facts: ModelFacts, params: Params, processes: int) -> Packing:
