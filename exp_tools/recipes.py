@@ -69,8 +69,8 @@ def words(recipe: Recipe, root: Path) -> list[str]:
     return found
 
 
-def changed_words(root: Path, recipe: str | None, changes: Mapping[str, Any]) -> tuple[Params, list[str]]:
-    """The project's parameters with a recipe and single changes, and the arguments of `dvc exp run` that make them.
+def changed(root: Path, recipe: str | None, changes: Mapping[str, Any]) -> tuple[Params, Recipe]:
+    """The project's parameters with a recipe and single changes, and all of these as one recipe.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ def changed_words(root: Path, recipe: str | None, changes: Mapping[str, Any]) ->
 
     Raises
     ------
-    UserError : a key or value that parameters cannot have, or that no word of the command can hold
+    UserError : a key or value that parameters cannot have
     """
     params = load_params(root / PARAMS_FILE)
     found = find_recipe(root, recipe) if recipe else Recipe("none", "", {})
@@ -89,8 +89,12 @@ def changed_words(root: Path, recipe: str | None, changes: Mapping[str, Any]) ->
     for key, value in changes.items():
         _put(content, key, value)
         _put(combined, key, value)
-    chosen = parse_params(content, "the choice")
-    return chosen, [part for word in words(Recipe("the choice", "", combined), root) for part in word.split(" ", 1)]
+    return parse_params(content, "the choice"), Recipe("the choice", "", combined)
+
+
+def arguments(recipe: Recipe, root: Path) -> list[str]:
+    """As `words`, each `-S` and each `key=value` apart, for a process that no shell starts."""
+    return [part for word in words(recipe, root) for part in word.split(" ", 1)]
 
 
 def _put(content: dict[str, Any], key: str, value: Any) -> None:

@@ -19,7 +19,7 @@ from exp_tools.evaluation.compare.runs import FOLD, FOLDS, SCHEME, SEED
 from exp_tools.evaluation.metrics.catalogue import COST, HEADLINE, OF_A_CLASS, PARTIAL_AREAS
 from exp_tools.param_errors import explain_errors
 from exp_tools.params import PARAMS_FILE, Params, load_params
-from exp_tools.recipes import changed_words
+from exp_tools.recipes import arguments, changed
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 LONGEST_NAME = 64
@@ -177,7 +177,8 @@ def _member(file: Path, root: Path, content: StudyFile, setting: str, seed: int,
             f"{file}: the experiment's name {name} has over {LONGEST_NAME} characters: shorten the setting's"
         )
     try:
-        params, words = changed_words(root, own.recipe or content.common.recipe, changes)
+        params, combined = changed(root, own.recipe or content.common.recipe, changes)
+        words = arguments(combined, root)
     except UserError as error:
         raise UserError(f"{file}: {setting}: {error}") from error
     return Member(name, setting, seed, fold, params, tuple(words))

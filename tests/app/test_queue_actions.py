@@ -45,7 +45,7 @@ def asked(monkeypatch) -> list[tuple[str, ...]]:
     """The commands that DVC was given; it answers as if it had queued `mine`."""
     commands = []
 
-    def dvc(root, *command, heard=True):
+    def dvc(root, *command, worker=True):
         commands.append(command)
         return "Queued experiment 'mine' for future execution."
 

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from exp_tools.app.parts.data_roots import require_allowed
 from exp_tools.errors import UserError
 from exp_tools.params import PARAMS_FILE, load_params, parse_params
-from exp_tools.recipes import changed_words
+from exp_tools.recipes import arguments, changed
 from exp_tools.revisions import WORKSPACE, git_text
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -79,9 +79,9 @@ def chosen_words(
     UserError : a key or value that parameters cannot have, that no word of the command can hold, or a folder or table
         that visitors may not name
     """
-    params, chosen = changed_words(root, recipe, changes)
+    params, combined = changed(root, recipe, changes)
     require_allowed(changes, params.model_dump(), root, data_roots)
-    return chosen
+    return arguments(combined, root)
 
 
 def parse_changes(text: str) -> dict[str, Any]:
