@@ -231,7 +231,7 @@ def test_a_heic_picture_is_read_everywhere(model, predictor, app, tmp_path, caps
     assert answer.json()["probabilities"] == pytest.approx(expected.probabilities, abs=1e-6)
     app.file_uploader[0].set_value(("photo.heic", content, "image/heic")).run()
     assert not app.exception
-    assert app.subheader[0].value.startswith(expected.name)
+    assert app.header[0].value.startswith(expected.name)
 
 
 def test_without_its_reader_everyone_says_so_and_what_to_do(model, predictor, app, tmp_path, capsys, monkeypatch):

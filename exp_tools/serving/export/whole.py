@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from exp_tools.data.images.decode import load_image, upright_size
+from exp_tools.data.images.decode import load_image
 from exp_tools.data.images.preprocess import Preprocessing
 from exp_tools.errors import UserError
 from exp_tools.evaluation.probabilities import Calibration
@@ -23,6 +23,8 @@ from exp_tools.serving.export.whole_graph import WholeGraph
 
 TOLERANCE = 0.01
 """Largest accepted difference of a probability from the model's on the same pixels."""
+LARGEST = 10**6
+"""Longest side in pixels of a whole picture: none that `load_image` reads is larger, so none is scaled."""
 
 
 class Draft(NamedTuple):
@@ -91,7 +93,7 @@ def export_whole(model: Path, out: Path, files: Sequence[Path], metadata: NDArra
 
 def whole_picture(file: Path) -> NDArray[np.uint8]:
     """All pixels of a picture, uint8 [H, W, 3]: upright, 8-bit sRGB, transparency on white, JPEGs decoded in full."""
-    return load_image(file, Preprocessing(max(upright_size(file)), resize="keep"))
+    return load_image(file, Preprocessing(LARGEST, resize="keep"))
 
 
 def _write(network: nn.Module, preprocessing: Preprocessing, calibration: Calibration, path: Path) -> None:
