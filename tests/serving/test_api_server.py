@@ -132,7 +132,7 @@ class HalfSent:
         body = part + photo + b"\r\n--b--\r\n"
         head = [
             "POST /predict HTTP/1.1",
-            "Host: x",
+            f"Host: {server.host}",
             "Connection: close",
             "Content-Type: multipart/form-data; boundary=b",
             f"Content-Length: {len(body)}",
