@@ -84,6 +84,7 @@ class Connection(H11Protocol):
         super().__init__(*arguments, **named)
         self.limits, self.most, self.waiting = limits, most, waiting
         self.sending: asyncio.TimerHandle | None = None
+        self.access_log = False  # uvicorn's would have addresses and paths
 
     @property
     def in_work(self) -> bool:

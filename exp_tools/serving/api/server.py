@@ -5,6 +5,7 @@ import logging
 import logging.config
 import queue
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +24,8 @@ from exp_tools.serving.public_url import allowed_hosts, is_local, parse_origin, 
 from exp_tools.system import collect_garbage, cores
 
 STOP_SECONDS = 30
+QUEUE = 2048
+"""Connections that may wait to be accepted."""
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
@@ -109,7 +112,16 @@ def make_server(app: FastAPI, limits: Limits) -> uvicorn.Server:
         server_header=False,
         timeout_graceful_shutdown=STOP_SECONDS,
     )
-    return uvicorn.Server(config)
+    return _Server(config)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's, which has one number for connections that are accepted in one go and for those that may wait."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listening in sockets or []:
+            listening.listen(QUEUE)
 
 
 @contextlib.contextmanager
