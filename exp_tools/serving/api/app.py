@@ -66,6 +66,7 @@ def create_app(
         docs_url=None,  # its page would load scripts from another server
         redoc_url=None,
         redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,  # what generated clients call their functions
     )
     app.state.serving = serving
     _add_pages(app, serving, limits)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from starlette.responses import JSONResponse
 
 MEDIA_TYPE = "application/problem+json"
+SCHEMA = {"$ref": "#/components/schemas/ProblemFields"}
 SHOWN = 60
 BASE: ContextVar[str] = ContextVar("base", default="")
 """The path before every page, of the request that is answered; "" where there is none."""
@@ -83,17 +84,3 @@ def documented(*kinds: str) -> dict[int | str, dict[str, Any]]:
         example = Problem(kind, "what is wrong, what was expected, what to do").body()
         answer["content"][MEDIA_TYPE]["examples"][kind] = {"value": example}
     return answers
-
-
-SCHEMA = {
-    "type": "object",
-    "description": "A problem as in RFC 9457",
-    "required": ["type", "kind", "status", "title", "detail"],
-    "properties": {
-        "type": {"type": "string", "format": "uri-reference"},
-        "kind": {"type": "string", "enum": list(KINDS)},
-        "status": {"type": "integer"},
-        "title": {"type": "string"},
-        "detail": {"type": "string"},
-    },
-}

@@ -4,6 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from exp_tools.serving.api.problems import KINDS
 from exp_tools.serving.predictor import DISCLAIMER
 
 DRAWN = "this model was trained on drawn pictures: what it says of real skin means nothing"
@@ -61,8 +62,10 @@ class PredictionAnswer(PredictionFields):
 
 
 class ProblemFields(Answer):
-    type: str
-    kind: str
+    """A problem as in RFC 9457."""
+
+    type: str = Field(json_schema_extra={"format": "uri-reference"})
+    kind: str = Field(json_schema_extra={"enum": list(KINDS)})
     status: int
     title: str
     detail: str
