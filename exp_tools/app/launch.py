@@ -25,10 +25,10 @@ THEME = {
     "dark.backgroundColor": "#10171D",
     "dark.secondaryBackgroundColor": "#1C262E",
     "dark.textColor": "#E8EEF2",
-    "showWidgetBorder": "true",
+    "showWidgetBorder": True,
     "paddingTop": "2rem",
-    "headingFontSizes": '["2.1rem", "1.6rem", "1.35rem", "1.15rem", "1rem", "1rem"]',
-    "chartCategoricalColors": f"[{', '.join(repr(colour) for colour in COLOURS)}]".replace("'", '"'),
+    "headingFontSizes": ["2.1rem", "1.6rem", "1.35rem", "1.15rem", "1rem", "1rem"],
+    "chartCategoricalColors": list(COLOURS),
 }
 
 
