@@ -27,7 +27,7 @@ resource = pytest.importorskip("resource")
 HEAD = b"GET /health HTTP/1.1\r\nHost: x\r\n"
 BEGUN = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
 BEGUN += b"Content-Length: 99\r\n\r\n--"
-SHORT = Limits(at_once=1, waiting=9, header_seconds=0.3, send_seconds=0.3, connections=5)
+SHORT = Limits(at_once=1, waiting=9, header_seconds=0.3, idle_seconds=0.3, send_seconds=0.3, connections=5)
 PATIENT = Limits(at_once=1, waiting=9, connections=5)
 
 
@@ -102,7 +102,25 @@ def test_a_body_in_drops_that_nobody_reads_does_not_hold_it_either(short):
 
 def test_a_kept_connection_is_closed_when_nothing_more_comes(short):
     with short.connect(HEAD + b"\r\n") as connection:
-        assert everything(connection).count(b"HTTP/1.1 ") == 2
+        assert everything(connection).count(b"HTTP/1.1 ") == 1
+
+
+def one_answer(connection: socket.socket) -> bytes:
+    received = b""
+    while not received.endswith(b"}"):
+        received += connection.recv(5000)
+    return received
+
+
+def test_a_kept_connection_may_rest_for_longer_than_a_head_may_take(app):
+    rests = Limits(at_once=1, header_seconds=0.2, idle_seconds=30)
+    with running(app, rests) as server, server.connect(HEAD + b"\r\n") as connection:
+        assert one_answer(connection).startswith(b"HTTP/1.1 200")
+        time.sleep(0.6)
+        connection.sendall(HEAD + b"\r\n")
+        assert one_answer(connection).startswith(b"HTTP/1.1 200")
+        connection.sendall(HEAD)
+        assert problem(everything(connection)) == (408, "too_slow")
 
 
 def test_who_does_not_take_an_answer_is_cut_off():

@@ -68,8 +68,8 @@ class Connection(H11Protocol):
 
     - Small answers leave at once. asyncio sees to that only for sockets that name their protocol, and those of
       `socket.create_server` do not: Nagle's algorithm then waits for the client's delayed acknowledgement, 40 ms.
-    - Whoever has no request in work must send the head of one within `limits.header_seconds`, however little arrives
-      meanwhile, and must take an answer within `limits.send_seconds`.
+    - The head of a request must arrive within `limits.header_seconds` of its first byte, however little comes at a
+      time, and its answer must be taken within `limits.send_seconds`.
     - Where all `most` places are taken, the connection that has waited longest for a request makes room.
     - What is no HTTP is answered by a problem body too.
 
@@ -84,6 +84,7 @@ class Connection(H11Protocol):
         super().__init__(*arguments, **named)
         self.limits, self.most, self.waiting = limits, most, waiting
         self.sending: asyncio.TimerHandle | None = None
+        self.begun = True  # whether a head is under way: it should be, on a new connection
         self.access_log = False  # uvicorn's would have addresses and paths
 
     @property
@@ -101,7 +102,7 @@ class Connection(H11Protocol):
                 return
             longest.stop_waiting()
             longest.transport.abort()
-        self.wait()
+        self.wait(self.limits.header_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.stop_waiting()
@@ -112,16 +113,21 @@ class Connection(H11Protocol):
         super().data_received(data)
         if self.in_work:
             self.stop_waiting()
+        elif not self.begun:
+            self.stop_waiting()
+            self.wait(self.limits.header_seconds)
+        self.begun = True
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if not self.in_work and not self.transport.is_closing():
-            self.wait()
+            self.begun = False
+            self.wait(self.limits.idle_seconds)
 
-    def wait(self) -> None:
-        """Begin to wait for a request, unless it is waited for already."""
+    def wait(self, seconds: float) -> None:
+        """Wait so long for a request, unless one is waited for already."""
         if self not in self.waiting:
-            self.waiting[self] = self.loop.call_later(self.limits.header_seconds, self.give_up)
+            self.waiting[self] = self.loop.call_later(seconds, self.give_up)
 
     def stop_waiting(self) -> None:
         if timer := self.waiting.pop(self, None):
@@ -129,6 +135,9 @@ class Connection(H11Protocol):
 
     def give_up(self) -> None:
         self.stop_waiting()
+        if not self.begun:
+            self.transport.close()
+            return
         seconds = f"{self.limits.header_seconds:g}"
         self.refuse(Problem("too_slow", f"the head of the request did not arrive within {seconds} seconds"))
 

@@ -28,7 +28,8 @@ class Limits:
     scans : of a JPEG; a progressive one has about 10, and 10 MB of tiny ones keep a processor busy for over an hour
     text_bytes, metadata_bytes : of a text field; of a batch's metadata
     upload_seconds : in which a request must have arrived
-    header_seconds : in which its head must have arrived, from the connection or the answer before
+    header_seconds : in which its head must have arrived, from the connection or the head's first byte
+    idle_seconds : for which a connection is kept after an answer; more than the minute for which proxies keep theirs
     send_seconds : after which a client that takes nothing of its answer is cut off
     connections : open at the same time; fewer where the process may open fewer files
     """
@@ -44,6 +45,7 @@ class Limits:
     metadata_bytes: int = 20_000
     upload_seconds: float = 30.0
     header_seconds: float = 10.0
+    idle_seconds: float = 75.0
     send_seconds: float = 30.0
     connections: int = 1000
 

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import logging.config
+import math
 import queue
 import signal
 import socket
@@ -110,6 +111,7 @@ def make_server(app: FastAPI, limits: Limits) -> uvicorn.Server:
         access_log=False,
         log_config=None,
         server_header=False,
+        timeout_keep_alive=math.ceil(limits.idle_seconds),
         timeout_graceful_shutdown=STOP_SECONDS,
     )
     return _Server(config)
