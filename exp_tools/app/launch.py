@@ -1,6 +1,6 @@
 """Start the web app: Streamlit in this process, on this machine only by default, without usage statistics."""
 
-import socket
+import logging.config
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -49,22 +49,32 @@ def start(settings: Settings, *, host: str, port: int, public_url: str | None = 
     if find_spec("streamlit") is None:
         raise UserError("the web app needs Streamlit, which is not installed: pip install -e '.[app]'")
     url = parse_public_url(public_url) if public_url else None
-    _require_free(host, port)
+    from starlette.formparsers import MultiPartParser
+    from starlette.middleware import Middleware
+    from streamlit.starlette import App
+    from streamlit.web import bootstrap
+
+    from exp_tools.serving.api.connections import LOGGING, ending_well, listen, make_server
+    from exp_tools.serving.api.limits import Limits
+
+    listening = listen(host, port)
+    port = listening.getsockname()[1]
     collect_garbage(rarely=False)  # visits leave some
     if not is_local(host):
         print(f"warning: everyone who reaches {host}:{port} can use the app; there is no password", file=sys.stderr)
         if settings.allow_training:
             print("warning: and can run experiments on this machine (--allow-training)", file=sys.stderr)
-    from starlette.formparsers import MultiPartParser
-    from starlette.middleware import Middleware
-    from streamlit.starlette import App
-
     MultiPartParser.spool_max_size = (MAX_UPLOAD_MB + 1) * 2**20  # beyond it an upload would go to a temporary file
     here = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}{url.base if url else ''}"
     print(f"the app: {here}{f', offered as {url}' if url else ''} (stop it with Ctrl-C)", flush=True)
     script = str(Path(__file__).with_name("main.py"))
     sys.argv = [script, settings.to_text()]  # as the script finds it
-    App(script, middleware=[Middleware(Unframed)]).run(config=options(host, port, url))
+    bootstrap.load_config_options(options(host, port, url))
+    logging.config.dictConfig(LOGGING)
+    app = App(script, middleware=[Middleware(Unframed)])
+    server = make_server(app, Limits(), ws="websockets-sansio", ws_per_message_deflate=False)
+    with ending_well():
+        server.run(sockets=[listening])  # Streamlit's own server lets every answer wait for 40 ms
 
 
 class Unframed:
@@ -110,15 +120,3 @@ def options(host: str, port: int, url: PublicUrl | None = None) -> dict[str, Any
     if hosts := allowed_hosts(host, url):  # a page elsewhere cannot talk to the app by a name that it points here
         found["server.allowedHosts"] = list(hosts)
     return found
-
-
-def _require_free(host: str, port: int) -> None:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise UserError(
-                f"cannot listen on {host}:{port} ({error.strerror or error}); try another --port"
-            ) from error

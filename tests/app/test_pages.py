@@ -150,7 +150,7 @@ def test_a_port_that_is_taken_is_said(monkeypatch, tmp_path, capsys):
         taken.listen()
         port = taken.getsockname()[1]
         assert cli.main(["app", "--port", str(port)]) == 1
-    assert f"cannot listen on 127.0.0.1:{port}" in capsys.readouterr().err
+    assert f"cannot listen on 127.0.0.1, port {port}" in capsys.readouterr().err
 
 
 # ----------------------------------------------------------------------------------------------- bars and pictures

@@ -1,29 +1,25 @@
 """The app behind a proxy: its base path, the names and origins it answers to, and no foreign frame around it."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
-import time
 
 import pytest
 import requests
+from helpers.api import until
 from helpers.project import ROOT
 
 pytest.importorskip("streamlit")
-
-WAIT = 60
 
 
 @pytest.fixture(scope="module")
 def port(tmp_path_factory):
     """Of an app that https://example.org/lesions offers."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     folder = tmp_path_factory.mktemp("app")
-    words = ["app", "--port", str(port), "--public-url", "https://example.org/lesions"]
+    words = ["app", "--port", "0", "--public-url", "https://example.org/lesions"]
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "exp_tools.cli", *words],
@@ -33,24 +29,20 @@ def port(tmp_path_factory):
             stderr=subprocess.STDOUT,
         )
     try:
-        for _ in range(4 * WAIT):
-            try:
-                requests.get(f"http://127.0.0.1:{port}/lesions/_stcore/health", timeout=5).raise_for_status()
-                break
-            except requests.RequestException:
-                assert process.poll() is None, (folder / "log").read_text()
-                time.sleep(0.25)
+        until(lambda: "http://" in (folder / "log").read_text() or process.poll() is not None, 60)
+        port = int(re.search(r"http://127.0.0.1:(\d+)/lesions,", (folder / "log").read_text())[1])
         yield port
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(20)
+        status = process.wait(20)
+    assert status == 0
     said = (folder / "log").read_text()
     assert "offered as https://example.org/lesions" in said
     assert "Traceback" not in said
 
 
-def handshake(port: int, host: str, origin: str) -> int:
-    """The status with which a WebSocket is opened."""
+def upgraded(port: int, host: str, origin: str) -> socket.socket:
+    """A connection that asked to become a WebSocket."""
     lines = [
         "GET /lesions/_stcore/stream HTTP/1.1",
         f"Host: {host}",
@@ -60,9 +52,9 @@ def handshake(port: int, host: str, origin: str) -> int:
         "Sec-WebSocket-Version: 13",
         "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
     ]
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
-        connection.sendall("\r\n".join([*lines, "", ""]).encode())
-        return int(connection.recv(4096).split(b" ")[1])
+    connection = socket.create_connection(("127.0.0.1", port), timeout=20)
+    connection.sendall("\r\n".join([*lines, "", ""]).encode())
+    return connection
 
 
 def test_the_base_path_is_the_apps_and_no_other_site_may_frame_it(port):
@@ -78,4 +70,5 @@ def test_the_base_path_is_the_apps_and_no_other_site_may_frame_it(port):
     ("evil.example", "https://evil.example", 403),
 ])  # fmt: skip
 def test_a_page_talks_to_it_under_its_own_name_alone(port, host, origin, status):
-    assert handshake(port, host, origin) == status
+    with upgraded(port, host, origin) as connection:
+        assert int(connection.recv(4096).split(b" ")[1]) == status

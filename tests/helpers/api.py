@@ -9,9 +9,8 @@ from dataclasses import dataclass
 
 import uvicorn
 
-from exp_tools.serving.api.connections import listen
+from exp_tools.serving.api.connections import listen, make_server
 from exp_tools.serving.api.limits import Limits
-from exp_tools.serving.api.server import make_server
 
 
 @dataclass
@@ -33,11 +32,11 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(app: Callable, limits: Limits) -> Iterator[Running]:
+def running(app: Callable, limits: Limits, ws: str = "none") -> Iterator[Running]:
     """An ASGI app behind the API's own connections."""
     listening = listen("127.0.0.1", 0)
     port = listening.getsockname()[1]
-    server = make_server(app, limits)
+    server = make_server(app, limits, ws=ws)
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
     try:

@@ -135,6 +135,22 @@ def test_who_does_not_take_an_answer_is_cut_off():
         until(lambda: len(server.server.server_state.connections) == 0)
 
 
+def test_a_websocket_is_no_request_that_does_not_arrive():
+    async def echo(scope, receive, send) -> None:
+        if scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.accept"})
+            await send(await receive() | {"type": "websocket.send"})
+
+    asked = b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    asked += b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    with running(echo, SHORT, ws="websockets-sansio") as server, server.connect(HEAD + asked) as connection:
+        assert connection.recv(5000).startswith(b"HTTP/1.1 101")
+        time.sleep(0.8)
+        connection.sendall(b"\x81\x82\0\0\0\0hi")  # a text of two letters, under a mask of zeros
+        assert connection.recv(5000).startswith(b"\x81\x02hi")
+
+
 def test_who_waits_longest_makes_room_and_work_goes_on(patient):
     working = patient.connect(BEGUN)
     until(lambda: health(patient)["inside"] == 1)
@@ -197,7 +213,7 @@ def test_what_the_limit_of_open_files_leaves(monkeypatch, capsys):
     monkeypatch.setattr(resource, "getrlimit", lambda _: (100, 100))
     assert main(["api", "--port", "0"]) == 1
     said = capsys.readouterr().err
-    assert said == "error: the API may open 100 files and needs 128; allow more by `ulimit -n 1024`\n"
+    assert said == "error: the server may open 100 files and needs 128; allow more by `ulimit -n 1024`\n"
 
 
 def test_the_same_message_is_one_line_a_second(monkeypatch):

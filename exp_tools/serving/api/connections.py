@@ -1,15 +1,20 @@
-"""Connections of the API's server: how many there may be, how long one may wait, and a log that nobody can fill."""
+"""Connections of a server: how many there may be, how long one may wait, and a log that nobody can fill."""
 
 import asyncio
+import contextlib
 import functools
 import logging
 import math
+import signal
 import socket
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import h11
+import uvicorn
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from exp_tools.errors import UserError
@@ -17,6 +22,9 @@ from exp_tools.serving.api.limits import Limits
 from exp_tools.serving.api.problems import Problem
 
 LOG = logging.getLogger("exp_tools.api")
+STOP_SECONDS = 30
+QUEUE = 2048
+"""Connections that may wait to be accepted."""
 OWN_FILES = 64
 """Files that the process opens besides its connections."""
 LEAST_FILES = 128
@@ -44,7 +52,7 @@ def connection_room(most: int) -> tuple[int, int]:
     if files == resource.RLIM_INFINITY:
         return most, 100
     if files < LEAST_FILES:
-        raise UserError(f"the API may open {files} files and needs {LEAST_FILES}; allow more by `ulimit -n 1024`")
+        raise UserError(f"the server may open {files} files and needs {LEAST_FILES}; allow more by `ulimit -n 1024`")
     at_a_time = min(100, files // 16)
     return min(most, files - OWN_FILES - 4 * at_a_time), at_a_time
 
@@ -58,9 +66,35 @@ def listen(host: str, port: int) -> socket.socket:
         raise UserError(f"cannot listen on {host}, port {port}: {error}; choose others by --host and --port") from error
 
 
-def connection_factory(limits: Limits, most: int) -> Callable[..., asyncio.Protocol]:
-    """What uvicorn makes its connections with; `most`: how many there may be."""
-    return functools.partial(Connection, limits=limits, most=most, waiting={})
+def make_server(app: ASGIApp, limits: Limits, **options: Any) -> uvicorn.Server:
+    """A server whose connections keep to the limits; its `run` wants sockets that listen.
+
+    Parameters
+    ----------
+    options : for uvicorn.Config
+    """
+    most, at_a_time = connection_room(limits.connections)
+    config = uvicorn.Config(
+        app,
+        http=functools.partial(Connection, limits=limits, most=most, waiting={}),
+        backlog=at_a_time,
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_keep_alive=math.ceil(limits.idle_seconds),
+        timeout_graceful_shutdown=STOP_SECONDS,
+        **options,
+    )
+    return _Server(config)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's, which has one number for connections that are accepted in one go and for those that may wait."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listening in sockets or []:
+            listening.listen(QUEUE)
 
 
 class Connection(H11Protocol):
@@ -84,13 +118,14 @@ class Connection(H11Protocol):
         super().__init__(*arguments, **named)
         self.limits, self.most, self.waiting = limits, most, waiting
         self.sending: asyncio.TimerHandle | None = None
+        self.upgraded = False
         self.begun = True  # whether a head is under way: it should be, on a new connection
         self.access_log = False  # uvicorn's would have addresses and paths
 
     @property
     def in_work(self) -> bool:
-        """Whether the head of a request is here and its answer is not yet complete."""
-        return self.cycle is not None and not self.cycle.response_complete
+        """Whether the head of a request is here and its answer is not yet complete; a WebSocket's never is."""
+        return self.upgraded or (self.cycle is not None and not self.cycle.response_complete)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -117,6 +152,10 @@ class Connection(H11Protocol):
             self.stop_waiting()
             self.wait(self.limits.header_seconds)
         self.begun = True
+
+    def handle_websocket_upgrade(self, event: h11.Request) -> None:
+        self.upgraded = True
+        super().handle_websocket_upgrade(event)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -176,6 +215,17 @@ class Connection(H11Protocol):
         LOG.info("(no request) %s %s", answer.status_code, problem.kind)
 
 
+@contextlib.contextmanager
+def ending_well() -> Iterator[None]:
+    """SIGTERM and Ctrl-C end the process with status 0: uvicorn raises the signal again when it has stopped."""
+    before = {number: signal.signal(number, lambda *_: sys.exit(0)) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 class Seldom(logging.Filter):
     """At most one line a second of each message; the next one says how many were left out."""
 
@@ -198,3 +248,21 @@ class Seldom(logging.Filter):
         if left_out:
             record.msg = f"{record.msg} ({left_out:,} more like it)"
         return True
+
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(message)s"}},
+    "filters": {"seldom": {"()": Seldom}},
+    "handlers": {
+        "stderr": {"class": "logging.StreamHandler", "formatter": "line"},
+        "seldom": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["seldom"]},
+    },
+    "loggers": {
+        "exp_tools.api": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
+        "uvicorn": {"handlers": ["seldom"], "level": "ERROR", "propagate": False},
+        "asyncio": {"handlers": ["seldom"], "level": "WARNING", "propagate": False},
+        "python_multipart": {"level": "CRITICAL"},  # its warnings quote bytes of the form
+    },
+}

@@ -46,7 +46,7 @@ class Limits:
     upload_seconds: float = 30.0
     header_seconds: float = 10.0
     idle_seconds: float = 75.0
-    send_seconds: float = 30.0
+    send_seconds: float = 60.0
     connections: int = 1000
 
 

@@ -1,48 +1,23 @@
 """Run the JSON API as a server."""
 
 import contextlib
-import logging
 import logging.config
-import math
 import queue
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
-import uvicorn
-from fastapi import FastAPI
 
 from exp_tools.serving.api.access import Access, read_token
 from exp_tools.serving.api.app import create_app
-from exp_tools.serving.api.connections import Seldom, connection_factory, connection_room, listen
+from exp_tools.serving.api.connections import LOGGING, connection_room, ending_well, listen, make_server
 from exp_tools.serving.api.limits import Limits
 from exp_tools.serving.predictor import Predictor
 from exp_tools.serving.public_url import allowed_hosts, is_local, parse_origin, parse_public_url
 from exp_tools.system import collect_garbage, cores
-
-STOP_SECONDS = 30
-QUEUE = 2048
-"""Connections that may wait to be accepted."""
-LOGGING = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(message)s"}},
-    "filters": {"seldom": {"()": Seldom}},
-    "handlers": {
-        "stderr": {"class": "logging.StreamHandler", "formatter": "line"},
-        "seldom": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["seldom"]},
-    },
-    "loggers": {
-        "exp_tools.api": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
-        "uvicorn": {"handlers": ["seldom"], "level": "ERROR", "propagate": False},
-        "asyncio": {"handlers": ["seldom"], "level": "WARNING", "propagate": False},
-        "python_multipart": {"level": "CRITICAL"},  # its warnings quote bytes of the form
-    },
-}
 
 
 def serve(
@@ -86,7 +61,7 @@ def serve(
     )
     limits = Limits(at_once=at_once)
     connection_room(limits.connections)
-    with listen(host, port) as listening, _ending_well():
+    with listen(host, port) as listening, ending_well():
         app = create_app(Predictor(model), limits, access, metrics=metrics)
         torch.set_num_threads(max(1, cores() // at_once))
         logging.config.dictConfig(LOGGING)
@@ -97,33 +72,7 @@ def serve(
             lacks = "no encryption" if access.token else "neither passwords nor encryption"
             print(f"warning: others can reach this server; it has {lacks}", file=sys.stderr)
         with _reloading(app.state.serving.reload):
-            make_server(app, limits).run(sockets=[listening])
-
-
-def make_server(app: FastAPI, limits: Limits) -> uvicorn.Server:
-    """A server whose connections keep to the limits; its `run` wants sockets that listen."""
-    most, at_a_time = connection_room(limits.connections)
-    config = uvicorn.Config(
-        app,
-        http=connection_factory(limits, most),
-        ws="none",
-        backlog=at_a_time,
-        access_log=False,
-        log_config=None,
-        server_header=False,
-        timeout_keep_alive=math.ceil(limits.idle_seconds),
-        timeout_graceful_shutdown=STOP_SECONDS,
-    )
-    return _Server(config)
-
-
-class _Server(uvicorn.Server):
-    """uvicorn's, which has one number for connections that are accepted in one go and for those that may wait."""
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        for listening in sockets or []:
-            listening.listen(QUEUE)
+            make_server(app, limits, ws="none").run(sockets=[listening])
 
 
 @contextlib.contextmanager
@@ -147,14 +96,3 @@ def _reloading(reload: Callable[[], None]) -> Iterator[None]:
     finally:
         signal.signal(signal.SIGHUP, before)
         asked.put(False)
-
-
-@contextlib.contextmanager
-def _ending_well() -> Iterator[None]:
-    """SIGTERM and Ctrl-C end the process with status 0: uvicorn raises the signal again when it has stopped."""
-    before = {number: signal.signal(number, lambda *_: sys.exit(0)) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
