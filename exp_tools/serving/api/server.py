@@ -17,7 +17,7 @@ from exp_tools.serving.api.connections import LOGGING, connection_room, ending_w
 from exp_tools.serving.api.limits import Limits
 from exp_tools.serving.predictor import Predictor
 from exp_tools.serving.public_url import allowed_hosts, is_local, parse_origin, parse_public_url
-from exp_tools.system import collect_garbage, cores
+from exp_tools.system import collect_garbage, cores, settle_memory
 
 
 def serve(
@@ -66,6 +66,7 @@ def serve(
         torch.set_num_threads(max(1, cores() // at_once))
         logging.config.dictConfig(LOGGING)
         collect_garbage(rarely=False)  # requests leave some
+        settle_memory()
         address = f"[{host}]" if ":" in host else host
         print(f"listening on http://{address}:{listening.getsockname()[1]} (Ctrl-C stops); model {model}", flush=True)
         if not is_local(host):
@@ -88,6 +89,7 @@ def _reloading(reload: Callable[[], None]) -> Iterator[None]:
             while not asked.empty():
                 asked.get()
             reload()
+            settle_memory()
 
     threading.Thread(target=work, daemon=True).start()
     before = signal.signal(signal.SIGHUP, lambda *_: asked.put(True))

@@ -10,7 +10,10 @@ from exp_tools.errors import UserError
 from exp_tools.serving.api.limits import Gate, Limits
 from exp_tools.serving.api.service import Service, file_checksum
 from exp_tools.serving.predictor import Predictor
+from exp_tools.system import give_back_memory
 
+TIDY, TIDY_BUSY = 50, 200
+"""Requests after which free memory is given back: when the last of them is answered, and under constant load."""
 LOG = logging.getLogger("exp_tools.api")
 
 
@@ -27,13 +30,23 @@ class Serving:
     def __init__(self, predictor: Predictor, limits: Limits) -> None:
         self.limits, self.gate = limits, Gate(limits)
         self.threads = anyio.CapacityLimiter(limits.at_once)
+        self.untidy = 0
         self.reloads = {"loaded": 0, "unchanged": 0, "refused": 0}
         self.current = Service(predictor, limits)
         self.current.try_out()
 
     async def run(self, work: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
         """Do work in one of the threads, when one is free."""
-        return await anyio.to_thread.run_sync(work, *arguments, limiter=self.threads)
+        return await anyio.to_thread.run_sync(self._work, work, *arguments, limiter=self.threads)
+
+    def _work(self, work: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
+        try:
+            return work(*arguments)
+        finally:
+            self.untidy += 1  # a count that another thread spoils now and then is good enough
+            if self.untidy >= (TIDY if self.gate.inside <= 1 else TIDY_BUSY):
+                self.untidy = 0
+                give_back_memory()
 
     def reload(self) -> None:
         """Read the model file again and serve it, or keep the model and log why; requests in work keep theirs.
