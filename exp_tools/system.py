@@ -1,5 +1,6 @@
 """Processor cores, work beside the main process, and memory settings of Python and of the C library."""
 
+import atexit
 import contextlib
 import ctypes
 import gc
@@ -36,6 +37,7 @@ def settle_memory() -> None:
     gc.unfreeze()
     gc.collect()
     gc.freeze()
+    atexit.register(gc.unfreeze)  # or libraries complain at the end that their objects leaked
 
 
 @cache

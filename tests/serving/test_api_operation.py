@@ -17,6 +17,7 @@ from helpers.models import photograph, save_tiny_model
 from helpers.project import ROOT
 from starlette.testclient import TestClient
 
+from exp_tools.serving.api import serving
 from exp_tools.serving.api.app import create_app
 from exp_tools.serving.api.limits import Limits
 from exp_tools.serving.api.schemas import NOTICE, ReadyAnswer
@@ -52,6 +53,15 @@ def test_gzip_for_those_who_take_it(client):
         assert "content-encoding" not in client.get("/model", headers={"Accept-Encoding": refused}).headers
     with client.stream("GET", "/model", headers={"Accept-Encoding": "gzip;q=0.5"}) as answer:
         assert json.loads(gzip.decompress(b"".join(answer.iter_raw()))) == client.get("/model").json()
+
+
+def test_memory_is_given_back_now_and_then(client, monkeypatch):
+    given_back = []
+    monkeypatch.setattr(serving, "give_back_memory", lambda: given_back.append(True))
+    monkeypatch.setattr(serving, "TIDY", 3)
+    for _ in range(6):
+        client.post("/predict", **upload())
+    assert len(given_back) == 2
 
 
 def test_ready_where_the_next_request_would_be_taken(predictor, model):
