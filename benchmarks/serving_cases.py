@@ -1,7 +1,12 @@
 """What the use of a model costs besides its forward pass, and what an export gains. Weights are random: they cost as
 much as trained ones."""
 
-from collections.abc import Callable
+import contextlib
+import http.client
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -66,6 +71,50 @@ def predict_one_case(file: Path, scratch: Path, repeats: int) -> Case:
         target=1 / 1.3,
         repeats=repeats,
     )
+
+
+def api_overhead_case(file: Path, scratch: Path, repeats: int) -> Case:
+    """A photograph sent to the API over a connection that is kept, against the predictor in this process.
+
+    Both compute in one thread, which is what the API gives each request where it takes as many as there are cores.
+    """
+    predictor = resnet18(scratch / "model.safetensors", 224)
+    torch.set_num_threads(1)
+    content = file.read_bytes()
+    with _api(scratch / "model.safetensors") as address:
+        connection = http.client.HTTPConnection(address)
+        head = b'--b\r\nContent-Disposition: form-data; name="image"; filename="a.jpg"\r\n\r\n'
+        form = head + content + b"\r\n--b--\r\n"
+        kind = {"Content-Type": "multipart/form-data; boundary=b"}
+
+        def requests() -> None:
+            for _ in range(CALLS):
+                connection.request("POST", "/predict", form, kind)
+                answer = connection.getresponse()
+                answer.read()
+                assert answer.status == 200
+
+        return compare(
+            "api_overhead",
+            "images/s",
+            CALLS,
+            requests,
+            lambda: [predictor.predict(content) for _ in range(CALLS)],
+            against="the predictor in process, ResNet-18 at 224 px (1.2 times its time is a ratio of 0.83)",
+            target=1 / 1.2,
+            repeats=2 * repeats,
+        )
+
+
+@contextlib.contextmanager
+def _api(model: Path) -> Iterator[str]:
+    """`exp-tools api` on this model; gives host and port."""
+    words = [sys.executable, "-m", "exp_tools.cli", "api", "--model", str(model), "--port", "0"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        try:
+            yield re.search(r"http://([\d.:]+)", process.stdout.readline())[1]
+        finally:
+            process.terminate()
 
 
 def predict_batch_case(folder: Path, scratch: Path, size: int, repeats: int) -> Case:

@@ -120,6 +120,7 @@ def cpu_work(request: Request) -> dict[str, Work]:
         "split": lambda: data_cases.split_case(repeats),
         "duplicates": lambda: data_cases.duplicates_case(request.some(400, 1000), 1 if quick else 3),
         "predict_one": lambda: serving_cases.predict_one_case(request.files[0], scratch, repeats),
+        "api_overhead": lambda: serving_cases.api_overhead_case(request.files[0], scratch, repeats),
         "predict_batch": predict_batch,
         "onnx": lambda: serving_cases.export_cases(request.files, scratch, repeats),
         "help": lambda: start_cases.help_case(repeats),

@@ -24,6 +24,7 @@ UNKNOWN = "unknown"
 BAR = 24
 SHOWN = 10
 WHICH_MODEL = f"model file, its .onnx, or `released`: the one in {RELEASED} (default: {MODEL})"
+PUBLIC_URL = "address under which a proxy offers it, as https://example.org/lesions (default: none)"
 ENDINGS = {"onnx": ".onnx", "onnx-int8": ".int8.onnx", "half": ".half.safetensors"}
 """Formats of `export`, and how their files end."""
 WHOLE = ".pictures.onnx"
@@ -72,6 +73,7 @@ def add_commands(commands: Commands) -> None:
     app.add_argument("--model", type=model_path, help="model file to show (default: the project's, to choose from)")
     app.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)")
     app.add_argument("--port", type=int, default=8501, help="port to listen on (default: 8501)")
+    app.add_argument("--public-url", metavar="URL", help=PUBLIC_URL)
     app.add_argument("--allow-training", action="store_true", help="let the page queue and run experiments")
     app.add_argument(
         "--data-root",
@@ -86,6 +88,16 @@ def add_commands(commands: Commands) -> None:
     api.add_argument("--model", type=model_path, default=MODEL, help=WHICH_MODEL)
     api.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)")
     api.add_argument("--port", type=int, default=8000, help="port to listen on, 0: any free one (default: 8000)")
+    api.add_argument("--public-url", metavar="URL", help=PUBLIC_URL)
+    api.add_argument(
+        "--cors-origin",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="origin whose web pages may use the API, *: any; may be given several times (default: none)",
+    )
+    api.add_argument("--token-file", type=Path, help="file with the token that clients must send (default: none)")
+    api.add_argument("--metrics", action="store_true", help="answer /metrics, for Prometheus")
     api.add_argument("--at-once", type=int, help="requests computed at the same time (default: one per core)")
 
     export = commands.add(
@@ -194,7 +206,7 @@ def _app(options: argparse.Namespace) -> int:
         allow_training=options.allow_training,
         data_roots=tuple(str(_folder(root)) for root in options.data_root),
     )
-    start(settings, host=options.host, port=options.port)
+    start(settings, host=options.host, port=options.port, public_url=options.public_url)
     return 0
 
 
@@ -209,13 +221,22 @@ def _api(options: argparse.Namespace) -> int:
     try:
         from exp_tools.serving.api.server import serve
     except ModuleNotFoundError as error:
-        if error.name not in ("fastapi", "uvicorn", "python_multipart"):
+        if error.name not in ("fastapi", "uvicorn", "python_multipart", "prometheus_client"):
             raise
         raise UserError(f"the API needs {error.name}, which is not installed: pip install '.[app]'") from error
 
     if options.at_once is not None and options.at_once < 1:
         raise UserError(f"--at-once is {options.at_once}; it must be 1 or more")
-    serve(options.model, host=options.host, port=options.port, at_once=options.at_once)
+    serve(
+        options.model,
+        host=options.host,
+        port=options.port,
+        at_once=options.at_once,
+        public_url=options.public_url,
+        cors_origins=options.cors_origin,
+        token_file=options.token_file,
+        metrics=options.metrics,
+    )
     return 0
 
 

@@ -6,6 +6,7 @@ One image runs the app or the API, on any port. Which one is read from the comma
 import sys
 import urllib.request
 from pathlib import Path
+from urllib.parse import urlsplit
 
 SERVERS = {"app": (8501, "/_stcore/health"), "api": (8000, "/health")}
 """Port by default, and the page that answers while the server is well."""
@@ -18,7 +19,10 @@ def address(command: list[str]) -> str:
     port, page = SERVERS[next((word for word in words if word in SERVERS), "app")]
     if "--port" in words[:-1]:
         port = int(words[words.index("--port") + 1])
-    return f"http://127.0.0.1:{port}{page}"
+    base = ""
+    if page == SERVERS["app"][1] and "--public-url" in words[:-1]:  # the API answers without its base path too
+        base = urlsplit(words[words.index("--public-url") + 1]).path.rstrip("/")
+    return f"http://127.0.0.1:{port}{base}{page}"
 
 
 def main(process: str = "1") -> int:

@@ -32,6 +32,7 @@ from exp_tools.params import load_params
 from exp_tools.project import CARD, CURVES, DATA_METRICS, EVALUATE_METRICS, MODEL, RELEASED, REPORT, SUMS, TRAIN_METRICS
 from exp_tools.revisions import RELEASED_VERSION
 from exp_tools.serving.predictor import DISCLAIMER, NO_MAPS, Patient, Predictor
+from exp_tools.serving.public_url import parse_public_url
 
 torch.set_num_threads(1)
 
@@ -110,13 +111,13 @@ def test_the_command_listens_on_this_machine_only_and_trains_nothing_unless_told
     monkeypatch.setattr(launch, "start", lambda settings, **where: started.append((settings, where)))
     monkeypatch.chdir(tmp_path)
     assert cli.main(["app"]) == 0
-    roots = ["--data-root", str(tmp_path), "--data-root", "."]
-    assert cli.main(["app", "--host", "0.0.0.0", "--port", "80", "--allow-training", "--model", "a.onnx", *roots]) == 0
+    more = ["--data-root", str(tmp_path), "--data-root", ".", "--public-url", "https://example.org"]
+    assert cli.main(["app", "--host", "0.0.0.0", "--port", "80", "--allow-training", "--model", "a.onnx", *more]) == 0
     assert cli.main(["app", "--data-root", "nowhere"]) == 1
     (plain, here), (open_, there) = started
-    assert here == {"host": "127.0.0.1", "port": 8501}
+    assert here == {"host": "127.0.0.1", "port": 8501, "public_url": None}
     assert (plain.root, plain.model, plain.allow_training) == (str(tmp_path), None, False)
-    assert there == {"host": "0.0.0.0", "port": 80}
+    assert there == {"host": "0.0.0.0", "port": 80, "public_url": "https://example.org"}
     assert (open_.model, open_.allow_training) == (str(tmp_path / "a.onnx"), True)
     assert (plain.data_roots, open_.data_roots) == ((), (str(tmp_path), str(tmp_path)))
     assert Settings.from_text(open_.to_text()) == open_
@@ -124,17 +125,27 @@ def test_the_command_listens_on_this_machine_only_and_trains_nothing_unless_told
 
 def test_streamlit_is_told_to_tell_nobody_and_to_hide_tracebacks():
     given = launch.options("127.0.0.1", 8501)
-    assert {
-        "--server.address=127.0.0.1",
-        "--server.port=8501",
-        "--browser.gatherUsageStats=false",
-        "--client.showErrorDetails=none",
-        "--client.showErrorLinks=false",
-        "--server.enableXsrfProtection=true",
-        "--server.maxUploadSize=20",
-        "--server.allowedHosts=127.0.0.1",
-    } <= set(given)
-    assert not any("allowedHosts" in option for option in launch.options("192.0.2.1", 8501))
+    assert (
+        given.items()
+        >= {
+            "server.address": "127.0.0.1",
+            "server.port": 8501,
+            "browser.gatherUsageStats": False,
+            "client.showErrorDetails": "none",
+            "client.showErrorLinks": "false",
+            "server.enableXsrfProtection": True,
+            "server.maxUploadSize": 20,
+        }.items()
+    )
+    assert given["server.allowedHosts"] == ["127.0.0.1", "localhost", "::1"]
+    assert "server.allowedHosts" not in launch.options("192.0.2.1", 8501)
+
+
+def test_streamlit_knows_the_address_under_which_a_proxy_offers_it():
+    given = launch.options("0.0.0.0", 8501, parse_public_url("https://example.org/lesions/"))
+    assert given["server.allowedHosts"] == ["127.0.0.1", "localhost", "::1", "example.org"]
+    assert (given["server.baseUrlPath"], given["server.corsAllowedOrigins"]) == ("/lesions", ["https://example.org"])
+    assert (given["browser.serverAddress"], given["browser.serverPort"]) == ("example.org", 443)
 
 
 def test_a_port_that_is_taken_is_said(monkeypatch, tmp_path, capsys):
@@ -146,7 +157,7 @@ def test_a_port_that_is_taken_is_said(monkeypatch, tmp_path, capsys):
         taken.listen()
         port = taken.getsockname()[1]
         assert cli.main(["app", "--port", str(port)]) == 1
-    assert f"cannot listen on 127.0.0.1:{port}" in capsys.readouterr().err
+    assert f"cannot listen on 127.0.0.1, port {port}" in capsys.readouterr().err
 
 
 # ----------------------------------------------------------------------------------------------- bars and pictures

@@ -124,6 +124,19 @@ def test_under_load_every_answer_is_right_and_memory_does_not_grow(server, model
     assert "WARNING" not in server.log()
 
 
+@pytest.mark.sweep
+def test_memory_after_5000_requests_is_that_after_200(own_server, model):
+    predictor = Predictor(model)
+    expected = [predictor.predict(photograph(seed)).probabilities for seed in range(7)]
+    mixed_load(own_server, expected)
+    before = own_server.memory()
+    for _ in range(5000 // REQUESTS - 1):
+        mixed_load(own_server, expected)
+    after = own_server.memory()
+    print(f"{before / 1e6:.1f} MB after {REQUESTS} requests, {after / 1e6:.1f} MB after 5,000")
+    assert after <= 1.02 * before, f"{before / 1e6:.1f} MB before, {after / 1e6:.1f} MB after"
+
+
 class HalfSent:
     """A request of which the server has half until `answer` sends the rest."""
 
@@ -132,7 +145,7 @@ class HalfSent:
         body = part + photo + b"\r\n--b--\r\n"
         head = [
             "POST /predict HTTP/1.1",
-            "Host: x",
+            f"Host: {server.host}",
             "Connection: close",
             "Content-Type: multipart/form-data; boundary=b",
             f"Content-Length: {len(body)}",

@@ -257,6 +257,8 @@ def api_command() -> list[str]:
         (["exp-tools", "app", "--host", "0.0.0.0", "--port", "8501"], "http://127.0.0.1:8501/_stcore/health"),
         (["/opt/venv/bin/python", "/opt/venv/bin/exp-tools", "api"], "http://127.0.0.1:8000/health"),
         (["sh", "-c", "exp-tools api --port=81"], "http://127.0.0.1:81/health"),
+        (["exp-tools", "app", "--public-url", "https://a.org/b/"], "http://127.0.0.1:8501/b/_stcore/health"),
+        (["exp-tools", "api", "--public-url", "https://a.org/b"], "http://127.0.0.1:8000/health"),
     ],
 )
 def test_the_health_check_asks_the_server_that_the_command_started(command, asked):

@@ -21,6 +21,10 @@ class Limits:
     batch_images : images of a batch
     text_bytes, metadata_bytes : of a text field; of a batch's metadata
     upload_seconds : in which a request must have arrived
+    header_seconds : in which its head must have arrived, from the connection or the head's first byte
+    idle_seconds : for which a connection is kept after an answer; more than the minute for which proxies keep theirs
+    send_seconds : after which a client that takes nothing of its answer is cut off
+    connections : open at the same time; fewer where the process may open fewer files
     """
 
     at_once: int = 2
@@ -31,6 +35,10 @@ class Limits:
     text_bytes: int = 200
     metadata_bytes: int = 20_000
     upload_seconds: float = 30.0
+    header_seconds: float = 10.0
+    idle_seconds: float = 75.0
+    send_seconds: float = 60.0
+    connections: int = 1000
 
 
 class Gate:

@@ -1,11 +1,15 @@
 """The API's errors: problem bodies as in RFC 9457, one type for each client fault."""
 
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 from starlette.responses import JSONResponse
 
 MEDIA_TYPE = "application/problem+json"
+SCHEMA = {"$ref": "#/components/schemas/ProblemFields"}
 SHOWN = 60
+BASE: ContextVar[str] = ContextVar("base", default="")
+"""The path before every page, of the request that is answered; "" where there is none."""
 
 
 class Kind(NamedTuple):
@@ -16,7 +20,10 @@ class Kind(NamedTuple):
 
 
 KINDS = {
+    "malformed_request": Kind(400, "The request is not well-formed HTTP"),
     "malformed_form": Kind(400, "The form is not well-formed multipart/form-data"),
+    "unauthorized": Kind(401, "The request has no valid token"),
+    "wrong_origin": Kind(403, "Pages of that origin may not use this server"),
     "not_found": Kind(404, "There is no such page"),
     "wrong_method": Kind(405, "This page does not answer that method"),
     "too_slow": Kind(408, "The request did not arrive in time"),
@@ -24,6 +31,7 @@ KINDS = {
     "too_many_parts": Kind(413, "The form has too many images or fields"),
     "wrong_content_type": Kind(415, "The request is not multipart/form-data in UTF-8"),
     "not_an_image": Kind(415, "The file is not an image that can be read"),
+    "wrong_host": Kind(421, "The server does not go by that name"),
     "empty_image": Kind(422, "The image file is empty"),
     "damaged_image": Kind(422, "The image is damaged or cut off"),
     "too_many_pixels": Kind(422, "The image has too many pixels, or a JPEG too many scans of them"),
@@ -32,6 +40,7 @@ KINDS = {
     "wrong_value": Kind(422, "The value of a field is not allowed"),
     "too_busy": Kind(429, "The server has as many requests as it takes at once"),
     "server_fault": Kind(500, "The server made a mistake"),
+    "not_ready": Kind(503, "The server takes no request at the moment"),
 }
 """Every kind of problem; the image kinds are those of ImageFault."""
 
@@ -47,7 +56,7 @@ class Problem(Exception):
         """The members of RFC 9457; `type` leads to the list of kinds, `kind` is its last part, for programs."""
         status, title = KINDS[self.kind]
         return {
-            "type": f"/problems#{self.kind}",
+            "type": f"{BASE.get()}/problems#{self.kind}",
             "kind": self.kind,
             "status": status,
             "title": title,
@@ -74,17 +83,3 @@ def documented(*kinds: str) -> dict[int | str, dict[str, Any]]:
         example = Problem(kind, "what is wrong, what was expected, what to do").body()
         answer["content"][MEDIA_TYPE]["examples"][kind] = {"value": example}
     return answers
-
-
-SCHEMA = {
-    "type": "object",
-    "description": "A problem as in RFC 9457",
-    "required": ["type", "kind", "status", "title", "detail"],
-    "properties": {
-        "type": {"type": "string", "format": "uri-reference"},
-        "kind": {"type": "string", "enum": list(KINDS)},
-        "status": {"type": "integer"},
-        "title": {"type": "string"},
-        "detail": {"type": "string"},
-    },
-}

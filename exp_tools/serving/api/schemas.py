@@ -4,7 +4,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from exp_tools.serving.predictor import DISCLAIMER
+from exp_tools.serving.api.problems import KINDS
+from exp_tools.serving.predictor import DISCLAIMER, SCOPE
 
 DRAWN = "this model was trained on drawn pictures: what it says of real skin means nothing"
 Share = Field(ge=0, le=1)
@@ -17,6 +18,7 @@ class Answer(BaseModel):
 class Served(Answer):
     """The model that answered, and the data it was trained on."""
 
+    name: str = Field(description="of the model file", examples=["model.safetensors"])
     architecture: str = Field(examples=["soft_attention"])
     sha256: str = Field(description="of the model file", examples=["0" * 64])
     trained_on: str = Field(description="name of the training data", examples=["ham10000"])
@@ -52,11 +54,14 @@ class PredictionAnswer(PredictionFields):
     """A prediction for one image."""
 
     model: Served
+    notice: str = Field(description="what the model does not see", examples=[SCOPE])
 
 
 class ProblemFields(Answer):
-    type: str
-    kind: str
+    """A problem as in RFC 9457."""
+
+    type: str = Field(json_schema_extra={"format": "uri-reference"})
+    kind: str = Field(json_schema_extra={"enum": list(KINDS)})
     status: int
     title: str
     detail: str
@@ -77,6 +82,7 @@ class BatchAnswer(Answer):
     predicted: int
     refused: int
     model: Served
+    notice: str
     disclaimer: str
 
 
@@ -84,6 +90,11 @@ class HealthAnswer(Answer):
     status: str = Field(examples=["ok"])
     inside: int = Field(description="requests being worked on or waiting")
     places: int = Field(description="how many there may be before the next is answered with 429")
+
+
+class ReadyAnswer(Answer):
+    status: str = Field(examples=["ready"])
+    model: Served
 
 
 class ClassFacts(Answer):
@@ -136,5 +147,12 @@ def prediction_example() -> dict[str, Any]:
         "notes": [],
         "disclaimer": DISCLAIMER,
         "overlays": {},
-        "model": {"architecture": "timm", "sha256": "0" * 64, "trained_on": "synthetic", "warning": DRAWN},
+        "model": {
+            "name": "model.safetensors",
+            "architecture": "timm",
+            "sha256": "0" * 64,
+            "trained_on": "synthetic",
+            "warning": DRAWN,
+        },
+        "notice": SCOPE,
     }

@@ -1,24 +1,24 @@
-"""Handle an accepted API request: check, predict and explain, in a few threads."""
+"""Handle an accepted API request with one model: check, predict and explain."""
 
 import base64
 import hashlib
-from collections.abc import Callable
 from dataclasses import asdict
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
-import anyio.to_thread
 import numpy as np
 from PIL import Image
 
 from exp_tools.data.images.decode import ImageFault
 from exp_tools.explain.picture import explained
-from exp_tools.serving.api.limits import Gate, Limits
+from exp_tools.serving.api.limits import Limits
 from exp_tools.serving.api.problems import Problem, shown
 from exp_tools.serving.api.schemas import DRAWN
 from exp_tools.serving.predictor import (
     DISCLAIMER,
     NO_MAPS,
+    SCOPE,
     Patient,
     Prediction,
     Predictor,
@@ -30,17 +30,15 @@ from exp_tools.taxonomy import is_drawn
 
 
 class Service:
-    """The model, and the threads that it computes in; every answer is ready for JSON, with finite numbers only."""
+    """A model's answers; each is ready for JSON, with finite numbers only. Many threads may ask at once."""
 
     def __init__(self, predictor: Predictor, limits: Limits) -> None:
-        self.predictor, self.limits, self.gate = predictor, limits, Gate(limits)
-        self.threads = anyio.CapacityLimiter(limits.at_once)
+        self.predictor, self.limits = predictor, limits
         facts = predictor.facts
-        with predictor.path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
         self.served = {
+            "name": predictor.path.name,
             "architecture": facts.architecture,
-            "sha256": digest,
+            "sha256": file_checksum(predictor.path),
             "trained_on": facts.source,
             "warning": DRAWN if is_drawn(facts.source) else None,
         }
@@ -50,10 +48,6 @@ class Service:
         size = self.predictor.facts.preprocessing["image_size"]
         grey = np.full((1, size, size, 3), 128, np.uint8)
         self.predictor.predict_pixels(grey, [Patient()])
-
-    async def run(self, work: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
-        """Do work in one of the threads, when one is free."""
-        return await anyio.to_thread.run_sync(work, *arguments, limiter=self.threads)
 
     def known(self, kinds: list[str]) -> list[str]:
         """The kinds of map wanted, each once. Raises Problem (wrong_value) for one the model has not."""
@@ -77,7 +71,7 @@ class Service:
                 kind: _png(explained(content, resize, heat, kind, prediction.name))
                 for kind, heat in prediction.maps.items()
             }
-        return _told(prediction, overlays) | {"model": self.served}
+        return _told(prediction, overlays) | {"model": self.served, "notice": SCOPE}
 
     def predict_batch(self, contents: list[bytes], patients: list[Patient]) -> dict[str, Any]:
         """BatchAnswer for several images; an image's fault takes its place."""
@@ -105,6 +99,7 @@ class Service:
             "predicted": len(squares),
             "refused": len(contents) - len(squares),
             "model": self.served,
+            "notice": SCOPE,
             "disclaimer": DISCLAIMER,
         }
 
@@ -138,6 +133,12 @@ class Service:
             "limits": asdict(self.limits),
             "disclaimer": DISCLAIMER,
         }
+
+
+def file_checksum(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _told(prediction: Prediction, overlays: dict[str, str]) -> dict[str, Any]:
