@@ -4,6 +4,7 @@ A fence "bash" is run. A second word on it says why not (make: a target of the M
 a data set; setup: the reader's own machine); tests/test_docs.py then checks its parameters and sub-commands.
 """
 
+import json
 import re
 import shlex
 
@@ -67,3 +68,13 @@ def test_tiny_settings_are_valid():
     content = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     merge(content, TINY)
     parse_params(content)
+
+
+def test_the_scores_it_prints_are_those_in_git():
+    """What stands there of `dvc metrics show` is of the metrics files as they are."""
+    lines = [line.split() for line in README.splitlines() if line.startswith(("Path  ", "metrics/"))]
+    names, rows = lines[0][1:], [line for line in lines[1:] if line[0].endswith(".json")]
+    assert [row[0] for row in rows] == ["metrics/validation.json", "metrics/evaluate.json"]
+    for path, *shown in rows:
+        scores = json.loads((ROOT / path).read_text(encoding="utf-8"))
+        assert shown == [f"{scores[name]:.5g}" if name in scores else "-" for name in names]
