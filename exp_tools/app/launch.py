@@ -55,7 +55,6 @@ def start(settings: Settings, *, host: str, port: int, public_url: str | None = 
     url = parse_public_url(public_url) if public_url else None
     from starlette.formparsers import MultiPartParser
     from starlette.middleware import Middleware
-    from streamlit.runtime.pages_manager import PagesManager
     from streamlit.starlette import App
     from streamlit.web import bootstrap
 
@@ -76,7 +75,6 @@ def start(settings: Settings, *, host: str, port: int, public_url: str | None = 
     sys.argv = [script, settings.to_text()]  # as the script finds it
     bootstrap.load_config_options(options(host, port, url))
     logging.config.dictConfig(LOGGING)
-    PagesManager.uses_pages_directory = False  # or a first visit to /experiments runs that module alone: an empty page
     app = App(script, middleware=[Middleware(Unframed)])
     server = make_server(app, Limits(), ws="websockets-sansio", ws_per_message_deflate=False)
     with ending_well():

@@ -23,7 +23,7 @@ from helpers.project import TINY, clone
 from PIL import Image
 
 from exp_tools.project import MODEL, RELEASED, SUMS
-from exp_tools.serving.predictor import DISCLAIMER, Predictor
+from exp_tools.serving.predictor import DISCLAIMER, SCOPE, Predictor
 
 sync_api = pytest.importorskip("playwright.sync_api")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright")
@@ -181,13 +181,13 @@ def test_upload_result_overlay_download(visit, project, photograph, tmp_path):
     digest = hashlib.sha256((project.folder / MODEL).read_bytes()).hexdigest()
     assert result["model"]["sha256"] == digest
     assert result["model"]["trained_on"] == "synthetic"
-    assert "does not recognise images" in result["limits"]
+    assert result["scope"] == SCOPE
     assert result["probabilities"] == pytest.approx(expected.probabilities, abs=1e-6)
     assert result["disclaimer"].startswith("For research and teaching only")
     with page.expect_download() as download:
         page.get_by_role("button", name="Download picture (PNG)").click()
     download.value.save_as(tmp_path / "picture.png")
-    assert Image.open(tmp_path / "picture.png").size == (512, 384)
+    assert Image.open(tmp_path / "picture.png").size == (1024, 768)  # the photograph, no larger than that
 
 
 def test_several_files_are_dropped_at_once(visit, tmp_path):
@@ -305,7 +305,7 @@ def test_the_result_is_above_the_fold_and_before_what_was_asked(visit, photograp
     assert first["y"] + first["height"] <= fold
     uploader = page.get_by_test_id("stFileUploader").bounding_box()
     assert uploader["y"] > first["y"]
-    assert page.get_by_text("It does not recognise images").bounding_box()["y"] < first["y"]
+    assert page.get_by_text(SCOPE).bounding_box()["y"] < first["y"]
 
 
 def test_a_page_asked_for_by_its_name_is_shown_without_a_dialog(visit, address):
@@ -347,7 +347,7 @@ def test_an_experiment_is_queued_on_the_page_runs_and_can_be_used(visit):
     expect(page.get_by_text("Queued experiment 'mine'")).to_be_visible(timeout=WAIT)
     expect(page.get_by_text("mine — queued")).to_be_visible(timeout=WAIT)
     expect(page.get_by_text("mine — running")).to_be_visible(timeout=120_000)
-    expect(page.get_by_text(re.compile("stage train|— failed")).first).to_be_visible(timeout=300_000)
+    expect(page.get_by_text(re.compile("stage |mine — (failed|success)")).first).to_be_visible(timeout=300_000)
     expect(page.get_by_text(re.compile("mine — (success|failed)"))).to_be_visible(timeout=600_000)
     assert page.get_by_text("mine — success").is_visible(), page.inner_text("body")
     page.get_by_role("link", name="Evaluate", exact=True).click()

@@ -16,6 +16,8 @@ DIAGONAL = {
 }
 SHARE = {"domain": [0, 1]}
 HEIGHT = 420
+NAMES = {"orient": "bottom", "columns": 1, "labelLimit": 300}
+"""A legend of versions below the chart: their names are long, and side by side they are wider than a phone."""
 SQUARE = {"width": 340, "height": 340}
 
 
@@ -135,7 +137,7 @@ def training(label: str) -> dict[str, Any]:
         "encoding": {
             "x": {"field": "epoch", "type": "quantitative", "axis": {"tickMinStep": 1}},
             "y": {"field": "value", "type": "quantitative", "title": label, "scale": {"zero": False}},
-            "color": {"field": "experiment", "type": "nominal", "title": None, "legend": {"orient": "bottom"}},
+            "color": {"field": "experiment", "type": "nominal", "title": None, "legend": NAMES},
         },
     }
 
