@@ -29,12 +29,12 @@ def ink() -> str:
 def draw(table: pd.DataFrame, spec: dict[str, Any], *, alt: str) -> None:
     """Draw a chart with its words in the colour of text; one with a width of its own keeps its shape."""
     words = {name: ink() for name in ("labelColor", "titleColor")}
-    spec = spec | {"config": {"axis": words, "legend": words}, "autosize": {"type": "pad"}}
+    spec = spec | {"config": {"axis": words, "legend": words}}
     if "width" not in spec:
         st.vega_lite_chart(table, spec, alt=alt)
         return
-    with st.container(key=f"square {alt}"):
-        st.vega_lite_chart(table, spec, width="content", alt=alt)
+    with st.container(key=f"square {alt}"):  # padded, its axes are outside the square; others fit the page with theirs
+        st.vega_lite_chart(table, spec | {"autosize": {"type": "pad"}}, width="content", alt=alt)
 
 
 def confusion(classes: Sequence[str], ink: str) -> dict[str, Any]:
