@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from exp_tools.errors import UserError, did_you_mean
 from exp_tools.param_errors import explain_errors
@@ -65,6 +65,24 @@ class SpaceFile(BaseModel):
     score: str | Annotated[list[str], Field(min_length=2, max_length=2)] = "macro_auc"
     prune: bool = True
     seed: Annotated[int, Field(ge=0)] = 0
+
+    @field_validator("space", mode="before")
+    @classmethod
+    def _kinds(cls, space: Any) -> Any:
+        """Say of which kind a value is, where it is neither: pydantic would name only one of the two."""
+        if not isinstance(space, dict):
+            return space
+        for key, value in space.items():
+            if isinstance(value, dict):
+                try:
+                    Range.model_validate(value)
+                except ValidationError as error:
+                    raise ValueError(f"{key}: " + "; ".join(explain_errors(error, Range))) from error
+            elif not (isinstance(value, list) and len(value) >= 2):
+                raise ValueError(
+                    f"{key} is {value!r}; write a range {{low: …, high: …}} or a list of at least 2 choices"
+                )
+        return space
 
     @model_validator(mode="after")
     def _check(self) -> "SpaceFile":

@@ -113,6 +113,7 @@ def run_search(space: Space, *, trials: int, jobs: int, say: Callable[[str], Non
     Stopped : a signal came; the same command goes on
     UserError : Optuna is missing; the workspace's images are not up to date
     """
+    require_optuna()
     require_data(space.root)
     search = open_search(space)
     _pick_up(space, search)
@@ -202,8 +203,9 @@ def _look(space: Space, search: Any, run: _Run) -> str:
         return ""
     status = run.process.poll()
     said = run.log.read_text(encoding="utf-8", errors="replace")
+    _report_epochs(space, run, said)
     if status is None:
-        if _below_the_others(space, run, said):
+        if run.epochs and run.trial.should_prune():
             stop_dvc(run.process)
             search.tell(run.trial, state=optuna.trial.TrialState.PRUNED)
             return f"given up after epoch {max(run.epochs)}"
@@ -221,18 +223,17 @@ def _look(space: Space, search: Any, run: _Run) -> str:
     return ", ".join(f"{name} {value:.4f}" for name, value in zip(space.content.scores, values, strict=True))
 
 
-def _below_the_others(space: Space, run: _Run, log: str) -> bool:
-    """Report new epochs of the only score; whether the trial should be given up."""
+def _report_epochs(space: Space, run: _Run, log: str) -> None:
+    """Tell Optuna the only score after each new epoch, by which it decides what to give up."""
     content = space.content
     name = content.scores[0]
     if len(content.scores) > 1 or not content.prune or name not in BY_EPOCH:
-        return False
+        return
     for found in _EPOCH.finditer(log):
         epoch = int(found["epoch"])
         if epoch not in run.epochs and found[name] is not None:
             run.epochs.add(epoch)
             run.trial.report(float(found[name]), epoch)
-    return bool(run.epochs) and run.trial.should_prune()
 
 
 def _scores(space: Space, name: str) -> list[float] | None:

@@ -130,31 +130,22 @@ def test_what_is_behind_the_others_is_given_up(root, dvc, monkeypatch):
 
     def start(root, name, words, log):
         late = name.endswith("007")
-        logs = LOG + LOG.splitlines()[-1].replace("2/3", "3/3")
-        return FakeDvc(
-            root,
-            name,
-            words,
-            log,
-            scores=dvc,
-            says=logs.format(*("0.500" if late else "0.900",) * 2).replace("{1}", "0.5"),
-            status=None if late else 0,
-        )
+        says = LOG.format(*["0.500" if late else "0.900"] * 2).replace("epoch 2/3", "epoch 3/3")
+        return FakeDvc(root, name, words, log, scores=dvc, says=says, status=None if late else 0)
 
     monkeypatch.setattr(tune, "start_dvc", start)
-    monkeypatch.setattr(tune, "FIRST_EPOCHS", 0)
     said = []
     search = run(read(root, SPACE), trials=8, say=said.append)
-    # Trials that ended at once reported nothing, so the median is of what is told here.
-    assert stopped in ([], ["lr-trial007"])
-    assert len(search.trials) == 8
+    assert stopped == ["lr-trial007"]
+    assert said[-1] == "lr-trial007: given up after epoch 3"
+    assert search.trials[7].state.name == "PRUNED"
 
 
 def test_epochs_are_read_from_the_log(root, dvc, monkeypatch):
     space = read(root, SPACE)
     search = tune.open_search(space)
     begun = tune._begin(space, search)
-    assert not tune._below_the_others(space, begun, LOG.format("0.642", "0.696"))
+    tune._report_epochs(space, begun, LOG.format("0.642", "0.696"))
     assert search.trials[0].intermediate_values == {1: 0.642, 2: 0.696}
     begun.lock.release()
 
