@@ -45,6 +45,47 @@ def add_commands(commands: Commands) -> None:
         help="model file; predictions and card go next to it",
     )
 
+    tune = commands.add(
+        GROUP,
+        "tune",
+        _tune,
+        "search parameters on validation, with Optuna; the test split is not read",
+        "exp-tools tune studies/search.yaml --trials 30",
+    )
+    tune.add_argument("file", type=Path, help="search space (docs/studies.md)")
+    tune.add_argument("--trials", type=int, default=20, help="how many in all, earlier calls included (default: 20)")
+    tune.add_argument("-j", "--jobs", type=int, default=1, help="trials at a time (default: 1)")
+
+
+def _tune(options: argparse.Namespace) -> int:
+    from exp_tools.studies.space import read_space
+    from exp_tools.studies.tune import require_optuna, run_search
+
+    if options.jobs < 1 or options.trials < 1:
+        raise UserError("--trials and --jobs must be 1 or more")
+    require_optuna()
+    from exp_tools.studies.search_result import best_trials, write_search
+
+    root = find_project(Path.cwd())
+    space = read_space(options.file, root)
+    may_write(space.folder / "README.md", starts_with(f"# Search {space.name}"))
+    may_write(space.folder / "trials.csv", is_table("trial", "experiment", "state"))
+    for name in ("history.png", "importance.png"):
+        may_write(space.folder / name, is_drawn_by_us)
+    try:
+        search = run_search(space, trials=options.trials, jobs=options.jobs, say=lambda line: print(line, flush=True))
+    except Stopped as stopped:
+        print(stopped)
+        return stopped.status
+    written = write_search(space, search)
+    for trial in best_trials(search):
+        scores = ", ".join(
+            f"{name} {value:.4f}" for name, value in zip(space.content.scores, trial.values, strict=True)
+        )
+        print(f"best: trial {trial.number}: {scores} on validation, not for quoting; {trial.params}")
+    print(f"written: {space.folder.relative_to(root)}/{', '.join(written)}")
+    return int(not best_trials(search))
+
 
 def _ensemble(options: argparse.Namespace) -> int:
     from exp_tools.evaluation.predictions import ID_COLUMNS

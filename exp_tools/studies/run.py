@@ -52,7 +52,7 @@ def run_member(study: Study, member: Member) -> Standing:
                     notes.write(seconds=time.monotonic() - start)
                     break
                 said = notes.log.read_text(encoding="utf-8", errors="replace")
-                if not any(words in said for words in BUSY):
+                if not is_busy(said):
                     notes.write(seconds=time.monotonic() - start, failed=reason_of(said))
                     break
         except Timeout:
@@ -92,7 +92,7 @@ def run_study(
     said, start = time.monotonic(), time.monotonic()
     if waiting:
         say(f"{total - len(waiting)} of {total} members are there already; {len(waiting)} to run, {jobs} at a time")
-    with _signals(at_work.stop):
+    with signals(at_work.stop):
         while waiting or at_work.running:
             while waiting and len(at_work.running) < jobs:
                 at_work.begin(waiting.pop(0))
@@ -140,6 +140,11 @@ def hours_left(study: Study, now: dict[str, Standing]) -> float | None:
             own = [took[one.name] for one in study.of_setting(member.setting) if one.name in took]
             hours += (sum(own) / len(own) if own else everywhere) / 3600
     return hours
+
+
+def is_busy(log: str) -> bool:
+    """Whether a run ended because another process is at work, so that it may be tried again."""
+    return any(words in log for words in BUSY)
 
 
 def reason_of(log: str) -> str:
@@ -205,7 +210,7 @@ class _AtWork:
             job.process.wait()
 
 
-class _signals:
+class signals:
     """In the block SIGINT and SIGTERM call `stop` and then raise Stopped."""
 
     def __init__(self, stop: Callable[[], None]):
@@ -226,17 +231,20 @@ class _signals:
 
 
 def _dvc(study: Study, member: Member, log: Path) -> int:
-    """The exit status of the member's `dvc exp run`, whose words go to the log.
-
-    A stop is passed on to all below DVC, and waited for: training saves its state.
-    """
+    """The exit status of the member's `dvc exp run`; a stop is passed on and waited for."""
     own = needs_data_stages(member.params, study.now)
     targets = ["evaluate"] if own else ["--single-item", *OWN_STAGES]
-    command = [sys.executable, "-m", "dvc", "exp", "run", "--temp", "--name", member.name, *member.words, *targets]
+    process = start_dvc(study.root, member.name, [*member.words, *targets], log)
+    with signals(lambda: stop_dvc(process)):
+        return process.wait()
+
+
+def start_dvc(root: Path, name: str, words: Sequence[str], log: Path) -> subprocess.Popen:
+    """Start `dvc exp run --temp` of an experiment, as the first of a process group; its words go to the log."""
     with log.open("w", encoding="utf-8") as file:
-        process = subprocess.Popen(
-            command,
-            cwd=study.root,
+        return subprocess.Popen(
+            [sys.executable, "-m", "dvc", "exp", "run", "--temp", "--name", name, *words],
+            cwd=root,
             env=_environment(),
             stdin=subprocess.DEVNULL,
             stdout=file,
@@ -244,15 +252,14 @@ def _dvc(study: Study, member: Member, log: Path) -> int:
             start_new_session=True,
         )
 
-        def stop() -> None:
-            _kill_group(process.pid, signal.SIGTERM)
-            process.wait()
-            until = time.monotonic() + SAVES
-            while _kill_group(process.pid, 0) and time.monotonic() < until:  # the stage outlives DVC while it saves
-                time.sleep(0.2)
 
-        with _signals(stop):
-            return process.wait()
+def stop_dvc(process: subprocess.Popen) -> None:
+    """Ask DVC and all below it to stop, and wait: training saves its state, which outlives DVC."""
+    _kill_group(process.pid, signal.SIGTERM)
+    process.wait()
+    until = time.monotonic() + SAVES
+    while _kill_group(process.pid, 0) and time.monotonic() < until:
+        time.sleep(0.2)
 
 
 def _kill_group(group: int, number: int) -> bool:
