@@ -83,7 +83,10 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="fin
 @needs_proc
 @pytest.mark.parametrize(
     ("asked", "seeds", "kills"),
-    [({"one": 0.001}, [0], 1), pytest.param({"slow": 0.001, "fast": 0.003}, [0, 1, 2], 3, marks=pytest.mark.sweep)],
+    [
+        pytest.param({"one": 0.001}, [0], 1, marks=pytest.mark.sweep),
+        pytest.param({"slow": 0.001, "fast": 0.003}, [0, 1, 2], 3, marks=pytest.mark.sweep),
+    ],
     ids=["once", "three times"],
 )
 def test_killed_and_run_again_it_ends_with_the_same_bytes(project, tmp_path, asked, seeds, kills):
