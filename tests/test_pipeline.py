@@ -271,6 +271,7 @@ def test_a_local_copy_is_linked_and_never_touched(tmp_path, target):
     assert set(pd.read_csv(project.folder / read)["source"]) == {"ham10000"}
 
 
+@pytest.mark.sweep
 def test_an_encoder_more_is_the_only_one_that_is_computed(project):
     content = yaml.safe_load((project.folder / "params.yaml").read_text(encoding="utf-8"))
     words = "model.probe.encoders=[{backbone:test_resnet,weights:none}%s]"

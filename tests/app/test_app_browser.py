@@ -263,7 +263,7 @@ def settle(page) -> None:
     ("screen", "scheme"),
     [
         ("desktop", "light"),
-        ("phone", "dark"),
+        pytest.param("phone", "dark", marks=pytest.mark.sweep),
         pytest.param("desktop", "dark", marks=pytest.mark.sweep),
         pytest.param("phone", "light", marks=pytest.mark.sweep),
     ],
@@ -339,6 +339,7 @@ def choose(page, label: str, option: str) -> None:
     page.get_by_role("option", name=option).click()
 
 
+@pytest.mark.sweep
 def test_an_experiment_is_queued_on_the_page_runs_and_can_be_used(visit):
     page = visit("Experiments")
     page.get_by_label("Name", exact=True).fill("mine")

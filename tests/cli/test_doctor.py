@@ -103,7 +103,7 @@ def tiny_model(project) -> None:
     set_param(project, "model", "name", "timm")
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.sweep)])
 def test_a_training_step_is_timed_in_both_precisions(project, monkeypatch, capsys, precision):
     tiny_model(project)
     set_param(project, "train", "precision", precision)

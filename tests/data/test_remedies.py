@@ -105,6 +105,7 @@ def test_files_of_the_users_among_figures_stay_or_are_named_before_anything_runs
     assert project.run(*TOOLS, "data", "check").returncode == 0
 
 
+@pytest.mark.sweep
 def test_an_external_set_and_a_table_that_cannot_be_read_are_looked_at_again_too(project, tmp_path):
     mine, clinic = tmp_path / "mine", tmp_path / "clinic"
     save(mine / "I20.png", 20)

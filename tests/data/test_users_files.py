@@ -211,6 +211,7 @@ def test_an_output_that_is_a_link_is_refused_with_the_way_out(project, tmp_path,
     assert everything(mine) == before
 
 
+@pytest.mark.sweep
 def test_an_output_from_before_the_marker_is_known_by_its_hash(project):
     raw = project.folder / "data/raw"
     (raw / MARKER).unlink()

@@ -34,6 +34,7 @@ def test_a_map_of_several_encoders_has_the_finest_grid(head):
     assert model.feature_map(images).shape[2:] == (6, 6)
 
 
+@pytest.mark.sweep
 def test_a_map_of_several_linear_encoders_is_the_sum_of_theirs():
     """The head is linear and pools averages, so each position's share of a logit is known by hand."""
     torch.manual_seed(0)
