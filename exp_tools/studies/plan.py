@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -24,6 +24,7 @@ from exp_tools.recipes import arguments, changed
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 LONGEST_NAME = 64
 KNOWN_METRICS = (*HEADLINE, COST.key, *OF_A_CLASS, *PARTIAL_AREAS)
+Content = TypeVar("Content", bound=BaseModel)
 OUTPUTS = Path("studies")
 """A study's results are in a folder of its name in here."""
 
@@ -128,6 +129,16 @@ class Study:
         return [member for member in self.members if member.setting == setting]
 
 
+def read_content(file: Path, kind: type[Content]) -> Content:
+    """The content of a YAML file as a model of pydantic. Raises UserError for no YAML and for wrong keys and values."""
+    try:
+        return kind.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} is not valid YAML: {error}") from error
+    except ValidationError as error:
+        raise UserError(f"{file}: " + "; ".join(explain_errors(error, kind))) from error
+
+
 def read_study(file: Path, root: Path) -> Study:
     """Read a study file and work out its members.
 
@@ -146,12 +157,7 @@ def read_study(file: Path, root: Path) -> Study:
         raise UserError(f"there is no study file {file}{near}: docs/studies.md says what one holds")
     if not NAME.fullmatch(file.stem):
         raise UserError(f"{file}: a study's name, which begins its experiments' names, has letters, digits, - and _")
-    try:
-        content = StudyFile.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} is not valid YAML: {error}") from error
-    except ValidationError as error:
-        raise UserError(f"{file}: " + "; ".join(explain_errors(error, StudyFile))) from error
+    content = read_content(file, StudyFile)
     members = [
         _member(file, root, content, setting, seed, fold)
         for setting in content.settings

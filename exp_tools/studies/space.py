@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from exp_tools.errors import UserError, did_you_mean
 from exp_tools.param_errors import explain_errors
 from exp_tools.params import Params
 from exp_tools.recipes import arguments, changed
-from exp_tools.studies.plan import NAME, OUTPUTS, Part
+from exp_tools.studies.plan import NAME, OUTPUTS, Part, read_content
 
 SCORES = {
     "macro_auc": "maximize",
@@ -132,12 +131,7 @@ def read_space(file: Path, root: Path) -> Space:
         raise UserError(f"there is no search space {file}: docs/studies.md says what one holds")
     if not NAME.fullmatch(file.stem):
         raise UserError(f"{file}: a search's name, which begins its experiments' names, has letters, digits, - and _")
-    try:
-        content = SpaceFile.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} is not valid YAML: {error}") from error
-    except ValidationError as error:
-        raise UserError(f"{file}: " + "; ".join(explain_errors(error, SpaceFile))) from error
+    content = read_content(file, SpaceFile)
     if both := sorted(set(content.space) & set(content.common.set)):
         raise UserError(f"{file}: {both[0]} is in common.set and in space: it is one or the other")
     space = Space(file.stem, file, root, content)
