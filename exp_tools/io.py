@@ -222,6 +222,12 @@ def in_words(size: int) -> str:
     return f"{size} bytes" if size < 1000 else tqdm.format_sizeof(size, "B")
 
 
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hex digits: what names a model to people and programs."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def file_digest(path: Path) -> str:
     """MD5 of a file, read in pieces."""
     with path.open("rb") as stream:

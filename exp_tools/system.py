@@ -49,6 +49,11 @@ def cores() -> int:
     return cpu_count()
 
 
+def own_python_first() -> dict[str, str]:
+    """An environment in which `python` is this one, for DVC, whose stages call it by that name."""
+    return os.environ | {"PATH": os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])}
+
+
 def wait_passively() -> None:
     """Let threads of OpenMP sleep while they wait for work; call it before torch is loaded, which reads it then.
 

@@ -1,7 +1,6 @@
 """Commands that use a trained model: predict images, serve a page or an API, export."""
 
 import argparse
-import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -129,7 +128,7 @@ def _predict(options: argparse.Namespace) -> int:
 
     from exp_tools.data.images.decode import ImageFault
     from exp_tools.explain.picture import explained
-    from exp_tools.io import write_png
+    from exp_tools.io import file_sha256, write_png
     from exp_tools.serving.predictor import SCOPE, Patient, Predictor
 
     if options.explain:
@@ -146,10 +145,8 @@ def _predict(options: argparse.Namespace) -> int:
         heat, resize = prediction.maps[options.method], predictor.facts.preprocessing["resize"]
         write_png(options.explain, explained(options.image, resize, heat, options.method, prediction.name))
     if options.json:
-        with options.model.open("rb") as file:
-            checksum = hashlib.file_digest(file, "sha256").hexdigest()
         facts = predictor.facts
-        model = {"name": str(options.model), "architecture": facts.architecture, "sha256": checksum}
+        model = {"name": str(options.model), "architecture": facts.architecture, "sha256": file_sha256(options.model)}
         model["trained_on"] = facts.source
         print(
             json.dumps(

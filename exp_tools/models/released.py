@@ -1,9 +1,9 @@
 """The trained model that comes with the project in Git: `--model released`."""
 
-import hashlib
 from pathlib import Path
 
 from exp_tools.errors import UserError
+from exp_tools.io import file_sha256
 from exp_tools.project import RELEASED, SUMS, find_project
 
 NAME = "released"
@@ -25,7 +25,7 @@ def released_model(root: Path | None = None) -> Path:
         raise UserError(f"there is no released model here: {RELEASED} of the project's repository holds it (git pull)")
     digest, _, name = sums.read_text(encoding="utf-8").partition("  ")
     path = sums.with_name(name.strip())
-    if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+    if not path.is_file() or file_sha256(path) != digest:
         raise UserError(
             f"{path} is not the file that was released (its SHA-256 is not that of {SUMS}): "
             f"git checkout -- {RELEASED.as_posix()}"

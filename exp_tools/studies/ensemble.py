@@ -130,6 +130,7 @@ def make_ensemble(words: Sequence[str], out: Path, root: Path, params: Params, c
             "class_shares": shares.tolist(),
             "seen_shares": shares.tolist(),
             "md5_labels": first.training.get("md5_labels"),
+            "md5_splits": first.training.get("md5_splits") if group.folds == 1 else None,
             "images": first.training.get("images"),
             "weights": first.training.get("weights"),
             "validation": scores_of(probabilities, labels, decided, classes),

@@ -19,6 +19,7 @@ from filelock import Timeout
 from exp_tools.errors import Stopped, UserError
 from exp_tools.studies.members import Notes, Standing, standing
 from exp_tools.studies.plan import Member, Study, needs_data_stages
+from exp_tools.system import own_python_first
 
 DATA_STAGES = ("download", "prepare", "external")
 OWN_STAGES = ("features", "split", "train", "calibrate", "evaluate")
@@ -245,7 +246,7 @@ def start_dvc(root: Path, name: str, words: Sequence[str], log: Path) -> subproc
         return subprocess.Popen(
             [sys.executable, "-m", "dvc", "exp", "run", "--temp", "--name", name, *words],
             cwd=root,
-            env=_environment(),
+            env=own_python_first(),
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
@@ -271,14 +272,9 @@ def _kill_group(group: int, number: int) -> bool:
     return True
 
 
-def _environment() -> dict[str, str]:
-    """Stages that DVC runs find this environment's Python first."""
-    return os.environ | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])}
-
-
 def _quietly(root: Path, *command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "dvc", *command], cwd=root, env=_environment(), capture_output=True, text=True
+        [sys.executable, "-m", "dvc", *command], cwd=root, env=own_python_first(), capture_output=True, text=True
     )
 
 

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 from helpers.datasets import ROOT, picture
@@ -18,6 +19,7 @@ from exp_tools.app.parts.evaluation_job import OTHER_SPLIT, TEST, UNCHECKED, Req
 from exp_tools.app.parts.settings import Settings
 from exp_tools.errors import UserError
 from exp_tools.evaluation.standalone.page import evaluation_page
+from exp_tools.models.model_file import copy_model, read_facts
 from exp_tools.project import MODEL, REPORT
 
 
@@ -39,6 +41,18 @@ def test_the_test_split_gets_the_pipelines_own_scores_card_and_page(ran_project,
     html = (results / "report.html").read_text()
     assert html.count("data:image/png;base64,") >= 6
     assert not re.search(r"(?:src|href)='(?!data:)|https?://|<script", html)
+
+
+def test_an_ensemble_of_folds_has_no_test_split(tmp_path):
+    """All of its members together have trained on every image."""
+    write_model(tmp_path / "one.safetensors")
+    facts = read_facts(tmp_path / "one.safetensors")
+    folds = replace(facts, training={"ensemble_of": "folds", "class_shares": [0.3, 0.3, 0.4]})
+    copy_model(tmp_path / "one.safetensors", tmp_path / "folds.safetensors", folds)
+    shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
+    request = Request(str(tmp_path), str(tmp_path / "folds.safetensors"), "my folds", TEST)
+    with pytest.raises(UserError, match="the members of my folds have trained on every image"):
+        evaluation_job.evaluate(request, tmp_path / "out", lambda step, share: None)
 
 
 @pytest.fixture

@@ -2,32 +2,21 @@
 
 import re
 import subprocess
-from pathlib import Path
 
 import pytest
-from helpers.models import photograph, save_tiny_model
+from helpers.models import photograph
 from starlette.testclient import TestClient
 
 from exp_tools.cli.main import main
 from exp_tools.errors import UserError
 from exp_tools.serving.api.access import PROTECTED, Access, read_token
 from exp_tools.serving.api.app import create_app
-from exp_tools.serving.predictor import SCOPE, Predictor
+from exp_tools.serving.predictor import SCOPE
 from exp_tools.serving.public_url import PublicUrl, allowed_hosts, host_name, parse_origin, parse_public_url
 
 TOKEN = "a-token-of-this-test"
 PUBLIC = parse_public_url("https://example.org/lesions")
 GETS = ("/", "/health", "/ready", "/model", "/problems", "/openapi.json", "/docs", "/metrics")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    return save_tiny_model(tmp_path_factory.mktemp("model") / "model.safetensors")
-
-
-@pytest.fixture(scope="module")
-def predictor(model) -> Predictor:
-    return Predictor(model)
 
 
 @pytest.fixture(scope="module")

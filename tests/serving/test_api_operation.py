@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import requests
@@ -17,25 +16,15 @@ from helpers.models import photograph, save_tiny_model
 from helpers.project import ROOT
 from starlette.testclient import TestClient
 
+from exp_tools.io import file_sha256
 from exp_tools.serving.api import serving
 from exp_tools.serving.api.app import create_app
 from exp_tools.serving.api.limits import Limits
 from exp_tools.serving.api.schemas import ReadyAnswer
-from exp_tools.serving.api.service import file_checksum
 from exp_tools.serving.predictor import SCOPE, Predictor
 
 TOKEN = "a-token-of-this-test"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    return save_tiny_model(tmp_path_factory.mktemp("model") / "model.safetensors")
-
-
-@pytest.fixture(scope="module")
-def predictor(model) -> Predictor:
-    return Predictor(model)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +58,7 @@ def test_ready_where_the_next_request_would_be_taken(predictor, model):
     client = TestClient(app)
     body = client.get("/ready").json()
     ReadyAnswer.model_validate(body)
-    assert (body["model"]["name"], body["model"]["sha256"]) == ("model.safetensors", file_checksum(model))
+    assert (body["model"]["name"], body["model"]["sha256"]) == ("model.safetensors", file_sha256(model))
     with app.state.serving.gate.place():
         answer = client.get("/ready")
         assert (answer.status_code, answer.json()["kind"], answer.headers["retry-after"]) == (503, "not_ready", "1")
@@ -78,7 +67,7 @@ def test_ready_where_the_next_request_would_be_taken(predictor, model):
 
 def test_every_answer_names_model_checksum_and_data_and_what_is_not_recognised(client, model):
     body = client.post("/predict", **upload()).json()
-    checksum = file_checksum(model)
+    checksum = file_sha256(model)
     assert body["model"] == {
         "name": "model.safetensors",
         "architecture": "timm",
@@ -131,7 +120,7 @@ def test_a_reload_takes_the_new_model_or_keeps_the_old_one_and_says_which(tmp_pa
     save_tiny_model(path, source="synthetic")
     reload()
     second = client.post("/predict", **upload()).json()
-    assert second["model"]["sha256"] == file_checksum(path) != first["model"]["sha256"]
+    assert second["model"]["sha256"] == file_sha256(path) != first["model"]["sha256"]
     assert (second["model"]["trained_on"], first["model"]["trained_on"]) == ("synthetic", "ham10000")
     counted = re.findall(r'reloads_total\{result="(\w+)"\} (\d+)', client.get("/metrics").text)
     assert counted == [("loaded", "1"), ("unchanged", "1"), ("refused", "5")]
@@ -142,7 +131,7 @@ def test_a_request_in_work_has_numbers_and_checksum_of_one_model(tmp_path, monke
     path = save_tiny_model(tmp_path / "model.safetensors")
     predictor = Predictor(path)
     app = create_app(predictor)
-    before, original = file_checksum(path), predictor.predict
+    before, original = file_sha256(path), predictor.predict
 
     def meanwhile(*arguments, **named):
         save_tiny_model(path, source="synthetic")
@@ -154,7 +143,7 @@ def test_a_request_in_work_has_numbers_and_checksum_of_one_model(tmp_path, monke
     answer = client.post("/predict", **upload())
     assert (answer.json()["model"]["sha256"], answer.json()["model"]["trained_on"]) == (before, "ham10000")
     assert answer.headers["x-model-sha256"] == before
-    assert client.get("/health").headers["x-model-sha256"] == file_checksum(path) != before
+    assert client.get("/health").headers["x-model-sha256"] == file_sha256(path) != before
 
 
 def test_sighup_and_the_options_of_the_command(tmp_path):
@@ -178,7 +167,7 @@ def test_sighup_and_the_options_of_the_command(tmp_path):
         assert requests.get(f"{url}/model", timeout=20).status_code == 401
         assert requests.get(f"{url}/docs", headers={"Host": "evil.example"}, timeout=20).status_code == 421
         fresh = save_tiny_model(tmp_path / "new.safetensors", source="synthetic")
-        checksum = file_checksum(fresh)
+        checksum = file_sha256(fresh)
         fresh.replace(path)
         process.send_signal(signal.SIGHUP)
         end = time.monotonic() + 30

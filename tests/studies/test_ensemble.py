@@ -39,6 +39,11 @@ def test_what_it_serves_is_the_mean_of_its_members(seeds):
     probabilities = np.array([list(one.probabilities.values()) for one in served])
     assert np.abs(probabilities - as_arrays(rows, classes)[0]).max() < 1e-5  # tables hold six decimals of a logit
     assert [one.diagnosis for one in served] == rows["predicted"].tolist()
+    seeds.run(
+        "exp-tools", "export", "--format", "onnx", "--model", "models/both.safetensors", "--out", "models/both.onnx"
+    )
+    exported = Predictor(root / "models/both.onnx").predict_pixels(images[places], [NOBODY] * len(places))
+    assert np.abs(np.array([list(one.probabilities.values()) for one in exported]) - probabilities).max() < 1e-4
     # Before its own calibration it is the mean, and that calibration is fitted on validation.
     facts = read_facts(root / "models/both.safetensors")
     first, _ = read_predictions(root / "data/predictions.csv")

@@ -3,7 +3,6 @@
 Reads FOLDER/request.json, writes the results into FOLDER/results/ and how far it is into FOLDER/status.json.
 """
 
-import hashlib
 import json
 import os
 import sys
@@ -17,7 +16,7 @@ from exp_tools.errors import UserError, faults_of_the_system
 from exp_tools.evaluation.report.model_card import model_card
 from exp_tools.evaluation.standalone.dataset import ReadySet, TrainingSet, evaluate_standalone
 from exp_tools.evaluation.standalone.page import evaluation_page
-from exp_tools.io import atomic_write, file_digest, write_json
+from exp_tools.io import atomic_write, file_digest, file_sha256, write_json
 from exp_tools.models.model_file import ModelFacts, read_facts
 from exp_tools.params import PARAMS_FILE, Params, load_params
 from exp_tools.project import CARD, EXTERNAL_RAW, LABELS, RAW, SPLITS
@@ -87,8 +86,7 @@ def evaluate(request: Request, out: Path, tell: Any) -> None:
         notes.append(f"Not scored, since the model does not know them: {_counted(result.left_out)}.")
     if sum((result.removed or {}).values()):
         notes.append(f"Removed, since the model's own set has them too: {_counted(result.removed)}.")
-    with model.open("rb") as file:
-        checksum = hashlib.file_digest(file, "sha256").hexdigest()
+    checksum = file_sha256(model)
     title = f"{request.label} on {request.chosen}"
     _write(
         out / "report.html",
@@ -114,6 +112,11 @@ def _set(
     request: Request, root: Path, facts: ModelFacts, params: Params
 ) -> tuple[str, SourceOptions, ReadySet | None, list[str]]:
     """Source, options and place of the chosen set, and what must be said of it."""
+    if request.chosen == TEST and facts.training.get("ensemble_of") == "folds":
+        raise UserError(
+            f"the members of {request.label} have trained on every image of this project's set, so none is left to "
+            "test them together: choose an external set. Its card has the scores out of fold"
+        )
     if request.chosen == TEST:
         labels, splits = read_labels(root / LABELS), read_splits(root / SPLITS)
         own = {"md5_labels": file_digest(root / LABELS), "md5_splits": file_digest(root / SPLITS)}

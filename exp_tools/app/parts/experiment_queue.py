@@ -1,7 +1,6 @@
 """Queue experiments with DVC, run them, follow their progress, stop, remove and repeat them."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -21,6 +20,7 @@ from exp_tools.errors import UserError
 from exp_tools.params import PARAMS_FILE, load_params, parse_params
 from exp_tools.recipes import arguments, changed
 from exp_tools.revisions import WORKSPACE, git_text
+from exp_tools.system import own_python_first
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _TASK = re.compile(
@@ -228,11 +228,10 @@ def _dvc(root: Path, *command: str, worker: bool = False) -> str:
     """
     output = subprocess.DEVNULL if worker else subprocess.PIPE
     nice = shutil.which("nice") if worker else None
-    environment = os.environ | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])}
     done = subprocess.run(
         [*([nice, "-n", NICENESS] if nice else []), sys.executable, "-m", "dvc", *command],
         cwd=root,
-        env=environment,
+        env=own_python_first(),
         stdout=output,
         stderr=output,
         text=True,

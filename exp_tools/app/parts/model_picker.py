@@ -1,6 +1,5 @@
 """Choose the model that the pages show; load its predictor and describe its data."""
 
-import hashlib
 from pathlib import Path
 
 import streamlit as st
@@ -8,6 +7,7 @@ import streamlit as st
 from exp_tools.app.parts.settings import CACHE, Settings
 from exp_tools.app.parts.text import plain
 from exp_tools.errors import UserError
+from exp_tools.io import file_sha256
 from exp_tools.models.model_file import ModelFacts, read_facts
 from exp_tools.models.released import released_model
 from exp_tools.project import EVALUATE_METRICS, MODEL, has_released
@@ -120,8 +120,7 @@ def checksum(predictor: Predictor) -> str:
 
 @st.cache_data(max_entries=10, show_spinner=False)
 def _checksum(path: str, changed: int, size: int) -> str:
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_sha256(Path(path))
 
 
 def require_trained(predictor: Predictor) -> Predictor:

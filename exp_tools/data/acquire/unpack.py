@@ -4,7 +4,6 @@ Archives come from the network or from anybody's disk, so neither their names no
 """
 
 import gzip
-import hashlib
 import lzma
 import os
 import re
@@ -21,7 +20,7 @@ from exp_tools.data.acquire.archives import name_in_zip
 from exp_tools.data.acquire.store import one_at_a_time, read_json
 from exp_tools.data.images.decode import is_clutter
 from exp_tools.errors import UserError
-from exp_tools.io import ProgressBar, in_words, require_space, scratch_folder, write_json
+from exp_tools.io import ProgressBar, file_sha256, in_words, require_space, scratch_folder, write_json
 
 MARKER = ".unpacked.json"
 CHUNK = 2**20
@@ -88,7 +87,7 @@ def _files_there(archive: Path, target: Path) -> list[Path]:
     if not marker or marker["size"] != status.st_size:
         return []
     if marker["mtime_ns"] != status.st_mtime_ns:
-        if marker["sha256"] != _sha256(archive):
+        if marker["sha256"] != file_sha256(archive):
             return []
         write_json(target / MARKER, {**marker, "mtime_ns": status.st_mtime_ns})  # the same, copied: hash it only once
     try:
@@ -109,7 +108,12 @@ def _unpack(archive: Path, target: Path, max_bytes: int, max_files: int) -> list
         sizes = _extract(archive, scratch / "new", limit, max_files)
         if not sizes:
             raise UserError("there is no file in it")
-        marker = {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": _sha256(archive), "files": sizes}
+        marker = {
+            "size": status.st_size,
+            "mtime_ns": status.st_mtime_ns,
+            "sha256": file_sha256(archive),
+            "files": sizes,
+        }
         write_json(scratch / "new" / MARKER, marker)
         if target.exists():
             os.replace(target, scratch / "old")
@@ -227,8 +231,3 @@ def _not_plain(name: str) -> UserError:
 
 def _too_large(limit: int) -> UserError:
     return UserError(f"it unpacks to more than {in_words(limit)}, the most that is expected of such an archive")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,10 +1,8 @@
 """Handle an accepted API request with one model: check, predict and explain."""
 
 import base64
-import hashlib
 from dataclasses import asdict
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +10,7 @@ from PIL import Image
 
 from exp_tools.data.images.decode import ImageFault
 from exp_tools.explain.picture import explained
+from exp_tools.io import file_sha256
 from exp_tools.serving.api.limits import Limits
 from exp_tools.serving.api.problems import Problem, shown
 from exp_tools.serving.api.schemas import DRAWN
@@ -38,7 +37,7 @@ class Service:
         self.served = {
             "name": predictor.path.name,
             "architecture": facts.architecture,
-            "sha256": file_checksum(predictor.path),
+            "sha256": file_sha256(predictor.path),
             "trained_on": facts.source,
             "warning": DRAWN if is_drawn(facts.source) else None,
         }
@@ -133,12 +132,6 @@ class Service:
             "limits": asdict(self.limits),
             "disclaimer": DISCLAIMER,
         }
-
-
-def file_checksum(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _told(prediction: Prediction, overlays: dict[str, str]) -> dict[str, Any]:

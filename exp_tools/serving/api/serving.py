@@ -7,8 +7,9 @@ from typing import Any
 import anyio.to_thread
 
 from exp_tools.errors import UserError
+from exp_tools.io import file_sha256
 from exp_tools.serving.api.limits import Gate, Limits
-from exp_tools.serving.api.service import Service, file_checksum
+from exp_tools.serving.api.service import Service
 from exp_tools.serving.predictor import Predictor
 from exp_tools.system import give_back_memory
 
@@ -55,14 +56,14 @@ class Serving:
         """
         path, before = self.current.predictor.path, self.current.served["sha256"]
         try:
-            found = file_checksum(path)
+            found = file_sha256(path)
             if found == before:
                 self.reloads["unchanged"] += 1
                 LOG.info("reload: the model file is unchanged, sha256 %s", before)
                 return
             service = Service(Predictor(path, top_k=self.current.predictor.top_k), self.limits)
             service.try_out()
-            if not found == service.served["sha256"] == file_checksum(path):
+            if not found == service.served["sha256"] == file_sha256(path):
                 raise UserError("the file was written while it was read; replace it by `mv`, then reload again")
         except Exception as error:  # whatever is wrong with the new file, the old model stays
             self.reloads["refused"] += 1

@@ -1,6 +1,5 @@
 """`model.onnx.json`: what a program needs to feed an exported graph and to read its answer, as data."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from exp_tools.evaluation.probabilities import Calibration
-from exp_tools.io import atomic_write
+from exp_tools.io import atomic_write, file_sha256
 from exp_tools.models.model_file import ModelFacts
 from exp_tools.serving.export.whole import Draft
 from exp_tools.serving.onnx_engine import facts_of
@@ -60,7 +59,7 @@ def content(facts: ModelFacts, onnx_file: Path, tensors: dict[str, Any], draft: 
         "disclaimer": DISCLAIMER,
         "model": {
             "file": onnx_file.name,
-            "sha256": hashlib.sha256(onnx_file.read_bytes()).hexdigest(),
+            "sha256": file_sha256(onnx_file),
             "architecture": facts.architecture,
             "task": facts.task,
             "trained_on": facts.source,
