@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from exp_tools.errors import UserError
-from exp_tools.io import file_sha256
 from exp_tools.project import RELEASED, SUMS, find_project
 
 NAME = "released"
@@ -19,6 +18,8 @@ def released_model(root: Path | None = None) -> Path:
 
     Raises UserError where there is none, or its bytes are not those that were released.
     """
+    from exp_tools.io import file_sha256  # loads pandas, which no --help needs
+
     roots = root or find_project(Path.cwd()), Path(__file__).resolve().parents[2]
     sums = next((root / RELEASED / SUMS for root in roots if (root / RELEASED / SUMS).is_file()), None)
     if sums is None:

@@ -82,7 +82,7 @@ def test_what_macos_adds_is_left_out(make, target):
 def test_a_second_call_reads_nothing_of_the_archive(make, target, monkeypatch):
     archive = make()
     first = unpack(archive, target, **BOUNDS)
-    monkeypatch.setattr(unpack_module, "_sha256", None)
+    monkeypatch.setattr(unpack_module, "file_sha256", None)
     monkeypatch.setattr(unpack_module, "_unpack", None)
     assert unpack(archive, target, **BOUNDS) == first
 
@@ -93,7 +93,7 @@ def test_a_copied_archive_is_known_by_its_checksum_and_hashed_once(make, target,
     os.utime(archive, ns=(1, 1))
     monkeypatch.setattr(unpack_module, "_unpack", None)
     assert unpack(archive, target, **BOUNDS) == first
-    monkeypatch.setattr(unpack_module, "_sha256", None)
+    monkeypatch.setattr(unpack_module, "file_sha256", None)
     assert unpack(archive, target, **BOUNDS) == first
 
 
