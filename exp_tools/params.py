@@ -209,6 +209,7 @@ class EvaluateParams(Section):
     prevalence: dict[str, Annotated[float, Field(gt=0, lt=1)]] | None
     subgroups: Attributes
     figures: Literal["png", "svg", "pdf"]
+    trials: Annotated[int, Field(ge=1)]
     resamples: Annotated[int, Field(ge=100, le=100_000)]
     seed: Seed
 

@@ -101,7 +101,9 @@ def main() -> None:
     prepared = json.loads(DATA_METRICS.read_text(encoding="utf-8"))
     split = read_splits(SPLITS)["split"]
     report["test"]["participants"] = participants(own.labels, split, facts.classes, prepared)
-    report["test"]["validation"] = validation_scores(table[table["split"] == "val"], facts.classes, params.evaluate)
+    report["test"]["validation"] = validation_scores(table[table["split"] == "val"], facts.classes, params.evaluate) | {
+        "trials": params.evaluate.trials
+    }
     report["test"] |= against_colours(guesses(), test, facts.classes, params.evaluate)
     tables = [table]
     for name, external, left_out in external_sets(facts):

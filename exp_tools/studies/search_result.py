@@ -42,6 +42,7 @@ def _statement(space: Space, search: Any) -> str:
         "how many trials there were.",
         "",
     ]
+    tried = max(1, states.count("complete") + states.count("pruned"))
     for trial in best_trials(search):
         found = ", ".join(f"{name} {value:.4f}" for name, value in zip(scores, trial.values, strict=True))
         lines += [
@@ -52,7 +53,8 @@ def _statement(space: Space, search: Any) -> str:
             "Run it to the end:",
             "",
             "```bash",
-            f"dvc exp run -n {space.name}-best " + _shell(space.words(trial.params)),
+            f"dvc exp run -n {space.name}-best "
+            + _shell([*space.words(trial.params), "-S", f"evaluate.trials={tried}"]),
             "```",
             "",
         ]

@@ -11,7 +11,7 @@ SCRIPT = """\
 #SBATCH --job-name={name}
 #SBATCH --array=0-{last}%{jobs}
 #SBATCH --nodes=1 --ntasks=1 --cpus-per-task=8
-#SBATCH --time=12:00:00 --signal=TERM@180
+#SBATCH --time=12:00:00 --signal=B:TERM@180
 #SBATCH --requeue --open-mode=append --output=runs/studies/{name}/slurm-%a.log
 # One GPU per task: add `#SBATCH --gpus-per-task=1`. Times and cores are guesses: change them. A task that is stopped or
 # whose host fails goes on from its saved state when it is repeated; a member that is done ends at once.

@@ -23,6 +23,7 @@ from exp_tools.project import RUNS_FOLDER, VALIDATION_METRICS
 from exp_tools.revisions import experiments_called, read_files
 from exp_tools.studies.run import LOOK, WAIT, is_busy, reason_of, require_data, signals, start_dvc, stop_dvc
 from exp_tools.studies.space import BY_EPOCH, SCORES, Range, Space
+from exp_tools.training.checkpoints import delete_run
 
 try:
     import optuna
@@ -37,6 +38,7 @@ _EPOCH = re.compile(
     r"(?:, balanced accuracy (?P<balanced_accuracy>[\d.]+))?",
     re.MULTILINE,
 )
+_SAVED = re.compile(r"the state is saved in \S*?(?P<run>[0-9a-f]{16}),")
 
 
 @dataclass
@@ -208,6 +210,7 @@ def _look(space: Space, search: Any, run: _Run) -> str:
         if run.epochs and run.trial.should_prune():
             stop_dvc(run.process)
             search.tell(run.trial, state=optuna.trial.TrialState.PRUNED)
+            _forget(space.root, run.log)
             return f"given up after epoch {max(run.epochs)}"
         return ""
     if status and is_busy(said):
@@ -221,6 +224,13 @@ def _look(space: Space, search: Any, run: _Run) -> str:
         return f"failed: {reason}"
     search.tell(run.trial, values)
     return ", ".join(f"{name} {value:.4f}" for name, value in zip(space.content.scores, values, strict=True))
+
+
+def _forget(root: Path, log: Path) -> None:
+    """Delete the state that a trial saved when it was given up: nothing resumes it."""
+    saved = _SAVED.search(log.read_text(encoding="utf-8", errors="replace"))
+    with suppress(UserError):  # it is gone, or another process trains the same
+        delete_run(root / RUNS_FOLDER, saved["run"] if saved else "")
 
 
 def _report_epochs(space: Space, run: _Run, log: str) -> None:

@@ -108,6 +108,15 @@ def cells(card: str, first: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")][1:]
 
 
+def test_it_says_how_many_settings_were_tried(classes, report):
+    found = {"balanced_accuracy": 0.7, "low": 0.6, "high": 0.8}
+    test = report["test"]
+    once = model_card(facts(classes), report | {"test": test | {"validation": found | {"trials": 1}}}, DIGESTS)
+    assert "(0.600 to 0.800): the best of 12 epochs, so it flatters" in once
+    often = model_card(facts(classes), report | {"test": test | {"validation": found | {"trials": 1200}}}, DIGESTS)
+    assert "the best of 12 epochs of the best of 1,200 settings that were tried, so it flatters" in often
+
+
 def test_scores_are_those_of_the_report_with_their_intervals(classes, report):
     card, test = model_card(facts(classes), report, DIGESTS), report["test"]
     bounds, lesions = test["intervals"]["balanced_accuracy"], test["lesion_level"]

@@ -11,6 +11,7 @@ from helpers.project import ROOT
 from exp_tools.errors import UserError
 from exp_tools.project import RUNS_FOLDER
 from exp_tools.studies import tune
+from exp_tools.studies.search_result import write_search
 from exp_tools.studies.space import read_space
 
 optuna = pytest.importorskip("optuna")
@@ -125,8 +126,18 @@ def test_the_same_seed_proposes_the_same(root, dvc):
 
 
 def test_what_is_behind_the_others_is_given_up(root, dvc, monkeypatch):
-    stopped = []
-    monkeypatch.setattr(tune, "stop_dvc", lambda process: stopped.append(process.name))
+    stopped, state = [], root / RUNS_FOLDER / ("0a" * 8)
+    state.mkdir(parents=True)
+    (state / "state.pt").touch()
+
+    def stop(process):
+        stopped.append(process.name)
+        log = root / RUNS_FOLDER / "studies/lr" / f"{process.name}.log"
+        log.write_text(
+            log.read_text() + f"stopped after epoch 3, step 1; the state is saved in {state}, and the same\n"
+        )
+
+    monkeypatch.setattr(tune, "stop_dvc", stop)
 
     def start(root, name, words, log):
         late = name.endswith("007")
@@ -139,6 +150,9 @@ def test_what_is_behind_the_others_is_given_up(root, dvc, monkeypatch):
     assert stopped == ["lr-trial007"]
     assert said[-1] == "lr-trial007: given up after epoch 3"
     assert search.trials[7].state.name == "PRUNED"
+    assert not state.exists()  # nothing would resume it
+    write_search(read(root, SPACE), search)
+    assert "-S evaluate.trials=8" in (root / "studies/lr/README.md").read_text(encoding="utf-8")
 
 
 def test_epochs_are_read_from_the_log(root, dvc, monkeypatch):

@@ -137,9 +137,12 @@ def _validation(facts: ModelFacts, found: Mapping[str, Any] | None) -> str | Non
     training = facts.training
     if not found or number(found["balanced_accuracy"]) == UNDEFINED or "epochs_run" not in training:
         return None
+    trials = found.get("trials", 1)
+    settings = f" of the best of {trials:,} settings that were tried" if trials > 1 else ""
     return (
         f"balanced accuracy {number(found['balanced_accuracy'])} ({interval(found)}): the best of "
-        f"{training['epochs_run']} {facts.chosen_among}s, so it flatters; for choosing between runs, not for quoting"
+        f"{training['epochs_run']} {facts.chosen_among}s{settings}, so it flatters; for choosing between runs, not for "
+        "quoting"
     )
 
 

@@ -222,6 +222,7 @@ def known_facts(facts: ModelFacts, report: Mapping[str, Any]) -> dict[str, str]:
     gaps = [gap for gap in test.get("gaps", []) if gap["clear"]]
     flow = people["flow"]
     seen = training.get("parameters", {})
+    trials = (test.get("validation") or {}).get("trials", 1)
     external = {name: one["metrics"]["balanced_accuracy"] for name, one in report["external"].items()}
     return {
         "architecture": facts.architecture,
@@ -279,7 +280,8 @@ def known_facts(facts: ModelFacts, report: Mapping[str, Any]) -> dict[str, str]:
         "subgroups": f"Scores by {_scored_by(test['subgroups'])}; {len(gaps)} gaps are more than chance.",
         "external": "; ".join(f"{name}: balanced accuracy {number(score)}" for name, score in external.items()),
         "limits": "Section `Limits` of the model card.",
-        "many": "`exp-tools card --commit` says how many models were scored on this test split.",
+        "many": (f"It is the best of {trials:,} settings that were tried there. " if trials > 1 else "")
+        + "`exp-tools card --commit` says how many models were scored on this test split.",
         "resamples": "`evaluate.resamples`",
     }
 
