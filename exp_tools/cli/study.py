@@ -38,6 +38,11 @@ def add_commands(commands: Commands) -> None:
         "experiments", nargs="+", metavar="EXP", help="experiment, branch, tag, commit or `workspace`"
     )
     ensemble.add_argument(
+        "--soup",
+        action="store_true",
+        help="average the weights instead, into one network, of those members for which validation is no worse",
+    )
+    ensemble.add_argument(
         "--out",
         type=Path,
         required=True,
@@ -93,6 +98,7 @@ def _ensemble(options: argparse.Namespace) -> int:
     from exp_tools.models.model_file import is_ensemble
     from exp_tools.params import PARAMS_FILE, load_params
     from exp_tools.studies.ensemble import card_of, make_ensemble
+    from exp_tools.studies.soup import make_soup
 
     out: Path = options.out
     if out.suffix != ".safetensors":
@@ -100,22 +106,26 @@ def _ensemble(options: argparse.Namespace) -> int:
     table, card = out.with_suffix(".csv"), out.with_suffix(".md")
     may_write(out, is_ensemble)
     may_write(table, is_table(*ID_COLUMNS))
-    may_write(
-        card, lambda path: path.read_text(encoding="utf-8", errors="replace").startswith("# Model card: ensemble")
-    )
+    may_write(card, _is_card_of_members)
     root = find_project(Path.cwd())
     params = load_params(root / PARAMS_FILE)
-    made = make_ensemble(options.experiments, out, root, params, root / RUNS_FOLDER / "models")
+    make = make_soup if options.soup else make_ensemble
+    made = make(options.experiments, out, root, params, root / RUNS_FOLDER / "models")
     write_csv(table, made.predictions)
     with atomic_write(card) as temporary:
         temporary.write_text(card_of(made, out, root / LABELS, params), encoding="utf-8")
-    validation = made.facts.training["validation"]["balanced_accuracy"]
+    members, validation = len(made.facts.training["members"]), made.facts.training["validation"]["balanced_accuracy"]
     on = "out of fold, where each image has the members that have not seen it" if made.folds > 1 else "on validation"
-    print(f"{out}: {len(options.experiments)} members; balanced accuracy {validation:.3f} {on}, not for quoting")
+    print(f"{out}: {members} members; balanced accuracy {validation:.3f} {on}, not for quoting")
     if made.folds > 1:
         print("its members have trained on every image of this set: no test image is left, only external sets")
     print(f"written: {out}, {table.name} and {card.name} next to it")
     return 0
+
+
+def _is_card_of_members(path: Path) -> bool:
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return text.startswith("# Model card: ") and "| member 1 |" in text
 
 
 def _study(options: argparse.Namespace) -> int:

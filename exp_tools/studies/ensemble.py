@@ -37,6 +37,13 @@ ALIKE = {
     "source": "data sets",
 }
 """Facts that members must share, and what they are called."""
+ALIKE_IN_WEIGHTS = {
+    "architecture": "architectures",
+    "knobs": "knobs of the architecture",
+    "pixel_mean": "normalisation",
+    "pixel_std": "normalisation",
+}
+"""What else networks must share whose weights are averaged."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +90,7 @@ def make_ensemble(words: Sequence[str], out: Path, root: Path, params: Params, c
     paths = [fetch_model(root, find_version(root, word), MODEL, cache) for word in words]
     loaded = [load_model(path) for path in paths]
     facts = [one for _, one in loaded]
-    _check_alike(words, facts)
+    check_alike(words, facts)
     first, classes = facts[0], facts[0].classes
     group = make_group(out.stem, [tables[word].run("test") for word in words])
     known = _of_validation(words, tables, group) if group.folds == 1 else _out_of_fold(group)
@@ -228,15 +235,18 @@ def _predictions(
     return pd.concat(found, ignore_index=True) if found else columns
 
 
-def _check_alike(words: Sequence[str], facts: Sequence[ModelFacts]) -> None:
+def check_alike(words: Sequence[str], facts: Sequence[ModelFacts], *, of_one_network: bool = False) -> None:
+    """Raise UserError for members that differ in what they must share; `of_one_network`: whose weights are averaged."""
     for word, one in zip(words, facts, strict=True):
-        if one.architecture == ENSEMBLE:
+        if "ensemble_of" in one.training:
             raise UserError(f"{word} is an ensemble already: name its members")
-        for name, meaning in ALIKE.items():
+        for name, meaning in (ALIKE | ALIKE_IN_WEIGHTS if of_one_network else ALIKE).items():
             if getattr(one, name) != getattr(facts[0], name):
                 raise UserError(f"{word} and {words[0]} have different {meaning}: they cannot be one model")
         if one.training.get("md5_labels") != facts[0].training.get("md5_labels"):
             raise UserError(f"{word} and {words[0]} were made from different label tables: run both again")
+        if of_one_network and one.training.get("md5_splits") != facts[0].training.get("md5_splits"):
+            raise UserError(f"{word} and {words[0]} have different splits: one has trained on images that judge both")
 
 
 def _check_sizes(network: Ensemble, facts: ModelFacts) -> None:

@@ -323,9 +323,8 @@ class Trainer:
         if not self.stopping:
             return
         where = f"epoch {epoch}, step {self.progress.step or self.steps_an_epoch}"
-        if self.saved and self.store:
-            kept = f"the state is saved in {self.store.folder}, and the same command resumes from there"
-        else:
+        kept = f"the state is saved in {self.store and self.store.folder}, and the same command resumes from there"
+        if not self.saved:
             kept = "this state could not be saved, one before it may be" if self.store else "no state is kept"
         message = f"stopped after {where}; {kept}" if self.team.is_first else ""
         raise Stopped(message, self.stop.signal or 15)

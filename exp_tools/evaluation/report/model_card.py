@@ -124,6 +124,17 @@ def _members(facts: ModelFacts) -> list[tuple[str, str]]:
     """The knobs of a network; of an ensemble what each member is."""
     if "ensemble_of" not in facts.training:
         return [("knobs", _pairs(facts.knobs))]
+    if "members" not in facts.knobs:
+        training = facts.training
+        rows = [
+            (f"member {place}", f"`{made['experiment']}`, seed {made['seed']}, {made['score']:.4f}")
+            for place, made in enumerate(training["members"], 1)
+        ]
+        what = (
+            f"the mean of the weights of {len(rows)} of {training['tried']} networks, chosen on validation by "
+            f"{training['select_on']}: {training['score']:.4f}, and each alone as below"
+        )
+        return [("knobs", _pairs(facts.knobs)), ("what it is", what), *rows]
     rows = []
     for place, (made, built) in enumerate(zip(facts.training["members"], facts.knobs["members"], strict=True), 1):
         which = [f"`{made['experiment']}`: `{built['architecture']}` with {_pairs(built['knobs'])}"]
