@@ -212,22 +212,30 @@ class _AtWork:
 
 
 class signals:
-    """In the block SIGINT and SIGTERM call `stop` and then raise Stopped."""
+    """In the block SIGINT and SIGTERM raise Stopped; `stop` is called on the way out.
+
+    Not by the handler itself: a signal comes in the middle of `Popen.wait`, whose lock is then held, and a handler that
+    waited for the same process would wait for ever.
+    """
 
     def __init__(self, stop: Callable[[], None]):
-        self.stop = stop
+        self.stop, self.caught = stop, False
 
     def __enter__(self) -> None:
         self.before = {number: signal.signal(number, self._caught) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def __exit__(self, *error: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
+        try:
+            if self.caught:
+                self.stop()
+        finally:
+            for number, handler in self.before.items():
+                signal.signal(number, handler)
 
     def _caught(self, number: int, frame: object) -> None:
         for one in self.before:
             signal.signal(one, signal.SIG_IGN)
-        self.stop()
+        self.caught = True
         raise Stopped("stopped; the same command goes on from here", number)
 
 

@@ -20,11 +20,10 @@ SCRIPT = """\
 cd {root} || exit 1
 members=({members})
 {python} -m exp_tools.cli study {file} --member "${{members[$SLURM_ARRAY_TASK_ID]}}" &
-trap 'kill -TERM $!' TERM
-wait $!
-status=$?
-if [ "$status" -gt 128 ]; then  # the time is up: wait while it saves, then come back
-    wait $!
+member=$!
+trap 'stopped=1; kill -TERM "$member"' TERM
+while wait "$member"; status=$?; kill -0 "$member" 2>/dev/null; do :; done  # a signal ends `wait`, and may come again
+if [ -n "$stopped" ]; then  # the time is up and the state is saved: come back
     scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID"
 fi
 exit "$status"

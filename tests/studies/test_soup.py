@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from exp_tools.errors import UserError
 from exp_tools.evaluation.predictions import as_arrays, read_predictions
@@ -88,7 +89,10 @@ def test_in_a_project_it_is_one_network_or_nothing(ran_project, tmp_path):
     assert np.abs(as_arrays(table, classes)[2] - as_arrays(alone, classes)[2]).max() < 1e-4
     card = (root / "models/soup.md").read_text(encoding="utf-8")
     assert "the mean of the weights of 2 of 2 networks, chosen on validation by macro_auc" in card
-    project.change(split__seed=5)
+    path = root / "params.yaml"
+    params = yaml.safe_load(path.read_text(encoding="utf-8"))
+    params["split"]["seed"] += 1
+    path.write_text(yaml.safe_dump(params), encoding="utf-8")
     project.run("dvc", "repro", "split")
     refused = project.run(*COMMAND, "main", "same", "--out", "models/other.safetensors", check=False)
     assert "data/splits.csv of the workspace is not the one" in refused.stderr

@@ -192,6 +192,32 @@ def test_the_reason_is_the_line_that_names_the_error():
     assert reason_of("") == "it ended without a word"
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_it_waits_for_dvc_stops_both(tmp_path, number):
+    script = """
+import subprocess, sys, time
+from pathlib import Path
+from exp_tools.errors import Stopped
+from exp_tools.studies import run
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+try:
+    with run.signals(lambda: run.stop_dvc(child)):
+        print("waits", flush=True)
+        child.wait()
+except Stopped as stopped:
+    print(stopped, child.poll())
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "waits\n"
+    time.sleep(0.3)  # it is in waitpid now
+    process.send_signal(number)
+    try:
+        said, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert said == "stopped; the same command goes on from here -15\n"
+
+
 @pytest.mark.skipif(shutil.which("bash") is None, reason="the script is bash")
 def test_the_array_has_a_task_for_each_member_and_comes_back_after_a_stop(project, tmp_path):
     study = read_study(project.folder / "studies/two.yaml", project.folder)
@@ -199,7 +225,10 @@ def test_the_array_has_a_task_for_each_member_and_comes_back_after_a_stop(projec
     assert "#SBATCH --array=0-1%4" in script
     (tmp_path / "array.sh").write_text(script, encoding="utf-8")
     # In place of Python a script that writes its arguments, and ends as a stopped training does.
-    (tmp_path / "python").write_text('#!/bin/bash\necho "$@" >> said\nexit ${STATUS:-0}\n')
+    (tmp_path / "python").write_text(
+        "#!/bin/bash\ntrap 'sleep 1; echo saved >> said; exit 143' TERM\n"
+        'echo "$@" >> said\n[ -z "$LONG" ] || for _ in {1..300}; do sleep 0.1; done\nexit ${STATUS:-0}\n'
+    )
     (tmp_path / "scontrol").write_text('#!/bin/bash\necho "scontrol $@" >> said\n')
     text = script.replace(sys.executable, str(tmp_path / "python"))
     (tmp_path / "array.sh").write_text(text, encoding="utf-8")
@@ -211,5 +240,13 @@ def test_the_array_has_a_task_for_each_member_and_comes_back_after_a_stop(projec
     assert said.read_text().strip().endswith("--member two-fast-seed0")
     assert subprocess.run(["bash", tmp_path / "array.sh"], env=environment | {"STATUS": "1"}).returncode == 1
     assert "scontrol" not in said.read_text()
-    subprocess.run(["bash", tmp_path / "array.sh"], env=environment | {"STATUS": "143"})
-    assert "scontrol requeue 9_1" in said.read_text()
+    said.unlink()
+    process = subprocess.Popen(["bash", tmp_path / "array.sh"], env=environment | {"LONG": "1"})
+    while not said.is_file():
+        time.sleep(0.1)
+    for _ in range(2):  # Slurm may say it twice; what saves its state is waited for all the same
+        process.terminate()
+        time.sleep(0.3)
+    assert process.wait(timeout=30) == 143
+    assert said.read_text().splitlines()[1:] == ["saved", "scontrol requeue 9_1"]
+    assert "--signal=B:TERM@" in script  # without B: it goes to job steps, of which there are none
