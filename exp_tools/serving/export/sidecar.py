@@ -113,12 +113,12 @@ def content(facts: ModelFacts, onnx_file: Path, tensors: dict[str, Any], draft: 
             "weights": _weights(calibration),
         },
         "thresholds": facts.thresholds,
-        "prediction_sets": _sets(facts.prediction_sets),
+        "prediction_sets": set_description(facts.prediction_sets),
         "classes": [{"code": code, "name": name_of(code), "malignant": is_malignant(code)} for code in facts.classes],
     }
 
 
-def _sets(sets: dict[str, Any]) -> dict[str, Any] | None:
+def set_description(sets: dict[str, Any]) -> dict[str, Any] | None:
     """How to make the prediction set of the probabilities; None where the model file has no sets."""
     if not sets:
         return None
