@@ -6,22 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pandas as pd
 import pytest
 import torch
-from helpers.datasets import picture
 from helpers.models import CLASSES, photograph, write_model
 from starlette.testclient import TestClient
 
 from exp_tools.cli import main as cli
-from exp_tools.evaluation.prediction_sets import conformity_scores, set_members
+from exp_tools.evaluation.prediction_sets import set_members
 from exp_tools.evaluation.predictions import read_predictions
 from exp_tools.evaluation.probabilities import Calibration
-from exp_tools.evaluation.validation import softmax
 from exp_tools.models.model_file import copy_model, read_facts
 from exp_tools.serving.api.app import create_app
-from exp_tools.serving.export.sidecar import set_description as described
 from exp_tools.serving.predictor import Patient, Predictor, name_of
 from exp_tools.serving.set_words import NO_SETS, set_note
 
@@ -84,60 +80,6 @@ def test_no_set_is_called_safe(held):
     note = said(held)
     assert not re.search(r"\b(safe|harmless|benign|healthy|no melanoma|ruled out|certain)\b", note)
     assert ("cannot be excluded" in note) != ("no all-clear" in note)
-
-
-def test_an_export_gives_the_same_sets_and_its_description_says_how(tmp_path):
-    path, out = tmp_path / "m.safetensors", tmp_path / "m.onnx"
-    write_model(path)
-    shades = np.random.default_rng(0).integers(0, 256, (40, 96, 96, 3)) * np.linspace(0, 1, 40)[:, None, None, None]
-    pixels = shades.astype(np.uint8)
-    found = Predictor(path).predict_pixels(pixels, [Patient()] * 40)
-    given = np.array([list(one.probabilities.values()) for one in found])
-    limits = {  # in the middle of the scores of these pictures
-        score: dict(zip(CLASSES, np.median(conformity_scores(given, score), axis=0).round(6).tolist(), strict=True))
-        for score in ("lac", "aps", "raps")
-    }
-    copy_model(path, path, replace(read_facts(path), prediction_sets=SETS | {"thresholds": limits["lac"]}))
-    (tmp_path / "own").mkdir()
-    picture(1, 96, 96).save(tmp_path / "own/a.png")
-    arguments = ["export", "--model", str(path), "--images", str(tmp_path / "own"), "--out", str(out)]
-    assert cli.main(arguments) == 0
-    told = json.loads(Path(f"{out}.json").read_text())
-    (logits,) = onnxruntime.InferenceSession(out).run(["logits"], {"images": pixels})
-    models = [Predictor(one) for one in (path, out)]
-    for score, thresholds in limits.items():
-        sets = SETS | {"score": score, "thresholds": thresholds}
-        for predictor in models:  # the file's own for lac; the others without another export
-            assert score != "lac" or predictor.facts.prediction_sets == sets
-            predictor.engine.facts = replace(predictor.facts, prediction_sets=sets)
-        ours, exported = (predictor.predict_pixels(pixels, [Patient()] * 40) for predictor in models)
-        scale, said = told["probabilities"], described(sets)
-        assert score != "lac" or said == told["prediction_sets"]
-        probabilities = softmax(logits / scale["temperature"] + np.array(scale["bias"]))
-        by_hand = [by_the_description(row, said) for row in probabilities]
-        clear = [all(abs(value - thresholds[code]) > 1e-6 for code, value in row.items()) for row in by_hand]
-        assert sum(clear) > 20  # the others lie on a threshold to the last bits
-        held = [[code for code, value in row.items() if value <= thresholds[code]] for row in by_hand]
-        rows = zip(ours, exported, held, clear, strict=True)
-        kept = [(one.prediction_set, other.prediction_set, computed) for one, other, computed, sure in rows if sure]
-        assert len({tuple(one) for one, *_ in kept}) > 1
-        assert all(one == other == computed for one, other, computed in kept)
-
-
-def by_the_description(row: np.ndarray, told: dict) -> dict[str, float]:
-    """The score of each class of one picture, as the JSON file says in words."""
-    scores = {}
-    for place, code in enumerate(CLASSES):
-        larger = [p for k, p in enumerate(row) if p > row[place] or (p == row[place] and k < place)]
-        how = told["score_of_a_class"]
-        if how == "1 - probability":
-            scores[code] = 1 - row[place]
-            continue
-        assert how.startswith("the sum of the probabilities that are larger, and half of its own; of equals the first")
-        scores[code] = sum(larger) + row[place] / 2
-        if "0.1 * max(0, rank - 2)" in how:
-            scores[code] += 0.1 * max(0, len(larger) + 1 - 2)
-    return scores
 
 
 def test_api_command_and_batch_say_what_the_predictor_says(model, tmp_path, capsys):
