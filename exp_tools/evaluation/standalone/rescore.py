@@ -11,7 +11,6 @@ from exp_tools.data.labels.attributes import check_attributes
 from exp_tools.data.labels.table import read_labels
 from exp_tools.errors import UserError
 from exp_tools.evaluation.calibrate import USUAL_SENSITIVITY, choose_threshold
-from exp_tools.evaluation.made_with import parameters_of
 from exp_tools.evaluation.metrics.subgroup_scores import ATTRIBUTES
 from exp_tools.evaluation.predictions import calibration_of, read_predictions
 from exp_tools.evaluation.report.build import METADATA, score_set, with_metadata
@@ -83,7 +82,6 @@ def rescore(
         thresholds=thresholds,
         costs=None,
         subgroups=subgroups,
-        set_coverage=parameters_of(predictions).get("calibration", {}).get("coverage"),
         resamples=resamples,
         seed=seed,
     )
