@@ -24,15 +24,15 @@ def prediction_sets(facts: ModelFacts, report: Mapping[str, Any]) -> list[str]:
         return [*lines, "This model file holds none (`calibration.sets`).", ""]
     asked = f"{sets['coverage']:.4g}"
     lines += [
-        f"The set of a picture holds the diagnoses that it does not exclude. Asked: of the lesions of **each** "
-        f"diagnosis, {asked} have theirs in the set, whichever picture of the lesion is taken (class-conditional "
+        "The set of a picture holds the diagnoses that it does not exclude. Asked: of the lesions of **each** "
+        f"diagnosis, {asked} have theirs in the set of a picture of the lesion, chosen at random (class-conditional "
         f"{NAMES[sets['score']]}, thresholds from the validation lesions). That holds on average over validation sets, "
         "for lesions and pictures like those of validation, and for no others. A diagnosis outside the set is not "
         "ruled out for the person: the share that the coverage leaves has it all the same.",
         "",
         *_always(sets),
     ]
-    rows = [["all", *_row(test)]]
+    rows = [["all", *_row({"lesions": report["test"]["lesions"]} | test)]]
     rows += [[f"`{code}`", *_row(row), number(row["held"])] for code, row in test["per_class"].items()]
     rows[0].append("")
     head = ("diagnosis", "lesions", "coverage", "mean size", "in the sets of other diagnoses")

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from exp_tools.evaluation.metrics.bootstrap import SMALL_GROUPS, weighted_intervals
-from exp_tools.evaluation.metrics.catalogue import SHARE, Scale
+from exp_tools.evaluation.metrics.catalogue import DIFFERENCE
 from exp_tools.evaluation.prediction_sets import read_set_column
 from exp_tools.evaluation.report.numbers import bracketed, number
 
@@ -78,16 +78,19 @@ def set_report(
 
     found = {name: float(value[0]) for name, value in score(np.ones((len(table), 1))).items()}
     units = {code: int(np.unique(groups[rows]).size) for code, rows in of_class.items()}
+    most = {name: float(len(classes)) for name in parts if "mean_size" in (name, name[-1])}
     intervals = weighted_intervals(
         score,
         groups,
         len(table),
         resamples=resamples,
         seed=seed,
-        scales={name: Scale("share", 0, len(classes)) if "mean_size" in (name, name[-1]) else SHARE for name in parts},
+        scales=dict.fromkeys(most, DIFFERENCE),
         units={name: units[name[0]] for name in parts if isinstance(name, tuple)},
     )
-    bounds = {name: {"low": low, "high": high} for name, (low, high) in intervals.items()}
+    bounds = {
+        name: {"low": max(low, 0.0), "high": min(high, most.get(name, 1.0))} for name, (low, high) in intervals.items()
+    }
     return {
         "asked": asked,
         **{name: found[name] for name in ("coverage", "coverage_by_image", "mean_size")},
