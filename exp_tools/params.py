@@ -193,6 +193,8 @@ class CalibrationParams(Section):
     costs: Costs | None
     melanoma_sensitivity: Annotated[Number, Field(gt=0, lt=1)]
     abstain_share: Annotated[Number, Field(ge=0, lt=1)]
+    sets: Literal["none", "lac", "aps", "raps"]
+    coverage: Annotated[Number, Field(gt=0, lt=1)]
 
     @model_validator(mode="after")
     def _consistent(self) -> "CalibrationParams":

@@ -6,6 +6,7 @@ Writes  models/model.safetensors, metrics/{validation, calibration}.json
 
 import sys
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ import pandas as pd
 from exp_tools.errors import require_file, run_main
 from exp_tools.evaluation.calibrate import TEMPERATURES
 from exp_tools.evaluation.fitting import choose_thresholds, fit_calibration
+from exp_tools.evaluation.prediction_sets import always_held, fit_sets
 from exp_tools.evaluation.probabilities import Calibration
 from exp_tools.evaluation.validation import scores_of
 from exp_tools.io import bare_cells, write_json
@@ -32,13 +34,18 @@ def main() -> None:
     thresholds, promised = choose_thresholds(
         params.calibration, facts.classes, probabilities, labels, table["lesion_id"]
     )
+    sets = fit_sets(
+        params.calibration.sets, params.calibration.coverage, facts.classes, probabilities, labels, table["lesion_id"]
+    )
     scores = scores_of(probabilities, labels, decided, facts.classes)
-    copy_model(NETWORK, MODEL, replace(facts, calibration=calibration.as_dict(), thresholds=thresholds))
+    fitted = {"calibration": calibration.as_dict(), "thresholds": thresholds, "prediction_sets": sets}
+    copy_model(NETWORK, MODEL, replace(facts, **fitted))
 
     write_json(VALIDATION_METRICS, {"best_epoch": facts.training["best_epoch"]} | scores)
-    chosen = {"power": power, "thresholds": thresholds, "melanoma": promised}
+    chosen = {"power": power, "thresholds": thresholds, "melanoma": promised, "prediction_sets": sets}
     write_json(CALIBRATION_REPORT, calibration.as_dict() | chosen | {"images": len(table)})
     warn(calibration, promised, params.calibration)
+    warn_of_sets(sets)
     print(
         f"{MODEL}: temperature {calibration.temperature:.3f}, decisions {calibration.decide}; {VALIDATION_METRICS}: "
         f"balanced accuracy {scores['balanced_accuracy']:.3f} on the {len(table):,} "
@@ -68,6 +75,17 @@ def warn(calibration: Calibration, promised: dict[str, float] | None, params: Ca
             f"warning: validation has {promised['lesions']} melanomas; {promised['needed']} are needed for a "
             f"sensitivity of {params.melanoma_sensitivity:.4g}. The threshold finds all of them, which promises "
             f"{promised['sensitivity']:.1%} of new ones",
+            file=sys.stderr,
+        )
+
+
+def warn_of_sets(sets: dict[str, Any]) -> None:
+    """Warn of classes that are in every prediction set, since validation has too few lesions of them."""
+    if always := always_held(sets):
+        named = ", ".join(f"{code} ({count})" for code, count in always.items())
+        print(
+            f"warning: in every prediction set: {named}; validation has fewer lesions of these than the "
+            f"{sets['needed']} that a coverage of {sets['coverage']:.4g} takes",
             file=sys.stderr,
         )
 

@@ -183,7 +183,14 @@ def predict(images: TestSet, facts: ModelFacts, run: dict[str, Any]) -> tuple[pd
         views = predict_views(images=images.images, index=images.rows, metadata=metadata, **run)
     labels = images.labels.iloc[images.rows]
     tables = (
-        prediction_table(labels, images.split, logits, facts.classes, Calibration.from_dict(facts.calibration))
+        prediction_table(
+            labels,
+            images.split,
+            logits,
+            facts.classes,
+            Calibration.from_dict(facts.calibration),
+            facts.prediction_sets,
+        )
         for logits in (views.mean(axis=0, dtype=np.float64), views[0])
     )
     return next(tables), next(tables)
@@ -215,6 +222,7 @@ def score(table: pd.DataFrame, labels: pd.DataFrame, facts: ModelFacts, params: 
         costs=params.costs,
         prevalence=params.prevalence,
         subgroups=params.subgroups,
+        set_coverage=facts.prediction_sets.get("coverage"),
         resamples=params.resamples,
         seed=params.seed,
     )

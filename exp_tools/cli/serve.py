@@ -271,6 +271,7 @@ def model_line(model: Path, facts: "ModelFacts") -> str:
 def prediction_text(prediction: "Prediction", facts: "ModelFacts") -> str:
     """The diagnosis, all classes by probability, the decisions by threshold, notes and the disclaimer."""
     from exp_tools.serving.predictor import SCOPE, name_of
+    from exp_tools.serving.set_words import NO_SETS
 
     share = f"{100 * prediction.probability:.1f} %"
     description = f": {prediction.description}" if prediction.description else ""
@@ -287,6 +288,7 @@ def prediction_text(prediction: "Prediction", facts: "ModelFacts") -> str:
         lines.append(f"melanoma: {100 * prediction.melanoma_probability:.1f} %, {flagged}")
     if prediction.abstain:
         lines.append(f"too uncertain to use: below {100 * facts.thresholds['abstain']:.1f} % it is left to a human")
+    lines.append(f"prediction set: {prediction.set_note or NO_SETS}")
     lines += [f"note: {note}" for note in prediction.notes]
     return "\n".join([*lines, SCOPE, prediction.disclaimer])
 

@@ -1,15 +1,17 @@
 """The prediction table: everything that scoring needs, without the model."""
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from exp_tools.errors import UserError
+from exp_tools.evaluation.prediction_sets import set_column, set_members
 from exp_tools.evaluation.probabilities import Calibration
 from exp_tools.io import bare_cells
 
@@ -23,7 +25,12 @@ CLOSE = 1e-3
 
 
 def prediction_table(
-    labels: pd.DataFrame, split: np.ndarray | str, logits: np.ndarray, classes: Sequence[str], calibration: Calibration
+    labels: pd.DataFrame,
+    split: np.ndarray | str,
+    logits: np.ndarray,
+    classes: Sequence[str],
+    calibration: Calibration,
+    sets: Mapping[str, Any] | None = None,
 ) -> pd.DataFrame:
     """Join images with the model's outputs.
 
@@ -34,11 +41,13 @@ def prediction_table(
     logits : float [N, C]
     classes : names of the columns of `logits`
     calibration : of the model; for the probabilities and the decisions
+    sets : of the model file; {} or None: it has none
 
     Returns
     -------
-    DataFrame with ID_COLUMNS, LESION_DECISION, p_<class> and logit_<class>. Logits are rounded to DECIMALS; the
-    probabilities follow from them in float64 and are not rounded, since scores come from them.
+    DataFrame with ID_COLUMNS, LESION_DECISION, prediction_set (where there are sets), p_<class> and logit_<class>.
+    Logits are rounded to DECIMALS; the probabilities follow from them in float64 and are not rounded, since scores come
+    from them.
     """
     table = labels[["image_id", "lesion_id", "group_id", "source"]].reset_index(drop=True)
     logits = logits.astype(np.float64).round(DECIMALS)
@@ -50,6 +59,8 @@ def prediction_table(
         predicted=codes[calibration.decisions(probabilities)],
         **{LESION_DECISION: codes[calibration.decisions(_mean_by(lesion, probabilities))[lesion]]},
     )
+    if sets:
+        table["prediction_set"] = set_column(set_members(sets, classes, probabilities), classes)
     columns = {f"p_{name}": probabilities[:, place] for place, name in enumerate(classes)}
     columns |= {f"logit_{name}": logits[:, place] for place, name in enumerate(classes)}
     return table.assign(**columns)

@@ -38,6 +38,7 @@ class ModelFacts:
     vocabulary : how metadata become numbers (metadata.Vocabulary as a dict), fitted on train; None: image only
     thresholds : chosen on validation, of calibrated probabilities: `melanoma` (flag from this on; None: no melanoma
         there) for `melanoma_sensitivity`, `abstain` (leave to a human what is less certain) for `abstain_share`
+    prediction_sets : score and thresholds of the conformal sets (see prediction_sets.fit_sets); {}: the file has none
     source : name of the data the model was trained on; `synthetic`: no medical data
     training : how it came about (best epoch, scores on validation, precision, threads, seed, checksums of the data)
     versions : of the libraries that made it
@@ -53,6 +54,7 @@ class ModelFacts:
     source: str
     calibration: dict[str, Any] = field(default_factory=dict)
     thresholds: dict[str, float | None] = field(default_factory=dict)
+    prediction_sets: dict[str, Any] = field(default_factory=dict)
     vocabulary: dict[str, Any] | None = None
     training: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)

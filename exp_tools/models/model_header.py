@@ -37,6 +37,16 @@ class CalibrationFields(_Part):
     costs: list[list[Cost]]
 
 
+class SetFields(_Part):
+    """Of prediction_sets.fit_sets."""
+
+    score: Literal["lac", "aps", "raps"]
+    coverage: Annotated[float, Field(gt=0, lt=1)]
+    needed: Annotated[int, Field(ge=1)]
+    lesions: dict[str, Annotated[int, Field(ge=0)]]
+    thresholds: dict[str, Cost | None]
+
+
 class VocabularyFields(_Part):
     """Of metadata.Vocabulary."""
 
@@ -69,6 +79,7 @@ class Header(_Part):
     source: Name
     calibration: CalibrationFields | dict[str, None] = {}
     thresholds: dict[str, Share | None] = {}
+    prediction_sets: SetFields | dict[str, None] = {}
     vocabulary: VocabularyFields | None = None
     training: TrainingFields = TrainingFields()
     versions: dict[str, str] = {}
@@ -85,6 +96,14 @@ class Header(_Part):
                 raise ValueError(f"calibration is not of {count} classes")
         elif self.calibration:
             raise ValueError("calibration has no usable temperature, bias, decide and costs")
+        if isinstance(self.prediction_sets, SetFields):
+            if any(
+                set(part) != set(self.classes)
+                for part in (self.prediction_sets.lesions, self.prediction_sets.thresholds)
+            ):
+                raise ValueError("prediction_sets is not of the classes")
+        elif self.prediction_sets:
+            raise ValueError("prediction_sets has no usable score, coverage, needed, lesions and thresholds")
         return self
 
 

@@ -97,7 +97,7 @@ def predict_batch(
         raise UserError(f"none of {len(bad):,} images can be used, the first is {problems[-len(bad)]}")
     labels, logits = work.labels.iloc[good], np.array([done[row] for row in good], dtype=np.float32)
     labels, report, left_out = _scored(labels, logits, facts)
-    table = prediction_table(labels, "batch", logits, facts.classes, calibration)
+    table = prediction_table(labels, "batch", logits, facts.classes, calibration, facts.prediction_sets)
     files = [work.files[row] for row in good]
     if isic:
         write_csv(out, submission(table, files, facts.classes, calibration))
@@ -158,13 +158,14 @@ def _scored(
         return labels, None, given["dx"].value_counts().sort_index().to_dict()
     labels = labels.assign(dx=known["dx"].reindex(labels.index).fillna(labels["dx"]))
     rows, calibration = labels.index.isin(known.index), Calibration.from_dict(facts.calibration)
-    table = prediction_table(labels[rows], "batch", logits[rows], facts.classes, calibration)
+    table = prediction_table(labels[rows], "batch", logits[rows], facts.classes, calibration, facts.prediction_sets)
     report = score_set(
         with_metadata(table, labels),
         facts.classes,
         calibration=calibration,
         thresholds=facts.thresholds,
         costs=None,
+        set_coverage=facts.prediction_sets.get("coverage"),
         resamples=RESAMPLES,
         seed=0,
     )

@@ -17,12 +17,14 @@ from exp_tools.data.images.decode import load_image
 from exp_tools.data.images.preprocess import Preprocessing
 from exp_tools.data.inputs.metadata import UNKNOWN, Vocabulary, encode
 from exp_tools.errors import UserError
+from exp_tools.evaluation.prediction_sets import set_members
 from exp_tools.evaluation.probabilities import Calibration
 from exp_tools.explain.overlay import is_flat
 from exp_tools.explain.picture import flat_note
 from exp_tools.models.model_file import ModelFacts
 from exp_tools.models.released import model_path
 from exp_tools.serving.engines import open_engine
+from exp_tools.serving.set_words import set_note
 from exp_tools.taxonomy import DIAGNOSES, MELANOMA, OTHER_DIAGNOSES
 
 DISCLAIMER = (
@@ -65,6 +67,9 @@ class Prediction:
     entropy : of the probabilities, as a share of the largest possible, 0 (certain) to 1 (knows nothing)
     abstain : the highest probability is below the model's threshold: leave it to a human; None: it has no threshold
     melanoma, melanoma_probability : whether the model's threshold flags a melanoma; None: the model has no such class
+    prediction_set : codes of the classes that the picture does not exclude, in the model's order (see
+        evaluation.prediction_sets); None: the model file has no sets
+    set_note : the set in words; None likewise
     notes : what the person should know of this input, and of a map that shows no place
     maps : where the model looked, by method (gradcam, attention): float32 [S, S], 0..1; only when asked for
     """
@@ -80,6 +85,8 @@ class Prediction:
     abstain: bool | None
     melanoma: bool | None
     melanoma_probability: float | None
+    prediction_set: list[str] | None = None
+    set_note: str | None = None
     notes: list[str] = field(default_factory=list)
     maps: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     disclaimer: str = DISCLAIMER
@@ -204,8 +211,18 @@ class Predictor:
             abstain=None if abstain is None else confidence < abstain,
             melanoma=None if flag is None or p_melanoma is None else p_melanoma >= flag,
             melanoma_probability=p_melanoma,
+            **self._set_of(probabilities, best),
             notes=self._notes(patient),
         )
+
+    def _set_of(self, probabilities: NDArray[np.float64], best: str) -> dict[str, Any]:
+        classes, sets = self.facts.classes, self.facts.prediction_sets
+        if not sets:
+            return {}
+        members = set_members(sets, classes, probabilities[None])[0]
+        held = [code for code, member in zip(classes, members.tolist(), strict=True) if member]
+        names = {code: name_of(code) for code in classes}
+        return {"prediction_set": held, "set_note": set_note(sets, names, held, best, self.facts.source)}
 
     def _notes(self, patient: Patient) -> list[str]:
         given = {name: value for name, value in asdict(patient).items() if value is not None}

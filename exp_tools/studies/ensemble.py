@@ -15,6 +15,7 @@ from exp_tools.errors import UserError
 from exp_tools.evaluation.compare.groups import Group, make_group
 from exp_tools.evaluation.compare.runs import FOLD, SEED, read_tables
 from exp_tools.evaluation.fitting import choose_thresholds, fit_calibration
+from exp_tools.evaluation.prediction_sets import fit_sets
 from exp_tools.evaluation.predictions import as_arrays, prediction_table
 from exp_tools.evaluation.probabilities import Calibration
 from exp_tools.evaluation.report.build import score_set, with_metadata
@@ -100,6 +101,8 @@ def make_ensemble(words: Sequence[str], out: Path, root: Path, params: Params, c
     calibration, _ = fit_calibration(params.calibration, classes, shares, shares, logits, labels)
     probabilities = calibration.probabilities(logits)
     thresholds, _ = choose_thresholds(params.calibration, classes, probabilities, labels, known.labels["lesion_id"])
+    how = params.calibration
+    sets = fit_sets(how.sets, how.coverage, classes, probabilities, labels, known.labels["lesion_id"])
     decided = calibration.decisions(probabilities)
     of_members = [Calibration.from_dict(one.calibration) for one in facts]
     made = replace(
@@ -120,6 +123,7 @@ def make_ensemble(words: Sequence[str], out: Path, root: Path, params: Params, c
         },
         calibration=calibration.as_dict(),
         thresholds=thresholds,
+        prediction_sets=sets,
         training={
             "ensemble_of": "folds" if group.folds > 1 else "seeds",
             "folds": group.folds,
@@ -147,9 +151,9 @@ def make_ensemble(words: Sequence[str], out: Path, root: Path, params: Params, c
         [network for network, _ in loaded], [one.temperature for one in of_members], [one.bias for one in of_members]
     )
     _check_sizes(network, made)
-    predictions = _predictions(words, tables, group, classes, calibration)
+    predictions = _predictions(words, tables, group, classes, calibration, sets)
     if group.folds > 1:
-        scored = prediction_table(known.labels, "test", logits, classes, calibration)
+        scored = prediction_table(known.labels, "test", logits, classes, calibration, sets)
     else:
         scored = predictions[predictions["split"] == "test"].reset_index(drop=True)
     save_model(out, network, made)
@@ -175,6 +179,7 @@ def card_of(made: Made, out: Path, labels: Path, params: Params) -> str:
             made.facts.classes,
             calibration=Calibration.from_dict(made.facts.calibration),
             thresholds=made.facts.thresholds,
+            set_coverage=made.facts.prediction_sets.get("coverage"),
             costs=how.costs,
             prevalence=how.prevalence,
             subgroups=how.subgroups,
@@ -218,7 +223,12 @@ def _out_of_fold(group: Group) -> _Known:
 
 
 def _predictions(
-    words: Sequence[str], tables: Any, group: Group, classes: Sequence[str], calibration: Calibration
+    words: Sequence[str],
+    tables: Any,
+    group: Group,
+    classes: Sequence[str],
+    calibration: Calibration,
+    sets: dict[str, Any],
 ) -> pd.DataFrame:
     """What the ensemble says of every set that no member has seen, and of validation."""
     shared = [set(tables[word].table["split"]) for word in words]
@@ -230,8 +240,8 @@ def _predictions(
         parts = [tables[word].rows(name) for word in words]
         same = [part for part in parts if part["image_id"].equals(parts[0]["image_id"])]
         if len(same) == len(parts):
-            found.append(prediction_table(parts[0], name, log_mean(parts, classes), classes, calibration))
-    columns = prediction_table(group.repeats[0][:0], "test", np.zeros((0, len(classes))), classes, calibration)
+            found.append(prediction_table(parts[0], name, log_mean(parts, classes), classes, calibration, sets))
+    columns = prediction_table(group.repeats[0][:0], "test", np.zeros((0, len(classes))), classes, calibration, sets)
     return pd.concat(found, ignore_index=True) if found else columns
 
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -28,11 +29,13 @@ from exp_tools.app.parts.model_picker import KEY
 from exp_tools.app.parts.settings import Settings
 from exp_tools.cli import main as cli
 from exp_tools.errors import UserError
+from exp_tools.models.model_file import copy_model, read_facts
 from exp_tools.params import load_params
 from exp_tools.project import CARD, CURVES, DATA_METRICS, EVALUATE_METRICS, MODEL, RELEASED, REPORT, SUMS, TRAIN_METRICS
 from exp_tools.revisions import RELEASED_VERSION
 from exp_tools.serving.predictor import DISCLAIMER, NO_MAPS, Patient, Predictor
 from exp_tools.serving.public_url import parse_public_url
+from exp_tools.serving.set_words import NO_SETS
 
 torch.set_num_threads(1)
 
@@ -201,6 +204,7 @@ def test_a_map_that_shows_no_place_is_said(settings, monkeypatch):
     assert "Grad-CAM is the same everywhere in this image, so it shows no place." in [
         text.value for text in app.caption
     ]
+    assert f"Prediction set: {NO_SETS}." in [text.value for text in app.markdown]
 
 
 def test_charts_with_two_equal_axes_are_square():
@@ -243,9 +247,15 @@ def test_about_and_evaluate_need_no_model_file(settings, monkeypatch):
 
 def test_a_model_without_maps_says_why(settings, monkeypatch):
     monkeypatch.setattr("exp_tools.serving.engines.positions", lambda *_: 1)
+    sets = {"score": "lac", "coverage": 0.9, "needed": 9, "lesions": {"bcc": 4, "mel": 60, "nv": 300}}
+    sets |= {"thresholds": {"bcc": None, "mel": 1.0, "nv": 0.0}}
+    model = Path(settings.root) / MODEL
+    copy_model(model, model, replace(read_facts(model), prediction_sets=sets))
     app = page(settings, "Predict", monkeypatch)
     app.file_uploader[0].set_value(("mole.png", image_file(3), "image/png")).run()
     assert not app.exception
+    said = "Prediction set: melanoma cannot be excluded: the set holds Basal cell carcinoma, Melanoma;"
+    assert any(text.value.startswith(said) for text in app.markdown)
     assert f"Heat maps: {NO_MAPS}." in [text.value for text in app.caption]
 
 

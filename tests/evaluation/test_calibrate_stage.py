@@ -93,6 +93,34 @@ def test_a_sensitivity_that_validation_cannot_promise_is_said(trained, capsys):
     assert facts.thresholds["melanoma_promised"] < 0.995
 
 
+def test_sets_are_fitted_by_lesion_and_a_rare_class_is_said(trained, tmp_path, capsys):
+    facts, _ = trained(sets="lac", coverage=0.9)
+    table = pd.read_csv(tmp_path / "data/validation.csv")
+    probabilities = Calibration.from_dict(facts.calibration).probabilities(table[[f"logit_{c}" for c in CLASSES]])
+    for place, code in enumerate(CLASSES):
+        own = np.sort(1 - probabilities[table["dx"] == code, place])
+        wanted = own[int(np.ceil(0.9 * (own.size + 1))) - 1]
+        assert 0 <= facts.prediction_sets["thresholds"][code] - wanted < 1e-6
+        assert facts.prediction_sets["lesions"][code] == own.size
+    assert json.loads((tmp_path / "metrics/calibration.json").read_text())["prediction_sets"] == facts.prediction_sets
+    assert "prediction set" not in capsys.readouterr().err
+    found = {score: trained(sets=score)[0].prediction_sets for score in ("aps", "raps", "none")}
+    assert (found["aps"]["score"], found["raps"]["score"], found["none"]) == ("aps", "raps", {})
+    capsys.readouterr()
+    facts, _ = trained(sets="lac", coverage=0.99)
+    lesions = facts.prediction_sets["lesions"]
+    assert facts.prediction_sets["thresholds"]["bcc"] is None
+    warning = f"in every prediction set: bcc ({lesions['bcc']}), mel ({lesions['mel']}); validation has fewer"
+    assert warning in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wrong", [{"sets": "lca"}, {"coverage": 1.0}, {"coverage": 0}, {"coverage": "most"}])
+def test_a_wrong_wish_for_sets_is_refused_in_words(trained, wrong):
+    (key,) = wrong
+    with pytest.raises(UserError, match=rf"calibration\.{key} is"):
+        trained(**wrong)
+
+
 def test_costs_of_an_unknown_class_are_refused(trained):
     with pytest.raises(UserError, match=r"calibration\.costs names 'mell'.*did you mean 'mel'"):
         trained(decide="costs", costs={"mell": {"nv": 2}})

@@ -12,10 +12,12 @@ from helpers.project import Project
 
 from exp_tools.cli import main as cli
 from exp_tools.evaluation.metrics.classification import headline_metrics
+from exp_tools.evaluation.prediction_sets import set_column, set_members
 from exp_tools.evaluation.predictions import as_arrays, prediction_table
 from exp_tools.evaluation.report.build import score_set
 from exp_tools.evaluation.report.model_card import model_card
 from exp_tools.evaluation.report.participants import participants
+from exp_tools.evaluation.report.text import summary_text
 from exp_tools.io import plain
 from exp_tools.models.model_file import ModelFacts
 
@@ -88,6 +90,15 @@ def report_of(table, classes, **changes):
         "seed": 0,
     }
     return score_set(table, classes, **arguments | changes)
+
+
+SETS = {
+    "score": "lac",
+    "coverage": 0.9,
+    "needed": 9,
+    "lesions": {"bkl": 4, "mel": 60, "nv": 300},
+    "thresholds": {"bkl": None, "mel": 0.8, "nv": 0.2},
+}
 
 
 @pytest.fixture(scope="module")
@@ -296,6 +307,36 @@ def test_a_model_without_melanoma_and_thresholds_has_a_card():
     assert "### Melanoma" not in card
     assert "abstains" not in card
     assert "Mean cost" not in card
+
+
+def test_prediction_sets_are_explained_and_where_the_promise_fails_is_said(classes):
+    def scored(images):
+        table = predictions(classes, images, rare="bkl")
+        members = set_members(SETS, classes, as_arrays(table, classes)[0])
+        return report_of(table.assign(prediction_set=set_column(members, classes)), classes, set_coverage=0.9)
+
+    report = {"test": scored(200), "external": {"ph2": scored(60)}}
+    found = report["test"]["prediction_sets"]
+    card = model_card(facts(classes, prediction_sets=SETS), report, DIGESTS)
+    assert (
+        "**In every set**, since validation has fewer than the 9 lesions that such a promise takes: `bkl` (4)." in card
+    )
+    section = card[card.index("### Prediction sets") : card.index("### Subgroups")]
+    assert cells(section, "`mel`")[1].startswith(f"{found['per_class']['mel']['coverage']:.3f} (")
+    assert found["per_class"]["nv"]["short"]
+    assert "**On the test split the promise does not hold** (asked 0.9)" in section
+    assert "`nv` 0." in section
+    assert "not ruled out for the person" in section
+    assert cells(section, "ph2")[0] == "30"
+    assert card == model_card(facts(classes, prediction_sets=SETS), json.loads(json.dumps(plain(report))), DIGESTS)
+    text = summary_text(report["test"])
+    assert f"prediction sets (asked 0.9): {found['coverage']:.3f} [" in text
+
+
+def test_a_model_without_prediction_sets_says_so(classes, report):
+    card = model_card(facts(classes), report, DIGESTS)
+    assert "### Prediction sets\n\nThis model file holds none (`calibration.sets`)." in card
+    assert "prediction sets" not in summary_text(report["test"])
 
 
 def test_what_is_undefined_is_a_dash(report):

@@ -28,6 +28,7 @@ from exp_tools.data.images.decode import load_image
 from exp_tools.data.images.decode import square as pillows
 from exp_tools.data.images.preprocess import Preprocessing
 from exp_tools.errors import UserError
+from exp_tools.evaluation.prediction_sets import conformity_scores
 from exp_tools.evaluation.probabilities import Calibration
 from exp_tools.evaluation.validation import softmax
 from exp_tools.models.model_file import copy_model, read_facts
@@ -174,8 +175,24 @@ def by_the_description(facts: dict, file: Path) -> np.ndarray:
     return np.asarray(how(image, (size, size), Image.Resampling.BICUBIC))
 
 
-@pytest.mark.parametrize("resize", ["squash", "crop", "pad"])
-def test_the_description_is_enough_to_use_an_export(tmp_path, resize):
+def set_scores(row: np.ndarray, told: dict) -> dict[str, float]:
+    """The score of each class of one picture, as the JSON file says in words."""
+    scores = {}
+    for place, code in enumerate(CLASSES):
+        larger = [p for k, p in enumerate(row) if p > row[place] or (p == row[place] and k < place)]
+        how = told["score_of_a_class"]
+        if how == "1 - probability":
+            scores[code] = 1 - row[place]
+            continue
+        assert how.startswith("the sum of the probabilities that are larger, and half of its own; of equals the first")
+        scores[code] = sum(larger) + row[place] / 2
+        if "0.1 * max(0, rank - 2)" in how:
+            scores[code] += 0.1 * max(0, len(larger) + 1 - 2)
+    return scores
+
+
+@pytest.mark.parametrize(("resize", "score"), [("squash", "lac"), ("crop", "aps"), ("pad", "raps")])
+def test_the_description_is_enough_to_use_an_export(tmp_path, resize, score):
     write_model(tmp_path / "first.safetensors")
     facts = read_facts(tmp_path / "first.safetensors")
     weights = np.array([1.0, 0.3, 0.05])
@@ -189,8 +206,12 @@ def test_the_description_is_enough_to_use_an_export(tmp_path, resize):
     exif = Image.Exif()
     exif[0x0112] = 6
     picture(1, 600, 450).save(tmp_path / "own/a.jpg", exif=exif)
-    out = tmp_path / "m.onnx"
-    arguments = ["export", "--model", str(tmp_path / "m.safetensors"), "--images", str(tmp_path / "own")]
+    path, out = tmp_path / "m.safetensors", tmp_path / "m.onnx"
+    fits = conformity_scores([list(Predictor(path).predict(tmp_path / "own/a.jpg").probabilities.values())], score)[0]
+    limits = {"bcc": fits[0] + 1e-3, "mel": fits[1] - 1e-3, "nv": None}
+    sets = {"score": score, "coverage": 0.9, "needed": 9, "lesions": dict.fromkeys(CLASSES, 12), "thresholds": limits}
+    copy_model(path, path, replace(read_facts(path), prediction_sets=sets))
+    arguments = ["export", "--model", str(path), "--images", str(tmp_path / "own")]
     assert cli.main([*arguments, "--out", str(out)]) == 0
     told = json.loads(Path(f"{out}.json").read_text())
     assert told["steps_in_graph"] == ["normalise"]
@@ -206,6 +227,12 @@ def test_the_description_is_enough_to_use_an_export(tmp_path, resize):
     assert told["classes"][decided]["code"] == expected.diagnosis
     assert told["normalise"] == {"divide_by": 255, "mean": facts.pixel_mean, "std": facts.pixel_std}
     assert told["thresholds"] == facts.thresholds
+    bounds = {code: np.inf if limit is None else limit for code, limit in told["prediction_sets"]["thresholds"].items()}
+    scores = set_scores(probabilities, told["prediction_sets"])
+    assert list(scores.values()) == pytest.approx(fits, abs=1e-5)
+    assert [code for code in CLASSES if scores[code] <= bounds[code]] == ["bcc", "nv"]
+    for file in (path, out):
+        assert Predictor(file).predict(tmp_path / "own/a.jpg").prediction_set == ["bcc", "nv"]
     assert told["model"]["sha256"] == hashlib.sha256(out.read_bytes()).hexdigest()
     if resize == "squash":  # the same again, over the old
         first = Path(f"{out}.json").read_bytes()

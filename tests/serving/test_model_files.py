@@ -57,6 +57,14 @@ def take(path: str) -> Callable[[Header], None]:
 
 
 NAN = float("nan")
+
+
+def sets(**changes) -> Header:
+    """Prediction sets of the three classes."""
+    known = {"score": "lac", "coverage": 0.9, "needed": 9, "lesions": {"bcc": 3, "mel": 30, "nv": 90}}
+    return known | {"thresholds": {"bcc": None, "mel": 0.9, "nv": 0.4}} | changes
+
+
 HEADERS: dict[str, dict[str, tuple[Callable[[Header], None], str]]] = {
     "missing": {
         "classes": (take("classes"), "no usable classes"),
@@ -113,6 +121,19 @@ HEADERS: dict[str, dict[str, tuple[Callable[[Header], None], str]]] = {
         "a class without a name": (put("classes", ["", "mel", "nv"]), "classes.0"),
         "a class with a line end": (put("classes", ["a\nb", "mel", "nv"]), "classes.0"),
         "a class of 10,000 letters": (put("classes", ["x" * 10_000, "mel", "nv"]), "classes.0"),
+    },
+    "prediction sets": {
+        "of an unknown score": (lambda header: header.update(prediction_sets=sets(score="lca")), "prediction_sets"),
+        "of other classes": (
+            lambda header: header.update(prediction_sets=sets(lesions={"a": 5})),
+            "prediction_sets is not of the classes",
+        ),
+        "with a threshold as text": (
+            lambda header: header.update(prediction_sets=sets(thresholds={"bcc": "1", "mel": 1.0, "nv": None})),
+            "prediction_sets",
+        ),
+        "with a coverage of 90": (lambda header: header.update(prediction_sets=sets(coverage=90.0)), "prediction_sets"),
+        "of nulls": (put("prediction_sets", {"score": None}), "prediction_sets has no usable score"),
     },
     "not a number": {
         "the mean": (put("pixel_mean", [NAN, 0.5, 0.5]), "pixel_mean.0"),

@@ -7,6 +7,7 @@ from helpers.project import TINY, clone
 
 from exp_tools.errors import UserError
 from exp_tools.evaluation.calibrate import fit_probabilities
+from exp_tools.evaluation.prediction_sets import fit_sets
 from exp_tools.evaluation.predictions import as_arrays, read_predictions
 from exp_tools.models.model_file import is_ensemble, read_facts
 from exp_tools.params import load_params
@@ -31,6 +32,15 @@ def test_what_it_serves_is_the_mean_of_its_members(seeds):
     assert "2 members" in done.stdout
     table, classes = read_predictions(root / "models/both.csv")
     assert set(table["split"]) == {"val", "test"}
+    known = table[table["split"] == "val"]
+    wanted = fit_sets("lac", 0.9, classes, *as_arrays(known, classes)[:2], known["lesion_id"])
+    sets = read_facts(root / "models/both.safetensors").prediction_sets
+    assert sets["lesions"] == wanted["lesions"]
+    for code, limit in sets["thresholds"].items():
+        assert (limit is None) == (sets["lesions"][code] < 9)
+        assert limit is None or limit == pytest.approx(wanted["thresholds"][code], abs=3e-6)
+    held = [code for code, limit in sets["thresholds"].items() if limit is None]
+    assert all(set(held) <= set(cell.split()) for cell in table["prediction_set"])
     rows = table[table["split"] == "test"]
     labels = pd.read_csv(root / "data/prepared/labels.csv")
     images = np.load(root / "data/prepared/images.npy", mmap_mode="r")

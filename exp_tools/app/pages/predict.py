@@ -18,6 +18,7 @@ from exp_tools.explain.picture import explained, flat_note, own_size
 from exp_tools.io import guard_cells
 from exp_tools.models.model_file import ModelFacts
 from exp_tools.serving.predictor import NO_MAPS, OLDEST, SCOPE, Patient, Prediction, Predictor
+from exp_tools.serving.set_words import NO_SETS
 from exp_tools.taxonomy import is_drawn
 
 MOST = 50
@@ -154,6 +155,7 @@ def _row(name: str, result: Prediction | str) -> dict:
         "too uncertain": words[result.abstain],
         "diagnosis": result.diagnosis,
         "entropy": result.entropy,
+        "prediction_set": None if result.prediction_set is None else " ".join(result.prediction_set),
         **{f"p_{code}": share for code, share in result.probabilities.items()},
     }
 
@@ -164,6 +166,7 @@ def _details(predictor: Predictor, picture: Picture, patient: Patient, result: P
         st.header(f"{plain(result.name)}: {percent(result.probability)}", anchor=False)
         st.caption(SCOPE)
         _say_flags(result, predictor.facts)
+        st.markdown(f"Prediction set: {plain(result.set_note or NO_SETS)}.")
         st.html(probability_bars(result))
         if result.description:
             st.caption(f"{plain(result.name)}: {result.description}.")

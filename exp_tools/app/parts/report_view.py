@@ -9,12 +9,16 @@ import streamlit as st
 
 from exp_tools.evaluation.metrics.catalogue import HEADLINE, in_tables
 from exp_tools.evaluation.report.numbers import interval, number
+from exp_tools.evaluation.report.set_scores import sets_line
 
 
 def show(report: Mapping[str, Any]) -> None:
     """Draw the tables of one set's report, see `build.score_set`."""
     headline(report)
     classes(report["per_class"])
+    if report.get("prediction_sets"):  # an older report has none
+        line = sets_line(report["prediction_sets"])
+        st.caption(f"{line[:1].upper()}{line[1:]}.")
     if report["melanoma"]:
         melanoma(report["melanoma"])
     subgroups(report["subgroups"])

@@ -21,6 +21,7 @@ from exp_tools.evaluation.metrics.subgroup_scores import ATTRIBUTES
 from exp_tools.evaluation.metrics.subgroups import subgroup_gaps, subgroup_report
 from exp_tools.evaluation.predictions import as_arrays, decisions, lesion_view
 from exp_tools.evaluation.probabilities import Calibration
+from exp_tools.evaluation.report.set_scores import set_report
 from exp_tools.evaluation.validation import confusion
 from exp_tools.system import beside
 from exp_tools.taxonomy import MELANOMA
@@ -37,6 +38,7 @@ def score_set(
     costs: Mapping[str, Mapping[str, float]] | None,
     prevalence: Mapping[str, float] | None = None,
     subgroups: Sequence[str] = ATTRIBUTES,
+    set_coverage: float | None = None,
     resamples: int,
     seed: int,
 ) -> dict[str, Any]:
@@ -51,13 +53,14 @@ def score_set(
     costs : of mistakes, see `evaluate.costs`; None: not asked for
     prevalence : class -> its share where the model would be used, see `evaluate.prevalence`
     subgroups : attributes to score apart, see `evaluate.subgroups`
+    set_coverage : what the prediction sets were fitted for, where the table has them and it is known
     resamples, seed : of the bootstrap
 
     Returns
     -------
     dict with images, lesions, counts, metrics, intervals, confusion (true class -> decided class -> images),
     lesion_level, per_class, melanoma (None without the class), prevalence, calibration (with `by_class`), coverage,
-    subgroups, gaps and costs (None where not asked for); see docs/evaluation.md
+    prediction_sets (None without them), subgroups, gaps and costs (None where not asked for); see docs/evaluation.md
 
     Raises
     ------
@@ -89,6 +92,7 @@ def score_set(
         "prevalence": _prevalence(probabilities, labels, predicted, groups, classes, thresholds, prevalence, **draws),
         "calibration": calibration_report(logits, labels, calibration) | {"by_class": by_class},
         "coverage": coverage_report(probabilities, labels, predicted, threshold=thresholds.get("abstain")),
+        "prediction_sets": set_report(table, classes, labels, predicted, asked=set_coverage, **draws),
         "subgroups": rows(),
         "gaps": gaps(),
         "costs": None

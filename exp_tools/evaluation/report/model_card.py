@@ -11,7 +11,7 @@ import yaml
 
 from exp_tools.evaluation.metrics.bootstrap import SMALL_GROUPS
 from exp_tools.evaluation.metrics.subgroup_scores import ATTRIBUTES, UNKNOWN
-from exp_tools.evaluation.report import model_card_tables, model_card_use
+from exp_tools.evaluation.report import model_card_sets, model_card_tables, model_card_use
 from exp_tools.evaluation.report.model_card_tables import table
 from exp_tools.evaluation.report.numbers import UNDEFINED, interval, number
 from exp_tools.models.model_file import ModelFacts
@@ -51,6 +51,7 @@ def model_card(facts: ModelFacts, report: Mapping[str, Any], digests: Mapping[st
         *model_card_tables.melanoma(facts, test),
         *model_card_use.prevalence(test),
         *model_card_tables.confidence(facts, test),
+        *model_card_sets.prediction_sets(facts, report),
         *model_card_tables.subgroups(test),
         *model_card_tables.costs(test),
         *model_card_tables.external(report["external"]),

@@ -5,6 +5,7 @@ from typing import Any
 
 from exp_tools.evaluation.metrics.catalogue import HEADLINE, in_tables
 from exp_tools.evaluation.report.numbers import bracketed, number
+from exp_tools.evaluation.report.set_scores import sets_line
 
 
 def summary_text(report: Mapping[str, Any]) -> str:
@@ -36,6 +37,8 @@ def summary_text(report: Mapping[str, Any]) -> str:
         )
     if report["melanoma"]:
         lines += ["", _melanoma(report["melanoma"])]
+    if report.get("prediction_sets"):
+        lines.append(sets_line(report["prediction_sets"]))
     if report["costs"]:
         cost = report["costs"]
         lines.append(

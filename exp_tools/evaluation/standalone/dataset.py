@@ -146,7 +146,9 @@ def evaluate_standalone(
         for index in _parts(labels.index.to_numpy(), params.evaluate.batch_size):
             tell(f"predicting {len(labels):,} images", sum(map(len, logits)) / len(labels))
             logits.append(predict_views(network, images, index, **run).mean(axis=0, dtype=np.float64))
-        predictions = prediction_table(labels, split, np.concatenate(logits), facts.classes, calibration)
+        predictions = prediction_table(
+            labels, split, np.concatenate(logits), facts.classes, calibration, facts.prediction_sets
+        )
         described = with_metadata(predictions, labels)
         tell("computing scores and their intervals", 0)
         report = score_set(
@@ -157,6 +159,7 @@ def evaluate_standalone(
             costs=params.evaluate.costs,
             prevalence=params.evaluate.prevalence,
             subgroups=params.evaluate.subgroups,
+            set_coverage=facts.prediction_sets.get("coverage"),
             resamples=params.evaluate.resamples,
             seed=params.evaluate.seed,
         )

@@ -43,6 +43,12 @@ class PredictionFields(Answer):
     abstain: bool | None = Field(description="too uncertain: leave it to a human; null: the model has no threshold")
     melanoma: bool | None = Field(description="flagged by the model's melanoma threshold; null: it has none")
     melanoma_probability: float | None = Field(ge=0, le=1)
+    prediction_set: list[str] | None = Field(
+        description="codes of the classes that the picture does not exclude, at the coverage of the model's "
+        "`prediction_sets`; null: the model file has no sets",
+        examples=[["mel", "nv"]],
+    )
+    set_note: str | None = Field(description="the set in words, with what it does not promise; null likewise")
     notes: list[str] = Field(description="what to know of this input")
     disclaimer: str = Field(examples=[DISCLAIMER])
     overlays: dict[str, str] = Field(
@@ -112,6 +118,9 @@ class ModelAnswer(Served):
     preprocessing: dict[str, Any] = Field(description="how an image is prepared: size in pixels, resize, filters")
     calibration: dict[str, Any] = Field(description="temperature, bias (class order), and the decision rule")
     thresholds: dict[str, float | None]
+    prediction_sets: dict[str, Any] = Field(
+        description="score, coverage, thresholds and validation lesions of the sets; empty: the model file has none"
+    )
     uses_metadata: bool
     vocabulary: dict[str, list[str]] | None = Field(description="values of sex and localization the model has seen")
     explanations: list[str]
@@ -144,6 +153,9 @@ def prediction_example() -> dict[str, Any]:
         "abstain": False,
         "melanoma": True,
         "melanoma_probability": 0.19,
+        "prediction_set": ["mel", "nv"],
+        "set_note": "melanoma cannot be excluded: the set holds every diagnosis that the model knows (2), so it "
+        "excludes none",
         "notes": [],
         "disclaimer": DISCLAIMER,
         "overlays": {},

@@ -124,6 +124,7 @@ class Service:
             "preprocessing": facts.preprocessing,
             "calibration": facts.calibration,
             "thresholds": facts.thresholds,
+            "prediction_sets": facts.prediction_sets,
             "uses_metadata": self.predictor.uses_metadata,
             "vocabulary": vocabulary and {name: list(vocabulary[name]) for name in ("sex", "localization")},
             "explanations": self.predictor.explanations,

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from exp_tools.evaluation.prediction_sets import FREE_RANKS, PENALTY
 from exp_tools.evaluation.probabilities import Calibration
 from exp_tools.io import atomic_write, file_sha256
 from exp_tools.models.model_file import ModelFacts
@@ -112,8 +113,28 @@ def content(facts: ModelFacts, onnx_file: Path, tensors: dict[str, Any], draft: 
             "weights": _weights(calibration),
         },
         "thresholds": facts.thresholds,
+        "prediction_sets": set_description(facts.prediction_sets),
         "classes": [{"code": code, "name": name_of(code), "malignant": is_malignant(code)} for code in facts.classes],
     }
+
+
+def set_description(sets: dict[str, Any]) -> dict[str, Any] | None:
+    """How to make the prediction set of the probabilities; None where the model file has no sets."""
+    if not sets:
+        return None
+    before = "the sum of the probabilities that are larger, and half of its own"
+    how = {
+        "lac": "1 - probability",
+        "aps": f"{before}; of equals the first class is the larger",
+        "raps": f"{before}; of equals the first class is the larger; and {PENALTY} * max(0, rank - {FREE_RANKS}), rank "
+        "1 being the most probable",
+    }
+    return {
+        "formula": "the set holds each class whose score is at most its threshold; a threshold of null: every set",
+        "score_of_a_class": how[sets["score"]],
+        "promise": "of new lesions of each class like those of validation, this share have it in the set of a picture "
+        "of theirs; on average over validation sets, and of no other kind of pictures",
+    } | sets
 
 
 def _weights(calibration: Calibration) -> list[float] | None:
