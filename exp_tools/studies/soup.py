@@ -21,6 +21,7 @@ from exp_tools.devices import prepare_machine
 from exp_tools.errors import UserError
 from exp_tools.evaluation.fitting import choose_thresholds, fit_calibration
 from exp_tools.evaluation.predict import predict_logits
+from exp_tools.evaluation.prediction_sets import fit_sets
 from exp_tools.evaluation.predictions import prediction_table
 from exp_tools.evaluation.validation import scores_of, validation_scores
 from exp_tools.io import file_digest
@@ -99,10 +100,13 @@ def make_soup(words: Sequence[str], out: Path, root: Path, params: Params, cache
     calibration, _ = fit_calibration(params.calibration, first.classes, shares, seen, *given)
     probabilities = calibration.probabilities(given[0])
     thresholds, _ = choose_thresholds(params.calibration, first.classes, probabilities, given[1], known["lesion_id"])
+    how = params.calibration
+    sets = fit_sets(how.sets, how.coverage, first.classes, probabilities, given[1], known["lesion_id"])
     made = replace(
         first,
         calibration=calibration.as_dict(),
         thresholds=thresholds,
+        prediction_sets=sets,
         training={
             "ensemble_of": SOUP,
             "members": [
@@ -124,7 +128,7 @@ def make_soup(words: Sequence[str], out: Path, root: Path, params: Params, cache
         },
     )
     parts = [
-        prediction_table(labels.iloc[index[split]], split, logits[split], first.classes, calibration)
+        prediction_table(labels.iloc[index[split]], split, logits[split], first.classes, calibration, sets)
         for split in ("val", "test")
     ]
     network.load_state_dict(weights)
