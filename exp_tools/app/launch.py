@@ -111,6 +111,7 @@ def options(host: str, port: int, url: PublicUrl | None = None) -> dict[str, Any
         "client.toolbarMode": "viewer",
         "client.showErrorDetails": "none",
         "client.showErrorLinks": "false",
+        "global.disableWidgetStateDuplicationWarning": True,  # a click on a matrix sets filters that have defaults
         "logger.hideWelcomeMessage": True,
         **{f"theme.{name}": value for name, value in THEME.items()},
     }
