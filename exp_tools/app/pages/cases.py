@@ -1,6 +1,5 @@
 """The Cases page: the test images one by one, with what the model made of each. Nothing leaves this machine."""
 
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +35,16 @@ CELL = "cell"
 MATRIX_ALT = "Confusion matrix: true class by predicted class"
 URL = {"bind": "query-params"}
 """A filter is part of the page's address, so that a selection can be quoted."""
+
+
+def _restart() -> None:
+    """Begin with the first case of the new selection."""
+    st.query_params.pop("case", None)
+    st.session_state["page"] = 1
+
+
+CHANGED = {"on_change": _restart, "width": 272, **URL}
+"""Of every filter: four fit side by side on a desktop, one on a phone."""
 
 
 def show(settings: Settings) -> None:
@@ -104,33 +113,26 @@ def _ask(cases: Cases, outcome: str) -> tuple[Filters, str]:
     given = sum(st.session_state.get(key, nothing) != nothing for key, nothing in _nothing(cases).items())
     unlike, sizes = "either", ()
     with st.expander(f"Filters and order{f': {given} set' if given else ''}", key="filters"):
-        columns = itertools.cycle(st.columns(4))
-        order = next(columns).selectbox("Order", orders(cases.table), key="order", on_change=_restart, **URL)
+        box = st.container(horizontal=True)
+        order = box.selectbox("Order", orders(cases.table), key="order", **CHANGED)
         names = {set_name(name): name for name in cases.sets}
         chosen = next(iter(names))
         if len(names) > 1:
-            chosen = next(columns).selectbox("Images", list(names), key="images", on_change=_restart, **URL)
-        true = _several(next(columns), "True class", cases.classes, "true", _named)
-        predicted = _several(next(columns), "Predicted class", cases.classes, "predicted", _named)
-        low, high = next(columns).slider(
-            "Confidence (probability of the predicted class)",
-            *(0, 100, CONFIDENCE),
-            format="%d %%",
-            key="confidence",
-            on_change=_restart,
-            **URL,
+            chosen = box.selectbox("Images", list(names), key="images", **CHANGED)
+        true = _several(box, "True class", cases.classes, "true", _named)
+        predicted = _several(box, "Predicted class", cases.classes, "predicted", _named)
+        low, high = box.slider(
+            "Confidence in the prediction", *(0, 100, CONFIDENCE), format="%d %%", key="confidence", **CHANGED
         )
         attributes = {
-            name: _several(next(columns), LABELS.get(name, name.replace("_", " ").capitalize()), values, OF + name)
+            name: _several(box, LABELS.get(name, name.replace("_", " ").capitalize()), values, OF + name)
             for name, values in cases.attributes.items()
         }
         if "unlike_training" in cases.table:
-            unlike = next(columns).selectbox(
-                "Unlike the training images", list(EITHER), key="unlike", on_change=_restart, **URL
-            )
+            unlike = box.selectbox("Unlike the training images", list(EITHER), key="unlike", **CHANGED)
         if "set_size" in cases.table:
             counts = sorted(int(size) for size in cases.table["set_size"].unique())
-            sizes = _several(next(columns), "Classes in the prediction set", [str(count) for count in counts], "sizes")
+            sizes = _several(box, "Classes in the prediction set", [str(count) for count in counts], "sizes")
         _say_missing(cases.table)
         st.button("Clear filters", icon=":material/filter_alt_off:", on_click=_clear, args=(cases,))
     return (
@@ -152,7 +154,7 @@ def _several(
     place: DeltaGenerator, label: str, values: Sequence[str], key: str, form: Callable[[str], str] = str
 ) -> tuple[str, ...]:
     """Draw a filter of which several values may be chosen; none lets all pass."""
-    chosen = place.multiselect(label, values, format_func=form, placeholder="any", key=key, on_change=_restart, **URL)
+    chosen = place.multiselect(label, values, format_func=form, placeholder="any", key=key, **CHANGED)
     return tuple(chosen)
 
 
@@ -178,12 +180,6 @@ def _say_missing(table: pd.DataFrame) -> None:
             f"No filter for {' and '.join(missing)}: {PREDICTIONS} was made without. Switch it on in params.yaml where "
             "it is off, then `dvc repro`."
         )
-
-
-def _restart() -> None:
-    """Begin with the first case of the new selection."""
-    st.query_params.pop("case", None)
-    st.session_state["page"] = 1
 
 
 def _clear(cases: Cases) -> None:
