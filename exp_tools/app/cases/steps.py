@@ -8,21 +8,49 @@ SCRIPT = """
 (() => {
   if (window.expToolsSteps) return;
   window.expToolsSteps = true;
-  const steps = { ArrowLeft: 0, k: 0, ArrowRight: 1, j: 1 };
-  const typing = "input:not([type=checkbox]), textarea, select, [contenteditable=true], [role=combobox], [role=dialog]";
-  const arrows = "[role=slider], [role=radio], [role=listbox], [role=tab], [role=menu], table, canvas";
+  const steps = { ArrowLeft: -1, k: -1, ArrowRight: 1, j: 1 };
+  const untyped = "[type=checkbox], [type=radio], [type=range]";
+  const typing = `input:not(${untyped}), textarea, select, [contenteditable=true], [role=combobox], [role=dialog]`;
+  const arrows = "[type=radio], [type=range], [role=slider], [role=radio], [role=listbox], [role=tab], [role=menu], "
+    + "table, canvas";
+  const buttons = () => document.querySelectorAll(".st-key-keyed button");
+  let waiting = 0, working = false, pressed = null;
+  const work = () => {
+    const drawn = document.querySelector("[data-test-script-state=notRunning]");
+    if (!drawn || (pressed && pressed.search === location.search && Date.now() < pressed.until)) {
+      setTimeout(work, 40);
+      return;
+    }
+    const lost = pressed && pressed.search === location.search && !pressed.again ? pressed.step : 0;
+    waiting += lost;  // a click that came while the page began to be drawn again
+    working = waiting !== 0 && buttons().length > 0;
+    if (!working) {
+      waiting = 0;
+      pressed = null;
+      return;
+    }
+    const step = Math.sign(waiting);
+    waiting -= step;
+    pressed = { step, search: location.search, until: Date.now() + 1500, again: lost !== 0 };
+    buttons()[step > 0 ? 1 : 0].click();
+    setTimeout(work, 40);
+  };
   document.addEventListener("keydown", (event) => {
     const step = steps[event.key];
-    if (step === undefined || event.ctrlKey || event.altKey || event.metaKey || event.shiftKey) return;
+    if (!step || event.ctrlKey || event.altKey || event.metaKey || event.shiftKey) return;
     if (event.defaultPrevented || event.target.closest(typing)) return;
     if (event.key.length > 1 && event.target.closest(arrows)) return;
-    const button = document.querySelectorAll(".st-key-keyed button")[step];
-    if (!button) return;
+    if (!buttons().length) return;
     event.preventDefault();
-    button.click();
+    if (event.repeat && working) return;
+    waiting += step;
+    if (!working) {
+      working = true;
+      work();
+    }
   });
   const tell = () => {
-    document.querySelectorAll(".st-key-keyed button").forEach((button, step) => {
+    buttons().forEach((button, step) => {
       const keys = step ? "ArrowRight J" : "ArrowLeft K";
       if (button.getAttribute("aria-keyshortcuts") !== keys) button.setAttribute("aria-keyshortcuts", keys);
     });
@@ -33,7 +61,8 @@ SCRIPT = """
 </script>
 """
 """Keys work only while the buttons are there and the visitor has them on; where a key has a meaning of its own (typing,
-a slider, a list, a table that scrolls) it keeps that."""
+a slider, a list, a table that scrolls) it keeps that. A press waits until the page has drawn the step before, so that
+none is lost; a key that is held down steps as fast as the page draws."""
 
 
 def show(place: int, count: int, go) -> None:
