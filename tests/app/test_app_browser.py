@@ -370,10 +370,17 @@ def test_keys_lead_from_case_to_case_and_a_link_leads_back(visit):
     third = step(page, "ArrowRight")
     assert len({first, second, third}) == 3
     assert step(page, "k") == second
+    page.keyboard.press("j")
+    page.keyboard.press("j")
+    page.keyboard.press("k")  # as fast as that, and none is lost
+    page.wait_for_function("third => location.search.includes(third)", arg=third)
+    settle(page)
+    assert step(page, "ArrowLeft") == second
     found = page.get_by_role("heading", name=re.compile("Wrong|Right")).inner_text()
     other = visit("Cases")
     other.goto(page.url)
     expect(other.get_by_role("heading", name=found)).to_be_visible(timeout=WAIT)
+    settle(other)
     assert step(other, "ArrowLeft") == first
     assert other.get_by_role("button", name="Next").get_attribute("aria-keyshortcuts") == "ArrowRight J"
 
