@@ -68,6 +68,8 @@ def start(settings: Settings, *, host: str, port: int, public_url: str | None = 
         print(f"warning: everyone who reaches {host}:{port} can use the app; there is no password", file=sys.stderr)
         if settings.allow_training:
             print("warning: and can run experiments on this machine (--allow-training)", file=sys.stderr)
+        if settings.cases:
+            print("warning: and sees the data set's test images (--cases)", file=sys.stderr)
     MultiPartParser.spool_max_size = (MAX_UPLOAD_MB + 1) * 2**20  # beyond it an upload would go to a temporary file
     here = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}{url.base if url else ''}"
     print(f"the app: {here}{f', offered as {url}' if url else ''} (stop it with Ctrl-C)", flush=True)

@@ -301,6 +301,11 @@ def asked(app: AppTest) -> str:
     return found if isinstance(found, str) else found[0]
 
 
+def facts(app: AppTest) -> str:
+    """The HTML of the table of what is known of the case."""
+    return next(html.proto.body for html in app.html if "class='facts'" in html.proto.body)
+
+
 def heading(app: AppTest) -> str:
     return app.header[0].value
 
@@ -369,11 +374,27 @@ def test_what_the_table_lacks_has_no_filter_and_how_to_get_it_is_said(run):
     app = page(run)
     assert "No filter for" not in texts(app, "caption")
     assert {"sizes", "unlike"} <= {one.key for one in [*app.multiselect, *app.selectbox]}
-    facts = next(html.proto.body for html in app.html if "class='facts'" in html.proto.body)
-    assert "Melanoma, Melanocytic nevus (2 of 3 classes)" in facts
-    assert "<td>yes, score 2.5</td>" in facts
+    assert "Melanoma, Melanocytic nevus (2 of 3 classes)" in facts(app)
+    assert "<td>yes, score 2.5</td>" in facts(app)
     app.selectbox(key="unlike").set_value("no").run()
     assert "**0** of 10" in texts(app, "markdown")
+
+
+def test_an_external_set_is_chosen_like_any_filter(run):
+    write_run(run, external=True)
+    app = page(run)
+    app.selectbox(key="images").set_value("external set ph2").run()
+    assert not app.exception
+    assert "**3** of 4 images" in texts(app, "markdown")  # all taken for nevi, one rightly
+    app = page(run, images="external set ph2", case="IMG_02")
+    assert heading(app).startswith("Right: Melanocytic nevus")
+
+
+def test_a_label_that_somebody_changed_is_shown_with_the_one_before(run):
+    changed(run, dx_original=pd.read_csv(run / PREDICTIONS)["dx"].replace("mel", "nv"))
+    app = page(run, case="IMG_04")
+    assert "label before it was changed</th><td>Melanocytic nevus" in facts(app)
+    assert "label before" not in facts(page(run, case="IMG_03"))
 
 
 def test_other_images_of_the_lesion_are_shown_also_where_they_are_in_training(run):
