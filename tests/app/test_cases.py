@@ -76,7 +76,7 @@ def test_images_of_one_name_in_two_sets_are_two_cases(tmp_path):
     assert len(select(cases.table, Filters("test"))) == 10
     outside = select(cases.table, Filters("external:ph2"))
     assert outside["image_id"].tolist() == ["IMG_00", "IMG_01", "IMG_02", "IMG_03"]
-    assert [image[0, 0, 0] for image in cases.pixels("external:ph2", outside["place"])] == [100, 101, 102, 103]
+    assert [image[0, 0, 0] for image in cases.pixels("external:ph2", outside["place"])] == [102, 103, 104, 105]
 
 
 def test_further_columns_are_read_as_what_they_are(tmp_path):

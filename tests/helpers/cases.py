@@ -69,8 +69,9 @@ def write_run(root: Path, *, logits: np.ndarray | None = None, external: bool = 
     table = prediction_table(labels[shown], np.array(SPLIT)[shown], logits[shown], CLASSES, scaled(len(CLASSES)))
     if external:
         own = label_table(4).assign(set="ph2")[["set", *labels.columns]]
-        save(root, EXTERNAL_LABELS, own)
-        save_images(root / EXTERNAL_IMAGES, len(own), first=100)
+        unknown = label_table(2, "DDI").assign(set="ddi")  # of classes that the model does not know: not predicted
+        save(root, EXTERNAL_LABELS, pd.concat([unknown, own])[own.columns])
+        save_images(root / EXTERNAL_IMAGES, len(unknown) + len(own), first=100)
         more = prediction_table(own, "external:ph2", logits_of(["nv"] * 4), CLASSES, scaled(len(CLASSES)))
         table = pd.concat([table, more], ignore_index=True)
     save(root, PREDICTIONS, table)
