@@ -400,7 +400,9 @@ def test_a_label_that_somebody_changed_is_shown_with_the_one_before(run):
 def test_other_images_of_the_lesion_are_shown_also_where_they_are_in_training(run):
     app = page(run, case="IMG_02")  # its lesion's other image is in train: the split tore them apart
     assert "IMG_00: in train, not predicted here" in texts(app, "caption").replace("\\", "")
+    assert not [one for one in app.button if (one.key or "").startswith("open ")]
     app = page(run, case="IMG_04")
+    assert [one.key for one in app.button if (one.key or "").startswith("open ")] == ["open test IMG_05"]
     app.button(key="open test IMG_05").click().run()
     assert asked(app) == "IMG_05"
     assert heading(app).startswith("Wrong")
