@@ -68,6 +68,8 @@ def start(settings: Settings, *, host: str, port: int, public_url: str | None = 
         print(f"warning: everyone who reaches {host}:{port} can use the app; there is no password", file=sys.stderr)
         if settings.allow_training:
             print("warning: and can run experiments on this machine (--allow-training)", file=sys.stderr)
+        if settings.cases:
+            print("warning: and sees the data set's test images (--cases)", file=sys.stderr)
     MultiPartParser.spool_max_size = (MAX_UPLOAD_MB + 1) * 2**20  # beyond it an upload would go to a temporary file
     here = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}{url.base if url else ''}"
     print(f"the app: {here}{f', offered as {url}' if url else ''} (stop it with Ctrl-C)", flush=True)
@@ -111,6 +113,7 @@ def options(host: str, port: int, url: PublicUrl | None = None) -> dict[str, Any
         "client.toolbarMode": "viewer",
         "client.showErrorDetails": "none",
         "client.showErrorLinks": "false",
+        "global.disableWidgetStateDuplicationWarning": True,  # a click on a matrix sets filters that have defaults
         "logger.hideWelcomeMessage": True,
         **{f"theme.{name}": value for name, value in THEME.items()},
     }

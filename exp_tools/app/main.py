@@ -5,7 +5,7 @@ import functools
 import streamlit as st
 from PIL import Image, ImageDraw
 
-from exp_tools.app.pages import about, evaluate, experiments, predict
+from exp_tools.app.pages import about, cases, evaluate, experiments, predict
 from exp_tools.app.parts import frame
 from exp_tools.app.parts.settings import Settings
 from exp_tools.serving.predictor import DISCLAIMER
@@ -14,6 +14,7 @@ PAGES = {
     "Predict": predict.show,
     "Experiments": experiments.show,
     "Evaluate": evaluate.show,
+    "Cases": cases.show,
     "About": about.show,
 }
 

@@ -75,6 +75,11 @@ def add_commands(commands: Commands) -> None:
     app.add_argument("--public-url", metavar="URL", help=PUBLIC_URL)
     app.add_argument("--allow-training", action="store_true", help="let the page queue and run experiments")
     app.add_argument(
+        "--cases",
+        action="store_true",
+        help="show the test images to all who reach the app (without: where only this machine does)",
+    )
+    app.add_argument(
         "--data-root",
         type=Path,
         action="append",
@@ -196,12 +201,14 @@ def _app(options: argparse.Namespace) -> int:
     wait_passively()
     from exp_tools.app.launch import start
     from exp_tools.app.parts.settings import Settings
+    from exp_tools.serving.public_url import is_local
 
     settings = Settings(
         root=str(find_project(Path.cwd())),
         model=None if options.model is None else str(options.model.resolve()),
         allow_training=options.allow_training,
         data_roots=tuple(str(_folder(root)) for root in options.data_root),
+        cases=options.cases or (is_local(options.host) and options.public_url is None),
     )
     start(settings, host=options.host, port=options.port, public_url=options.public_url)
     return 0

@@ -154,11 +154,16 @@ class Predictor:
         prediction = self.predict_pixels(pixels[None], [patient])[0]
         if not explain:
             return prediction
-        target = self.facts.classes.index(prediction.diagnosis)
-        with self._explaining:
-            maps = self.engine.maps(pixels[None], self._encoded([patient]), target, explain)
+        maps = self.maps(pixels, patient, prediction.diagnosis, explain)
         flat = [flat_note(kind) for kind, heat in maps.items() if is_flat(heat[None])[0]]
         return replace(prediction, maps=maps, notes=prediction.notes + flat)
+
+    def maps(
+        self, pixels: NDArray[np.uint8], patient: Patient, target: str, kinds: Sequence[str]
+    ) -> dict[str, NDArray[np.float32]]:
+        """Maps [S, S] in 0..1 of a prepared square [S, S, 3], by kind; Grad-CAM is that of the class `target`."""
+        with self._explaining:
+            return self.engine.maps(pixels[None], self._encoded([patient]), self.facts.classes.index(target), kinds)
 
     def predict_many(self, images: Sequence[ImageLike], patients: Sequence[Patient] | None = None) -> list[Prediction]:
         """Predict images as one batch. Raises UserError when one cannot be read."""

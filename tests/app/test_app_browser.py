@@ -19,11 +19,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.models import write_model
+from helpers.predictions import scaled
 from helpers.project import TINY, clone
 from PIL import Image
 
-from exp_tools.project import MODEL, RELEASED, SUMS
+from exp_tools.data.labels.table import read_labels, read_splits
+from exp_tools.evaluation.predictions import prediction_table
+from exp_tools.project import LABELS, MODEL, PREDICTIONS, RELEASED, SPLITS, SUMS
 from exp_tools.serving.predictor import DISCLAIMER, SCOPE, Predictor
+from exp_tools.taxonomy import DIAGNOSES
 
 sync_api = pytest.importorskip("playwright.sync_api")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright")
@@ -42,18 +46,28 @@ tempfile.TemporaryFile = refuse
 from exp_tools.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """
-PAGES = ("Predict", "Experiments", "Evaluate", "About")
+PAGES = tuple(pytest.importorskip("exp_tools.app.main").PAGES)
 WAIT = 30_000
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    """A clone with the tiny configuration, its data and a model, but without any result or released model."""
+    """A clone with the tiny configuration, its data, a model and predictions, but without report or released model."""
     project = clone(tmp_path_factory.mktemp("app") / "project", TINY)
     (project.folder / RELEASED / SUMS).unlink(missing_ok=True)
     project.run("dvc", "repro", "split")
     write_model(project.folder / "models/model.safetensors", "soft_attention")
+    predict_at_random(project.folder)
     return project
+
+
+def predict_at_random(folder: Path) -> None:
+    """Write predictions of the test split, of which most are wrong."""
+    labels = read_labels(folder / LABELS)
+    test = labels[(read_splits(folder / SPLITS)["split"] == "test").to_numpy()]
+    logits = np.random.default_rng(0).normal(0, 2, (len(test), len(DIAGNOSES)))
+    table = prediction_table(test, "test", logits, list(DIAGNOSES), scaled(len(DIAGNOSES)))
+    table.to_csv(folder / PREDICTIONS, index=False)
 
 
 @pytest.fixture(scope="module")
@@ -332,6 +346,107 @@ def test_a_model_is_evaluated_on_the_page_and_the_report_needs_nothing_else(visi
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
     assert page.locator("figure img").count() >= 6
     assert violations(page) == []
+
+
+def case(page) -> str:
+    """The case that the page's address names."""
+    return re.search(r"case=(\w+)", page.url)[1]
+
+
+def step(page, key: str) -> str:
+    """Press a key that leads to another case; the case that is then shown."""
+    before = case(page)
+    page.keyboard.press(key)
+    page.wait_for_function("before => !location.search.includes(before)", arg=before)
+    settle(page)
+    return case(page)
+
+
+def test_keys_lead_from_case_to_case_and_a_link_leads_back(visit):
+    page = visit("Cases")
+    settle(page)
+    first = case(page)
+    second = step(page, "j")
+    third = step(page, "ArrowRight")
+    assert len({first, second, third}) == 3
+    assert step(page, "k") == second
+    page.keyboard.press("j")
+    page.keyboard.press("j")
+    page.keyboard.press("k")  # as fast as that, and none is lost
+    page.wait_for_function("third => location.search.includes(third)", arg=third)
+    settle(page)
+    assert step(page, "ArrowLeft") == second
+    found = page.get_by_role("heading", name=re.compile("Wrong|Right")).inner_text()
+    other = visit("Cases")
+    other.goto(page.url)
+    expect(other.get_by_role("heading", name=found)).to_be_visible(timeout=WAIT)
+    settle(other)
+    assert step(other, "ArrowLeft") == first
+    assert other.get_by_role("button", name="Next").get_attribute("aria-keyshortcuts") == "ArrowRight J"
+
+
+@pytest.mark.sweep
+def test_keys_keep_their_meaning_elsewhere_and_can_be_switched_off(visit):
+    page = visit("Cases")
+    settle(page)
+    first = case(page)
+    page.get_by_text("Filters and order").click()
+    page.get_by_label("True class").focus()
+    page.keyboard.type("jk")
+    page.keyboard.press("Escape")
+    page.keyboard.press("Tab")
+    page.get_by_role("slider").first.focus()
+    page.keyboard.press("ArrowRight")
+    settle(page)
+    assert "confidence=" in page.url  # the slider moved
+    page.get_by_role("radio", name="All").focus()
+    page.keyboard.press("ArrowRight")
+    settle(page)
+    assert case(page) == first
+    page.get_by_text("Keys ← → and J, K").click()
+    settle(page)
+    page.keyboard.press("j")
+    settle(page)
+    assert case(page) == first
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("screen", SCREENS)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_in_any_view_of_the_cases(visit, screen, scheme):
+    page = visit("Cases", viewport=SCREENS[screen], color_scheme=scheme)
+    settle(page)
+    page.get_by_text("Filters and order").click()
+    page.get_by_text("Where the model looked").click()
+    found = {}
+    for view in ("One case", "Grid", "Confusion matrix"):
+        page.get_by_role("radio", name=view).click()
+        settle(page)
+        found[view] = violations(page)
+        assert page.evaluate("document.querySelector('[data-testid=stMain]').scrollWidth") <= SCREENS[screen]["width"]
+    assert {view: faults for view, faults in found.items() if faults} == {}
+
+
+@pytest.mark.sweep
+def test_a_cell_of_the_confusion_matrix_leads_to_its_cases(visit):
+    page = visit("Cases")
+    settle(page)
+    page.get_by_role("radio", name="Confusion matrix").click()
+    settle(page)
+    chart = page.get_by_test_id("stVegaLiteChart").bounding_box()
+    for across in range(7):  # cells of the row of the nevi, of which some are empty
+        page.mouse.click(chart["x"] + 97 + across * 48.5, chart["y"] + 24 + 5 * 48.5)
+        page.wait_for_timeout(1500)
+        if "view=Grid" in page.url:
+            break
+    assert "true=Melanocytic+nevus" in page.url
+    assert "predicted=" in page.url
+    settle(page)
+    shown = page.locator(".st-key-case-grid").get_by_test_id("stButton")
+    expect(page.get_by_text(re.compile(rf"^{shown.count()} of \d+ images"))).to_be_visible()
+    assert all(name.strip().split("\n")[-1].startswith("nv") for name in shown.all_inner_texts())
+    shown.last.get_by_role("button").click()
+    expect(page.get_by_role("heading", name=re.compile("Wrong|Right"))).to_be_visible(timeout=WAIT)
 
 
 def choose(page, label: str, option: str) -> None:

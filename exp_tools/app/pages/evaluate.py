@@ -119,6 +119,8 @@ def _draw(name: str, table: pd.DataFrame, classes: list[str]) -> None:
 
 def _errors(settings: Settings, version: Version) -> None:
     st.header("Errors", anchor=False)
+    if settings.cases and not version.commit:
+        st.caption("The page Cases shows every test image one by one, with the model's heat maps.")
     for name, title in ERRORS.items():
         try:
             picture = _figure(settings, version, f"{FIGURES}/{name}.png")

@@ -2,12 +2,20 @@
 
 from collections.abc import Sequence
 from html import escape
-from typing import Any
+from typing import Any, Protocol
 
 import pandas as pd
 import streamlit as st
 
-from exp_tools.serving.predictor import Prediction, is_malignant, name_of
+from exp_tools.serving.predictor import is_malignant, name_of
+
+
+class Answer(Protocol):
+    """What the bars show: a Prediction, or a row of a prediction table."""
+
+    diagnosis: str
+    probabilities: dict[str, float]
+
 
 DIAGONAL = {
     "data": {"values": [{"x": 0, "y": 0}, {"x": 1, "y": 1}]},
@@ -26,15 +34,18 @@ def ink() -> str:
     return "#E8EEF2" if st.context.theme.type == "dark" else "#17242D"
 
 
-def draw(table: pd.DataFrame, spec: dict[str, Any], *, alt: str) -> None:
-    """Draw a chart with its words in the colour of text; one with a width of its own keeps its shape."""
+def draw(table: pd.DataFrame, spec: dict[str, Any], *, alt: str, **options: Any) -> None:
+    """Draw a chart with its words in the colour of text; one with a width of its own keeps its shape.
+
+    `options` are those of st.vega_lite_chart: what a click does.
+    """
     words = {name: ink() for name in ("labelColor", "titleColor")}
     spec = spec | {"config": {"axis": words, "legend": words}}
     if "width" not in spec:
-        st.vega_lite_chart(table, spec, alt=alt)
+        st.vega_lite_chart(table, spec, alt=alt, **options)
         return
     with st.container(key=f"square {alt}"):  # padded, its axes are outside the square; others fit the page with theirs
-        st.vega_lite_chart(table, spec | {"autosize": {"type": "pad"}}, width="content", alt=alt)
+        st.vega_lite_chart(table, spec | {"autosize": {"type": "pad"}}, width="content", alt=alt, **options)
 
 
 def confusion(classes: Sequence[str], ink: str) -> dict[str, Any]:
@@ -162,10 +173,13 @@ STYLE = """
 """
 
 
-def probability_bars(prediction: Prediction) -> str:
-    """A table of every class, the most probable first: name, bar, percentage; malignant ones are named and orange."""
+def probability_bars(prediction: Answer, *, true: str | None = None) -> str:
+    """A table of every class, the most probable first: name, bar, percentage; malignant ones are named and orange.
+
+    `true` is the class to mark as the true one; None: it is unknown.
+    """
     ranked = sorted(prediction.probabilities.items(), key=lambda item: -item[1])
-    rows = "".join(_row(code, share, code == prediction.diagnosis) for code, share in ranked)
+    rows = "".join(_row(code, share, code == prediction.diagnosis, code == true) for code, share in ranked)
     return f"{STYLE}<table class='probabilities'><caption>Probability of each class</caption>{rows}</table>"
 
 
@@ -178,9 +192,10 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def _row(code: str, share: float, first: bool) -> str:
+def _row(code: str, share: float, first: bool, true: bool) -> str:
     malignant = is_malignant(code)
-    note = "<small>malignant or pre-malignant</small>" if malignant else ""
+    notes = [*(["true class"] if true else []), *(["malignant or pre-malignant"] if malignant else [])]
+    note = f"<small>{', '.join(notes)}</small>" if notes else ""
     colour = "bar malignant" if malignant else "bar"
     return (
         f"<tr{' class=first' if first else ''}><th scope='row'>{escape(name_of(code))}{note}</th>"

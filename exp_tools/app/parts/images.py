@@ -1,7 +1,9 @@
-"""Pictures of the Predict page: PNG files and synthetic examples."""
+"""Pictures of the pages: PNG files and synthetic examples."""
 
 from io import BytesIO
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from exp_tools.data.synthetic.generate import draw_sample_image
@@ -11,8 +13,9 @@ DRAWING_SEED = 2**31
 """Far from the seeds that people choose for the sample set, so that no model has trained on an example."""
 
 
-def png(picture: Image.Image) -> bytes:
-    """The picture as a PNG file."""
+def png(picture: Image.Image | NDArray[np.uint8]) -> bytes:
+    """The picture, or pixels uint8 [H, W, 3] in RGB, as a PNG file."""
+    picture = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
     buffer = BytesIO()
     picture.save(buffer, format="PNG")
     return buffer.getvalue()

@@ -54,11 +54,16 @@ def _remember(key: str) -> None:
 def open_predictor(settings: Settings, version: Version) -> Predictor:
     """The version's model, ready; loaded once and shared by everyone. Stops the page where there is none."""
     try:
-        path = model_file(settings, version)
-        return _opened(str(path), _stamp(path))
+        return find_predictor(settings, version)
     except UserError as error:
         st.error(plain(str(error)), icon=":material/error:")
         st.stop()
+
+
+def find_predictor(settings: Settings, version: Version) -> Predictor:
+    """As `open_predictor`; raises UserError where there is none."""
+    path = model_file(settings, version)
+    return _opened(str(path), _stamp(path))
 
 
 def model_file(settings: Settings, version: Version) -> Path:

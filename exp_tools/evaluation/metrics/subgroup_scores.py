@@ -57,11 +57,11 @@ def find_subgroups(
     probabilities, labels, _ = as_arrays(table, classes)
     probabilities, labels = check_predictions(probabilities, labels, classes)
     groups, predicted = table["group_id"].to_numpy(), decisions(table, classes)
-    values = {"all": pd.Series("all", index=table.index)} | _values(table, attributes)
+    values = {"all": pd.Series("all", index=table.index)} | attribute_values(table, attributes)
     melanoma = list(classes).index(MELANOMA) if MELANOMA in classes else None
     found = []
     for attribute, column in values.items():
-        for value in _ordered(attribute, column):
+        for value in ordered_values(attribute, column):
             places = np.flatnonzero(column == value)
             own = groups[places]
             measures = _measures(probabilities[places], labels[places], predicted[places], own, melanoma, threshold)
@@ -158,7 +158,7 @@ def _area(ranking: RankingSums, weights: NDArray) -> NDArray[np.float64]:
     return ranking.area(weights)
 
 
-def _values(table: pd.DataFrame, attributes: Sequence[str]) -> dict[str, pd.Series]:
+def attribute_values(table: pd.DataFrame, attributes: Sequence[str]) -> dict[str, pd.Series]:
     """Attribute -> its value in each row; without further attributes that the table lacks or knows of no image."""
     values = {}
     for name in attributes:
@@ -179,7 +179,7 @@ def _age_bands(ages: pd.Series) -> pd.Series:
     return bands.astype(object).fillna(UNKNOWN)
 
 
-def _ordered(attribute: str, column: pd.Series) -> list[str]:
+def ordered_values(attribute: str, column: pd.Series) -> list[str]:
     """The values that occur: ages rise, others by the number of images and then by name; `unknown` is last."""
     if isinstance(column.dtype, pd.CategoricalDtype):
         return list(column.cat.categories)
