@@ -270,11 +270,13 @@ def model_line(model: Path, facts: "ModelFacts") -> str:
 
 def prediction_text(prediction: "Prediction", facts: "ModelFacts") -> str:
     """The diagnosis, all classes by probability, the decisions by threshold, notes and the disclaimer."""
-    from exp_tools.serving.predictor import SCOPE, name_of
+    from exp_tools.serving.predictor import SCOPE, UNLIKE, name_of
 
     share = f"{100 * prediction.probability:.1f} %"
     description = f": {prediction.description}" if prediction.description else ""
     lines = [f"{prediction.name} ({prediction.diagnosis}), {share}{description}", ""]
+    if prediction.unlike_training:
+        lines[:0] = [f"{UNLIKE.format(why=prediction.unlike_why)}.", ""]
     width = max(len(code) for code in prediction.probabilities)
     names = max(len(name_of(code)) for code in prediction.probabilities)
     for code, probability in sorted(prediction.probabilities.items(), key=lambda item: -item[1]):

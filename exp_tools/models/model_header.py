@@ -37,6 +37,16 @@ class CalibrationFields(_Part):
     costs: list[list[Cost]]
 
 
+class OodFields(_Part):
+    """Of ood.judge."""
+
+    method: Literal["residual", "mahalanobis"]
+    limit: Positive
+    quantile: Share
+    flagged: Share
+    checks: dict[str, Number]
+
+
 class VocabularyFields(_Part):
     """Of metadata.Vocabulary."""
 
@@ -69,6 +79,7 @@ class Header(_Part):
     source: Name
     calibration: CalibrationFields | dict[str, None] = {}
     thresholds: dict[str, Share | None] = {}
+    ood: OodFields | dict[str, None] = {}
     vocabulary: VocabularyFields | None = None
     training: TrainingFields = TrainingFields()
     versions: dict[str, str] = {}
@@ -85,6 +96,8 @@ class Header(_Part):
                 raise ValueError(f"calibration is not of {count} classes")
         elif self.calibration:
             raise ValueError("calibration has no usable temperature, bias, decide and costs")
+        if self.ood and not isinstance(self.ood, OodFields):
+            raise ValueError("ood has no usable method, limit, quantile, flagged and checks")
         return self
 
 

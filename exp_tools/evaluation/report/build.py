@@ -21,6 +21,7 @@ from exp_tools.evaluation.metrics.subgroup_scores import ATTRIBUTES
 from exp_tools.evaluation.metrics.subgroups import subgroup_gaps, subgroup_report
 from exp_tools.evaluation.predictions import as_arrays, decisions, lesion_view
 from exp_tools.evaluation.probabilities import Calibration
+from exp_tools.evaluation.unlike import unlike_report
 from exp_tools.evaluation.validation import confusion
 from exp_tools.system import beside
 from exp_tools.taxonomy import MELANOMA
@@ -57,7 +58,7 @@ def score_set(
     -------
     dict with images, lesions, counts, metrics, intervals, confusion (true class -> decided class -> images),
     lesion_level, per_class, melanoma (None without the class), prevalence, calibration (with `by_class`), coverage,
-    subgroups, gaps and costs (None where not asked for); see docs/evaluation.md
+    subgroups, gaps, ood (None: the predictions do not say) and costs (None where not asked for); see docs/evaluation.md
 
     Raises
     ------
@@ -91,6 +92,7 @@ def score_set(
         "coverage": coverage_report(probabilities, labels, predicted, threshold=thresholds.get("abstain")),
         "subgroups": rows(),
         "gaps": gaps(),
+        "ood": unlike_report(table, classes),
         "costs": None
         if costs is None
         else cost_report(probabilities, labels, groups, classes, costs, predicted, **draws),

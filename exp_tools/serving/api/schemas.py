@@ -43,6 +43,9 @@ class PredictionFields(Answer):
     abstain: bool | None = Field(description="too uncertain: leave it to a human; null: the model has no threshold")
     melanoma: bool | None = Field(description="flagged by the model's melanoma threshold; null: it has none")
     melanoma_probability: float | None = Field(ge=0, le=1)
+    unlike_training: bool | None = Field(description="unlike the training images; null: the model file cannot tell")
+    unlike_score: float | None = Field(ge=0, description="distance from the training images, 1 at the limit")
+    unlike_why: str | None = Field(description="why it is flagged as unlike them")
     notes: list[str] = Field(description="what to know of this input")
     disclaimer: str = Field(examples=[DISCLAIMER])
     overlays: dict[str, str] = Field(
@@ -144,6 +147,9 @@ def prediction_example() -> dict[str, Any]:
         "abstain": False,
         "melanoma": True,
         "melanoma_probability": 0.19,
+        "unlike_training": False,
+        "unlike_score": 0.6,
+        "unlike_why": None,
         "notes": [],
         "disclaimer": DISCLAIMER,
         "overlays": {},
