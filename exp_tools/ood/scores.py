@@ -35,8 +35,8 @@ def fit_score(
     Returns
     -------
     float16 arrays by name: `mean`, `scale` [D] (one over the deviation; 0 for a feature that never varies), `basis`
-    [D, k] and, by method, `outside` [1] or `centres` [C, k]. k is DIRECTIONS, a quarter of the features at most, less where MOST_BYTES
-    or few images demand it
+    [D, k] and, by method, `outside` [1] or `centres` [C, k]. k is DIRECTIONS, a quarter of the features at most, less
+    where MOST_BYTES or few images demand it
     """
     x, w = features.astype(np.float64), (weights / weights.sum())[:, None]
     mean = (w * x).sum(axis=0)

@@ -1,6 +1,7 @@
 """Scores of foreign features, their limit, and the checks of a picture: by hand, by scikit-learn, by simulation."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.covariance import EmpiricalCovariance
 from sklearn.decomposition import PCA
@@ -88,7 +89,8 @@ def test_the_limit_flags_the_wanted_share_of_fresh_lesions_checks_included():
         flags = bad | (np.exp(values) > limit)
         shares.append([flagged_share(flags[one], lesion[one])["flagged"] for one in (known, ~known)])
     chosen, fresh = np.mean(shares, axis=0)
-    assert chosen == pytest.approx(0.05, abs=0.003) and max(one for one, _ in shares) <= 0.05 + 1e-9
+    assert chosen == pytest.approx(0.05, abs=0.003)
+    assert max(one for one, _ in shares) <= 0.05 + 1e-9
     assert fresh == pytest.approx(0.05, abs=0.005)
 
 
@@ -131,7 +133,8 @@ def test_a_judgement_names_every_reason_and_its_tensors_travel_as_text(tmp_path)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
     again = read_fit(tmp_path / "one")
     facts = again.facts(0.9)
-    assert facts == fit.facts(0.9) and 0.05 < facts["flagged"] <= 0.1
+    assert facts == fit.facts(0.9)
+    assert 0.05 < facts["flagged"] <= 0.1
     judge = ForeignJudge(facts, unpacked(packed(again.tensors), tmp_path))
     blue = np.stack([images[150], images[151][..., ::-1]])
     judged = judge.judge(blue, np.stack([x[150], x[151] + 40 * np.sin(np.arange(30, dtype=np.float32))]))
@@ -140,18 +143,20 @@ def test_a_judgement_names_every_reason_and_its_tensors_travel_as_text(tmp_path)
         "hardly anything in it has the colours of skin; the network's features of it are far from those of the "
         "training images"
     )
-    assert isinstance(fit, OodFit) and SMALLEST == 64
+    assert isinstance(fit, OodFit)
+    assert SMALLEST == 64
 
 
 def test_flagged_shares_count_lesions_and_their_interval_holds():
     found = flagged_share(np.array([True, False, True, False]), np.array(["a", "a", "b", "c"], dtype=object))
     assert (found["flagged"], found["lesions"]) == (0.5, 3)
     none = flagged_share(np.zeros(100, bool), np.arange(100))
-    assert none["flagged"] == none["low"] == 0 and none["high"] == pytest.approx(3.8416 / 103.8416, abs=1e-4)
+    assert none["flagged"] == none["low"] == 0
+    assert none["high"] == pytest.approx(3.8416 / 103.8416, abs=1e-4)
     rng, inside = np.random.default_rng(1), 0
     for _ in range(500):
         flags = rng.random(300) < 0.05
         row = flagged_share(flags, np.arange(300))
         inside += row["low"] <= 0.05 <= row["high"]
     assert 0.92 < inside / 500 < 0.985
-    assert unlike_report(__import__("pandas").DataFrame({"dx": ["nv"]}), ["nv"]) is None
+    assert unlike_report(pd.DataFrame({"dx": ["nv"]}), ["nv"]) is None
