@@ -121,7 +121,8 @@ def main() -> None:
         for chooses in (True, False):
             half = found[found["chooses"] == chooses]
             print(
-                f"{'choosing' if chooses else 'reporting'} half: {half['pictures'].sum()} pictures of {len(half)} kinds, "
+                f"half that {'chooses' if chooses else 'reports'}: {half['pictures'].sum()} pictures of {len(half)} "
+                f"kinds, "
                 f"flagged {half['flagged'].mean():.4f} by kind; FPR95 {half['fpr95'].mean():.4f}; "
                 f"photographs and scans {half.loc[half['group'] == 'photograph', 'pictures'].sum()} pictures"
             )

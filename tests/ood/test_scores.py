@@ -70,9 +70,9 @@ def test_a_fit_fits_in_the_model_file_counts_lesions_and_never_sees_a_constant_f
 
 
 def test_features_far_from_the_training_images_score_high():
-    x, labels = features(400)
-    strange = np.random.default_rng(5).normal(5, 3, (100, 30)).astype(np.float32)
-    usual, _ = features(100, seed=2)
+    x, labels = features(400, width=60)
+    strange = np.random.default_rng(5).normal(5, 3, (100, 60)).astype(np.float32)
+    usual, _ = features(100, width=60, seed=2)
     tensors = fit_score("residual", x, labels, np.ones(400))
     assert score("residual", tensors, strange).min() > 10 * score("residual", tensors, usual).max()
 
