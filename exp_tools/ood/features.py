@@ -52,43 +52,43 @@ class FeatureTap:
             handle.remove()
 
     def _keep_pooled(self, _: nn.Module, given: Any) -> None:
-        self._keep(0, given[0][:, : self._columns])
+        self._kept.parts = {0: (given[0][:, : self._columns],)}
 
     def _keep_map(self, place: int, channels: int, _: nn.Module, __: Any, out: Any) -> None:
-        self._keep(place, map_statistics(out, channels))
-
-    def _keep(self, place: int, features: Tensor) -> None:
-        self._kept.__dict__.setdefault("parts", {})[place] = features.detach()
+        self._kept.__dict__.setdefault("parts", {})[place] = map_moments(out, channels)
 
     def take(self) -> Tensor:
-        """The features of this thread's last forward pass, float [B, D]."""
+        """The features of this thread's last forward pass, float [B, D]: of maps all means, then all deviations."""
         parts = self._kept.__dict__.pop("parts")
-        return torch.cat([parts[place] for place in sorted(parts)], dim=1)
+        means = [parts[place][0] for place in sorted(parts)]
+        if self._pooled:
+            return means[0]
+        mean, square = torch.cat(means, dim=1), torch.cat([parts[place][1] for place in sorted(parts)], dim=1)
+        return torch.cat([mean, torch.addcmul(square, mean, mean, value=-1).clamp_(min=0).sqrt_()], dim=1)
 
 
 def stages_of(network: nn.Module) -> list[tuple[nn.Module, int]]:
-    """The layers behind the stages of a timm network, without the last, and their channels.
+    """The layers behind the stages of a timm network, without the first and the last, and their channels.
 
-    The last stage knows the classes best and foreign pictures least. Of a network whose maps have all one size (a
-    vision transformer) the layers at half and two thirds of its depth.
+    The last stage knows the classes best and foreign pictures least; the first adds nothing to the next and has the
+    largest maps. Of a network whose maps have all one size (a vision transformer) the layers at half and two thirds of
+    its depth.
     """
     info = [one for one in getattr(network, "feature_info", None) or [] if one.get("module")]
     depth = len(info)
     if depth > 1 and len({one["reduction"] for one in info}) == 1:
         info = [info[depth // 2], info[2 * depth // 3]]
     elif depth > 1:
-        info = info[:-1]
+        info = info[1 if depth > 3 else 0 : -1]
     names = {name for name, _ in network.named_modules()}
     return [(network.get_submodule(one["module"]), one["num_chs"]) for one in info if one["module"] in names]
 
 
-def map_statistics(out: Any, channels: int) -> Tensor:
-    """Mean and deviation of each channel, float [B, 2 C], of maps [B, C, H, W], [B, H, W, C] or tokens [B, N, C]."""
-    out = out[0] if isinstance(out, Sequence) else out
+def map_moments(out: Any, channels: int) -> tuple[Tensor, Tensor]:
+    """Mean and mean square of each channel, float [B, C], of maps [B, C, H, W], [B, H, W, C] or tokens [B, N, C]."""
+    out = (out[0] if isinstance(out, Sequence) else out).detach().float()
     axes = (1,) if out.ndim == 3 else (2, 3) if out.shape[1] == channels else (1, 2)
-    mean = out.mean(axes)
-    square = (out * out).mean(axes)  # in one pass over a map that is in the cache; var_mean takes ten times as long
-    return torch.cat([mean, (square - mean * mean).clamp(min=0).sqrt()], dim=1)
+    return out.mean(axes), out.square().mean(axes)  # the map is in the cache; var_mean takes ten times as long
 
 
 def features_of(

@@ -70,11 +70,14 @@ class ForeignJudge:
     """
 
     def __init__(self, facts: Mapping[str, Any], tensors: Tensors) -> None:
-        self.facts, self.tensors = facts, tensors
+        self.facts = facts
+        self._tensors = {
+            name: array.astype(np.float32) for name, array in tensors.items()
+        }  # once, not for each picture
 
     def judge(self, pixels: Sequence[NDArray[np.uint8]], features: NDArray[np.float32]) -> Judgement:
         """Judge prepared squares, uint8 [N, S, S, 3], by their features, float [N, D]."""
-        scores = score(self.facts["method"], self.tensors, features) / self.facts["limit"]
+        scores = score(self.facts["method"], self._tensors, features) / self.facts["limit"]
         names = checks.failed(checks.measure(pixels), self.facts["checks"])
         reasons = [one + (["features"] if far else []) for one, far in zip(names, scores > 1, strict=True)]
         flagged = np.array([bool(one) for one in reasons], dtype=bool)

@@ -35,8 +35,8 @@ def fit_score(
     Returns
     -------
     float16 arrays by name: `mean`, `scale` [D] (one over the deviation; 0 for a feature that never varies), `basis`
-    [D, k] and, by method, `outside` [1] or `centres` [C, k]. k is DIRECTIONS, a quarter of the features at most, less
-    where MOST_BYTES or few images demand it
+    [D, k] and, by method, `outside` [1] or `centres` [C, k]. k is DIRECTIONS, a quarter of the features or images at
+    most, less where MOST_BYTES demands it
     """
     x, w = features.astype(np.float64), (weights / weights.sum())[:, None]
     mean = (w * x).sum(axis=0)
@@ -45,7 +45,7 @@ def fit_score(
     mean, scale = _stored(mean), _stored(1 / scale)
     z = (x - mean) * scale
     room = MOST_BYTES // 2 - 2 * len(mean)
-    k = max(1, min(DIRECTIONS, len(mean) // 4, len(x) - 1, room // (len(mean) + len(np.unique(labels)))))
+    k = max(1, min(DIRECTIONS, len(mean) // 4, len(x) // 4, room // (len(mean) + len(np.unique(labels)))))
     directions = np.linalg.eigh((z * w).T @ z)[1][:, ::-1][:, :k]
     largest = directions[np.abs(directions).argmax(axis=0), np.arange(k)]
     directions = _stored(directions * np.where(largest < 0, -1.0, 1.0))  # the sign is the library's, not the data's
@@ -70,7 +70,7 @@ def score(
     method: str, tensors: Mapping[str, NDArray[np.float16]], features: NDArray[np.float32]
 ) -> NDArray[np.float64]:
     """How foreign features are, higher is more: float [N] of float [N, D], not yet by the threshold."""
-    part = {name: value.astype(np.float32) for name, value in tensors.items()}
+    part = {name: value.astype(np.float32, copy=False) for name, value in tensors.items()}
     z = (features - part["mean"]) * part["scale"]
     t = z @ part["basis"]
     if method == "residual":

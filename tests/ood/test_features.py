@@ -18,7 +18,7 @@ from exp_tools.models.architectures._ensemble import Ensemble
 from exp_tools.models.model_file import copy_model, read_facts, read_ood
 from exp_tools.models.pretrained import load_weights
 from exp_tools.models.registry import build_model, list_models, load_model
-from exp_tools.ood.features import FeatureTap, features_of, map_statistics
+from exp_tools.ood.features import FeatureTap, features_of, map_moments
 from exp_tools.ood.sets import judging
 from exp_tools.serving.batch import predict_batch
 from exp_tools.serving.batch_inputs import batch_inputs
@@ -30,9 +30,9 @@ OTHERS = {"emas": {}, "efficientnet_v2": {}}
 
 def test_statistics_are_those_of_torch_in_every_layout():
     maps = torch.randn(2, 5, 7, 6)
-    expected = torch.cat([maps.mean((2, 3)), maps.var((2, 3), correction=0).sqrt()], dim=1)
+    expected = torch.stack([maps.mean((2, 3)), maps.var((2, 3), correction=0) + maps.mean((2, 3)) ** 2])
     for given in (maps, maps.permute(0, 2, 3, 1).contiguous(), maps.flatten(2).transpose(1, 2), [maps]):
-        assert torch.allclose(map_statistics(given, 5), expected, atol=1e-6)
+        assert torch.allclose(torch.stack(map_moments(given, 5)), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", list_models())
@@ -112,7 +112,7 @@ def test_predictor_batch_and_evaluation_say_the_same(name, tmp_path):
     assert sum(foreign.probabilities.values()) == pytest.approx(1)
     predict_batch(predictor, batch_inputs(tmp_path / "in"), tmp_path / "out.csv", threads=1)
     table = pd.read_csv(tmp_path / "out.csv", dtype={"image_id": str}).set_index("image_id")
-    assert table["unlike_score"]["3"] == pytest.approx(usual.unlike_score, rel=1e-3)
+    assert table["unlike_score"]["3"] == pytest.approx(usual.unlike_score, rel=0.01)
     assert bool(table["unlike_training"]["3"]) == usual.unlike_training
     squares = np.stack([predictor.prepare((tmp_path / f"in/{seed}.jpg").read_bytes()) for seed in (3, 200)])
     np.save(tmp_path / "images.npy", squares)
@@ -124,7 +124,7 @@ def test_predictor_batch_and_evaluation_say_the_same(name, tmp_path):
         views = predict_views(network, tmp_path / "images.npy", rows, **run)
         columns = judge.columns(tmp_path / "images.npy", rows, len(views))
     expected = [table["unlike_score"][str(seed)] for seed in (200, 3, 200)]
-    assert columns["unlike_score"].tolist() == pytest.approx(expected, rel=1e-3)
+    assert columns["unlike_score"].tolist() == pytest.approx(expected, rel=0.01, abs=1e-5)
     del run["tta"]
     found = features_of(network, tmp_path / "images.npy", rows, **run)
     assert np.allclose(found[0], found[2])
