@@ -289,7 +289,8 @@ def prediction_text(prediction: "Prediction", facts: "ModelFacts") -> str:
         lines.append(f"melanoma: {100 * prediction.melanoma_probability:.1f} %, {flagged}")
     if prediction.abstain:
         lines.append(f"too uncertain to use: below {100 * facts.thresholds['abstain']:.1f} % it is left to a human")
-    lines += [f"note: {note}" for note in prediction.notes]
+    untold = [prediction.unlike_why] if prediction.unlike_training is None and prediction.unlike_why else []
+    lines += [f"note: {note}" for note in [*untold, *prediction.notes]]
     return "\n".join([*lines, SCOPE, prediction.disclaimer])
 
 

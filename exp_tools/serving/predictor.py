@@ -77,9 +77,9 @@ class Prediction:
     abstain : the highest probability is below the model's threshold: leave it to a human; None: it has no threshold
     melanoma, melanoma_probability : whether the model's threshold flags a melanoma; None: the model has no such class
     unlike_training : the picture is unlike the training images, so nothing is known of how good the prediction is;
-        None: the model file cannot tell, and a note says so
+        None: the model file cannot tell
     unlike_score : distance of the network's features from those of the training images, 1 at the limit
-    unlike_why : the reasons in words; None where it is not flagged
+    unlike_why : the reasons in words, or that the model file cannot tell; None where it is not flagged
     notes : what the person should know of this input, and of a map that shows no place
     maps : where the model looked, by method (gradcam, attention): float32 [S, S], 0..1; only when asked for
     """
@@ -193,7 +193,7 @@ class Predictor:
         rows = zip(probabilities, decided.tolist(), patients, strict=True)
         made = [self._prediction(row, self.facts.classes[one], patient) for row, one, patient in rows]
         if judged is None:
-            return [replace(one, notes=[*one.notes, CANNOT_TELL]) for one in made]
+            return [replace(one, unlike_why=CANNOT_TELL) for one in made]
         seen = zip(made, judged.flagged.tolist(), judged.scores.tolist(), judged.why, strict=True)
         return [
             replace(one, unlike_training=flagged, unlike_score=score, unlike_why=why or None)

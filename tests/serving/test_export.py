@@ -119,7 +119,7 @@ def test_an_export_tells_foreign_pictures_as_the_model_does_or_says_that_it_cann
     assert told["told"] is False
     assert "cannot tell" in told["how"]
     silent = Predictor(tmp_path / "silent.onnx").predict(photograph(0))
-    assert (silent.unlike_training, silent.notes) == (None, [CANNOT_TELL])
+    assert (silent.unlike_training, silent.unlike_why) == (None, CANNOT_TELL)
     export.add_facts(file, tmp_path / "torn.onnx", read_facts(model))
     with pytest.raises(UserError, match="lacks the numbers for it"):
         Predictor(tmp_path / "torn.onnx")

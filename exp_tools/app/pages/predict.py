@@ -17,7 +17,7 @@ from exp_tools.explain.overlay import NAMES, is_flat
 from exp_tools.explain.picture import explained, flat_note, own_size
 from exp_tools.io import guard_cells
 from exp_tools.models.model_file import ModelFacts
-from exp_tools.serving.predictor import CANNOT_TELL, NO_MAPS, OLDEST, SCOPE, UNLIKE, Patient, Prediction, Predictor
+from exp_tools.serving.predictor import NO_MAPS, OLDEST, SCOPE, UNLIKE, Patient, Prediction, Predictor
 from exp_tools.taxonomy import is_drawn
 
 MOST = 50
@@ -172,7 +172,7 @@ def _details(predictor: Predictor, picture: Picture, patient: Patient, result: P
         if result.description:
             st.caption(f"{plain(result.name)}: {result.description}.")
         st.caption(f"Uncertainty (entropy): {percent(result.entropy)} of the highest possible.")
-        for note in (one for one in result.notes if one != CANNOT_TELL):
+        for note in result.notes:
             st.caption(f"Note: {plain(note)}.")
     with right:
         overlaid = _show_picture(predictor, picture, patient, result)
@@ -259,7 +259,7 @@ def _say_unlike(result: Prediction) -> None:
     if result.unlike_training:
         st.warning(f"{UNLIKE.format(why=plain(result.unlike_why))}.", icon=":material/image_not_supported:")
     elif result.unlike_training is None:
-        st.info(f"Note: {CANNOT_TELL}.", icon=":material/info:")
+        st.info(f"Note: {plain(result.unlike_why)}.", icon=":material/info:")
 
 
 def _say_flags(result: Prediction, facts: ModelFacts) -> None:

@@ -45,7 +45,7 @@ class PredictionFields(Answer):
     melanoma_probability: float | None = Field(ge=0, le=1)
     unlike_training: bool | None = Field(description="unlike the training images; null: the model file cannot tell")
     unlike_score: float | None = Field(ge=0, description="distance from the training images, 1 at the limit")
-    unlike_why: str | None = Field(description="why it is flagged as unlike them")
+    unlike_why: str | None = Field(description="why it is flagged, or that the model file cannot tell")
     notes: list[str] = Field(description="what to know of this input")
     disclaimer: str = Field(examples=[DISCLAIMER])
     overlays: dict[str, str] = Field(
