@@ -98,7 +98,7 @@ class ModelFacts:
 def save_model(path: Path, model: nn.Module, facts: ModelFacts) -> None:
     """Write weights and facts atomically; the same model and facts give the same bytes."""
     header = {HEADER_KEY: json.dumps(asdict(facts), sort_keys=True)}
-    with _tensor_file(path) as temporary:
+    with tensor_file(path) as temporary:
         save_tensors(model.cpu(), temporary, metadata=header)
 
 
@@ -124,12 +124,12 @@ def copy_model(
         tensors |= {OOD_PREFIX + name: torch.from_numpy(np.array(array)) for name, array in ood.items()}
     if half:
         tensors = {name: _halved(name, tensor) for name, tensor in tensors.items()}
-    with _tensor_file(target) as temporary:
+    with tensor_file(target) as temporary:
         save_file(tensors, temporary, metadata=header)
 
 
 @contextmanager
-def _tensor_file(path: Path) -> Iterator[str]:
+def tensor_file(path: Path) -> Iterator[str]:
     """`atomic_write` with the rights of any other new file: safetensors lets nobody but the owner read its files."""
     with atomic_write(path) as temporary:
         temporary.touch()

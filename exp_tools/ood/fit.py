@@ -11,7 +11,8 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from exp_tools.errors import UserError, require_file
-from exp_tools.io import ProgressBar, atomic_write
+from exp_tools.io import ProgressBar
+from exp_tools.models.model_file import tensor_file
 from exp_tools.ood.checks import failed, fit_limits, lesion_weights, measure
 from exp_tools.ood.judge import fit_limit
 from exp_tools.ood.scores import Tensors, fit_score, score
@@ -98,7 +99,7 @@ def write_fit(path: Path, fit: OodFit) -> None:
     arrays = {name: getattr(fit, name) for name in ("scores", "failed", "weights")}
     tensors = {f"fit.{name}": array for name, array in fit.tensors.items()}
     header = {HEADER: json.dumps({"method": fit.method, "limits": fit.limits}, sort_keys=True)}
-    with atomic_write(path) as temporary:
+    with tensor_file(path) as temporary:
         save_file({**tensors, **{f"validation.{name}": array for name, array in arrays.items()}}, temporary, header)
 
 

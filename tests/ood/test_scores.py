@@ -131,6 +131,8 @@ def test_a_judgement_names_every_reason_and_its_tensors_travel_as_text(tmp_path)
     write_fit(tmp_path / "one", fit)
     write_fit(tmp_path / "two", fit_ood("residual", x, labels, lesions, train, images, rows))
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    (tmp_path / "any").touch()
+    assert (tmp_path / "one").stat().st_mode == (tmp_path / "any").stat().st_mode
     again = read_fit(tmp_path / "one")
     facts = again.facts(0.9)
     assert facts == fit.facts(0.9)
