@@ -4,6 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from exp_tools.ood.checks import REASONS
 from exp_tools.serving.api.problems import KINDS
 from exp_tools.serving.predictor import DISCLAIMER, SCOPE
 
@@ -147,9 +148,9 @@ def prediction_example() -> dict[str, Any]:
         "abstain": False,
         "melanoma": True,
         "melanoma_probability": 0.19,
-        "unlike_training": False,
-        "unlike_score": 0.6,
-        "unlike_why": None,
+        "unlike_training": True,
+        "unlike_score": 1.4,
+        "unlike_why": REASONS["features"],
         "notes": [],
         "disclaimer": DISCLAIMER,
         "overlays": {},
