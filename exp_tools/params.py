@@ -203,6 +203,11 @@ class CalibrationParams(Section):
         return self
 
 
+class OodParams(Section):
+    method: Literal["residual", "mahalanobis"]
+    quantile: Annotated[Number, Field(ge=0.5, lt=1)]
+
+
 class EvaluateParams(Section):
     batch_size: Annotated[int, Field(ge=1)]
     precision: Literal["fp32", "bf16"]
@@ -241,6 +246,7 @@ class Params(Section):
     split: SplitParams
     model: ModelParams
     train: TrainParams
+    ood: OodParams
     calibration: CalibrationParams
     evaluate: EvaluateParams
     explain: ExplainParams

@@ -20,6 +20,7 @@ EXTERNAL_PROBLEMS = Path("data/external/problems.csv")
 FEATURES = Path("data/features")
 SPLITS = Path("data/splits.csv")
 NETWORK = Path("models/network.safetensors")
+OOD = Path("models/ood.safetensors")
 VALIDATION = Path("data/validation.csv")
 MODEL = Path("models/model.safetensors")
 RELEASED = Path("models/released")
@@ -47,7 +48,7 @@ OUTPUT_FOLDERS = (RAW, EXTERNAL_RAW, FEATURES, TRAIN_METRICS, CURVES, FIGURES, E
 """Folders with nothing but outputs, all of which DVC or a stage removes before it makes them again."""
 OUTPUT_FILES = (
     *(LABELS, IMAGES, MASKS, PREPROCESSING, PROBLEMS, DUPLICATES, EXTERNAL_LABELS, EXTERNAL_IMAGES, EXTERNAL_PROBLEMS),
-    *(SPLITS, NETWORK, VALIDATION, MODEL, PREDICTIONS, DATA_METRICS, EXTERNAL_METRICS, SPLIT_METRICS),
+    *(SPLITS, NETWORK, OOD, VALIDATION, MODEL, PREDICTIONS, DATA_METRICS, EXTERNAL_METRICS, SPLIT_METRICS),
     *(VALIDATION_METRICS, CALIBRATION_REPORT, EVALUATE_METRICS, REPORT, EXPLAIN_METRICS, CARD),
 )
 FILLED = (*OUTPUT_FOLDERS, LABELS.parent, EXTERNAL_LABELS.parent)

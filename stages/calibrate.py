@@ -1,6 +1,6 @@
 """Fit probabilities, the decision and thresholds on the validation split.
 
-Reads   models/network.safetensors, data/validation.csv
+Reads   models/{network, ood}.safetensors, data/validation.csv
 Writes  models/model.safetensors, metrics/{validation, calibration}.json
 """
 
@@ -19,8 +19,9 @@ from exp_tools.evaluation.probabilities import Calibration
 from exp_tools.evaluation.validation import scores_of
 from exp_tools.io import bare_cells, write_json
 from exp_tools.models.model_file import copy_model, read_facts
+from exp_tools.ood.fit import read_fit
 from exp_tools.params import CalibrationParams, load_params
-from exp_tools.project import CALIBRATION_REPORT, MODEL, NETWORK, VALIDATION, VALIDATION_METRICS
+from exp_tools.project import CALIBRATION_REPORT, MODEL, NETWORK, OOD, VALIDATION, VALIDATION_METRICS
 
 
 def main() -> None:
@@ -38,8 +39,10 @@ def main() -> None:
         params.calibration.sets, params.calibration.coverage, facts.classes, probabilities, labels, table["lesion_id"]
     )
     scores = scores_of(probabilities, labels, decided, facts.classes)
+    foreign = read_fit(OOD)
     fitted = {"calibration": calibration.as_dict(), "thresholds": thresholds, "prediction_sets": sets}
-    copy_model(NETWORK, MODEL, replace(facts, **fitted))
+    fitted["ood"] = foreign.facts(params.ood.quantile)
+    copy_model(NETWORK, MODEL, replace(facts, **fitted), ood=foreign.tensors)
 
     write_json(VALIDATION_METRICS, {"best_epoch": facts.training["best_epoch"]} | scores)
     chosen = {"power": power, "thresholds": thresholds, "melanoma": promised, "prediction_sets": sets}

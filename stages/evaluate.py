@@ -38,6 +38,7 @@ from exp_tools.evaluation.report.participants import participants
 from exp_tools.io import atomic_write, file_digest, write_csv, write_json
 from exp_tools.models.model_file import ModelFacts
 from exp_tools.models.registry import load_model
+from exp_tools.ood.sets import judging
 from exp_tools.params import EvaluateParams, load_params
 from exp_tools.probing.cache import read_features
 from exp_tools.project import (
@@ -178,9 +179,11 @@ def predict(images: TestSet, facts: ModelFacts, run: dict[str, Any]) -> tuple[pd
     """The prediction table of a set, and that of the images as they are (equal without test-time augmentation)."""
     vocabulary = None if facts.vocabulary is None else Vocabulary.from_dict(facts.vocabulary)
     metadata = None if vocabulary is None else encode(images.labels, vocabulary)
-    views = logits_of_features(images, metadata, run)
-    if views is None:
-        views = predict_views(images=images.images, index=images.rows, metadata=metadata, **run)
+    with judging(run["model"], facts.ood, MODEL) as judge:
+        views = logits_of_features(images, metadata, run)
+        if views is None:
+            views = predict_views(images=images.images, index=images.rows, metadata=metadata, **run)
+        unlike = judge.columns(images.images, images.rows, len(views))
     labels = images.labels.iloc[images.rows]
     tables = (
         prediction_table(
@@ -193,7 +196,7 @@ def predict(images: TestSet, facts: ModelFacts, run: dict[str, Any]) -> tuple[pd
         )
         for logits in (views.mean(axis=0, dtype=np.float64), views[0])
     )
-    return next(tables), next(tables)
+    return next(tables).assign(**unlike), next(tables)
 
 
 def logits_of_features(images: TestSet, metadata: np.ndarray | None, run: dict[str, Any]) -> np.ndarray | None:

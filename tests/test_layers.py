@@ -28,6 +28,7 @@ LAYERS = (
     },
     {"exp_tools.data", "exp_tools.devices", "exp_tools.revisions"},
     {"exp_tools.models"},
+    {"exp_tools.ood"},
     {"exp_tools.evaluation"},
     {"exp_tools.explain", "exp_tools.probing", "exp_tools.training"},
     {"exp_tools.data_check"},

@@ -18,7 +18,7 @@ RESULTS = (
 )
 
 
-STAGES = ("download", "prepare", "external", "features", "split", "train", "calibrate", "evaluate", "explain")
+STAGES = ("download", "prepare", "external", "features", "split", "train", "ood", "calibrate", "evaluate", "explain")
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_two_clean_clones_give_the_same_bytes_with_other_workers(project, tmp_pa
 
 WHOLE_CHAIN = (
     ({"evaluate__seed": 5}, ["evaluate"]),
-    ({"evaluate__seed": 5, "train__lr": 0.002}, ["train", "calibrate", "evaluate", "explain"]),
+    ({"evaluate__seed": 5, "train__lr": 0.002}, ["train", "ood", "calibrate", "evaluate", "explain"]),
     ({"evaluate__seed": 5, "train__lr": 0.002, "explain__seed": 3}, ["explain"]),
 )
 
@@ -125,10 +125,12 @@ def test_a_change_runs_only_what_it_must(project, edit, changes):
     ("keys", "stages"),
     [
         ({"split__seed": 5}, ["split"]),
-        ({"task": "melanoma"}, ["split", "train", "evaluate"]),
-        ({"model__name": "timm"}, ["features", "train", "evaluate", "explain"]),
+        ({"task": "melanoma"}, ["split", "train", "ood", "evaluate"]),
+        ({"model__name": "timm"}, ["features", "train", "ood", "evaluate", "explain"]),
         ({"model__probe__head": "knn"}, []),
         ({"calibration__abstain_share": 0.2}, ["calibrate"]),
+        ({"ood__quantile": 0.9}, ["calibrate"]),
+        ({"ood__method": "mahalanobis"}, ["ood"]),
         ({"evaluate__tta": "flips"}, ["evaluate"]),
         ({"prepare__image_size": 48}, ["prepare", "external"]),
         ({"data__seed": 5}, ["download"]),
@@ -150,6 +152,7 @@ def test_a_key_is_read_by_these_stages_and_no_other(project, edit, keys, stages)
         ("data/sources/isic.py", ["download", "prepare", "external"]),  # `data.source` may name any of them
         ("data/sources/synthetic.py", ["download", "prepare", "external"]),
         ("evaluation/calibrate.py", ["calibrate"]),
+        ("ood/scores.py", ["ood", "calibrate", "evaluate"]),
         ("evaluation/metrics/catalogue.py", ["evaluate"]),  # a metric more
         ("evaluation/metrics/confusion.py", ["evaluate"]),
         ("evaluation/metrics/bootstrap.py", ["evaluate"]),

@@ -277,12 +277,14 @@ def model_line(model: Path, facts: "ModelFacts") -> str:
 
 def prediction_text(prediction: "Prediction", facts: "ModelFacts") -> str:
     """The diagnosis, all classes by probability, the decisions by threshold, notes and the disclaimer."""
-    from exp_tools.serving.predictor import SCOPE, name_of
+    from exp_tools.serving.predictor import SCOPE, UNLIKE, name_of
     from exp_tools.serving.set_words import NO_SETS
 
     share = f"{100 * prediction.probability:.1f} %"
     description = f": {prediction.description}" if prediction.description else ""
     lines = [f"{prediction.name} ({prediction.diagnosis}), {share}{description}", ""]
+    if prediction.unlike_training:
+        lines[:0] = [f"{UNLIKE.format(why=prediction.unlike_why)}.", ""]
     width = max(len(code) for code in prediction.probabilities)
     names = max(len(name_of(code)) for code in prediction.probabilities)
     for code, probability in sorted(prediction.probabilities.items(), key=lambda item: -item[1]):
@@ -296,7 +298,8 @@ def prediction_text(prediction: "Prediction", facts: "ModelFacts") -> str:
     if prediction.abstain:
         lines.append(f"too uncertain to use: below {100 * facts.thresholds['abstain']:.1f} % it is left to a human")
     lines.append(f"prediction set: {prediction.set_note or NO_SETS}")
-    lines += [f"note: {note}" for note in prediction.notes]
+    untold = [prediction.unlike_why] if prediction.unlike_training is None and prediction.unlike_why else []
+    lines += [f"note: {note}" for note in [*untold, *prediction.notes]]
     return "\n".join([*lines, SCOPE, prediction.disclaimer])
 
 

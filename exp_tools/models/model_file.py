@@ -5,13 +5,15 @@ equal models must have equal bytes.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from safetensors.torch import save_model as save_tensors
@@ -23,6 +25,8 @@ from exp_tools.models.model_header import faults_of
 from exp_tools.project import MODEL, find_project, has_released
 
 HEADER_KEY = "exp_tools"
+OOD_PREFIX = "ood."
+"""How the names of tensors begin that are no weights: what tells pictures unlike the training images."""
 FORMAT = 2
 
 
@@ -35,6 +39,7 @@ class ModelFacts:
     preprocessing : how load_image makes the input (preprocess.Preprocessing as a dict), as `prepare` wrote it
     pixel_mean, pixel_std : how normalise makes it a tensor; load_model gives them to the network
     calibration : how logits become probabilities and decisions (probabilities.Calibration as a dict); {}: not yet
+    ood : how pictures unlike the training images are told (`ood.judge`), with tensors of OOD_PREFIX; {}: they are not
     vocabulary : how metadata become numbers (metadata.Vocabulary as a dict), fitted on train; None: image only
     thresholds : chosen on validation, of calibrated probabilities: `melanoma` (flag from this on; None: no melanoma
         there) for `melanoma_sensitivity`, `abstain` (leave to a human what is less certain) for `abstain_share`
@@ -55,6 +60,7 @@ class ModelFacts:
     calibration: dict[str, Any] = field(default_factory=dict)
     thresholds: dict[str, float | None] = field(default_factory=dict)
     prediction_sets: dict[str, Any] = field(default_factory=dict)
+    ood: dict[str, Any] = field(default_factory=dict)
     vocabulary: dict[str, Any] | None = None
     training: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
@@ -94,26 +100,38 @@ class ModelFacts:
 def save_model(path: Path, model: nn.Module, facts: ModelFacts) -> None:
     """Write weights and facts atomically; the same model and facts give the same bytes."""
     header = {HEADER_KEY: json.dumps(asdict(facts), sort_keys=True)}
-    with _tensor_file(path) as temporary:
+    with tensor_file(path) as temporary:
         save_tensors(model.cpu(), temporary, metadata=header)
 
 
-def copy_model(origin: Path, target: Path, facts: ModelFacts, *, half: bool = False) -> None:
+def copy_model(
+    origin: Path,
+    target: Path,
+    facts: ModelFacts,
+    *,
+    half: bool = False,
+    ood: Mapping[str, NDArray[np.float16]] | None = None,
+) -> None:
     """Write the weights of one model file with other facts; with `half` matrices and kernels as float16.
+
+    `ood` are the tensors of `facts.ood`, by name without OOD_PREFIX; None: those of the file, if any.
 
     Raises UserError for a number that float16 cannot hold.
     """
     with safe_open(origin, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         header = (file.metadata() or {}) | {HEADER_KEY: json.dumps(asdict(facts), sort_keys=True)}
+    if ood is not None:
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(OOD_PREFIX)}
+        tensors |= {OOD_PREFIX + name: torch.from_numpy(np.array(array)) for name, array in ood.items()}
     if half:
         tensors = {name: _halved(name, tensor) for name, tensor in tensors.items()}
-    with _tensor_file(target) as temporary:
+    with tensor_file(target) as temporary:
         save_file(tensors, temporary, metadata=header)
 
 
 @contextmanager
-def _tensor_file(path: Path) -> Iterator[str]:
+def tensor_file(path: Path) -> Iterator[str]:
     """`atomic_write` with the rights of any other new file: safetensors lets nobody but the owner read its files."""
     with atomic_write(path) as temporary:
         temporary.touch()
@@ -128,6 +146,13 @@ def _halved(name: str, tensor: torch.Tensor) -> torch.Tensor:
     if not torch.isfinite(small := tensor.half()).all():
         raise UserError(f"float16 holds numbers up to 65,504, and {name} has {tensor.abs().max():.3g}")
     return small
+
+
+def read_ood(path: Path) -> dict[str, NDArray[np.float16]]:
+    """The tensors of `facts.ood` in a model file, by name without OOD_PREFIX; {} where it has none."""
+    with safe_open(path, framework="numpy") as file:
+        names = [name for name in file.keys() if name.startswith(OOD_PREFIX)]  # noqa: SIM118
+        return {name.removeprefix(OOD_PREFIX): file.get_tensor(name) for name in names}
 
 
 def read_facts(path: Path) -> ModelFacts:

@@ -47,6 +47,16 @@ class SetFields(_Part):
     thresholds: dict[str, Cost | None]
 
 
+class OodFields(_Part):
+    """Of ood.judge."""
+
+    method: Literal["residual", "mahalanobis"]
+    limit: Positive
+    quantile: Share
+    flagged: Share
+    checks: dict[str, Number]
+
+
 class VocabularyFields(_Part):
     """Of metadata.Vocabulary."""
 
@@ -80,6 +90,7 @@ class Header(_Part):
     calibration: CalibrationFields | dict[str, None] = {}
     thresholds: dict[str, Share | None] = {}
     prediction_sets: SetFields | dict[str, None] = {}
+    ood: OodFields | dict[str, None] = {}
     vocabulary: VocabularyFields | None = None
     training: TrainingFields = TrainingFields()
     versions: dict[str, str] = {}
@@ -104,6 +115,8 @@ class Header(_Part):
                 raise ValueError("prediction_sets is not of the classes")
         elif self.prediction_sets:
             raise ValueError("prediction_sets has no usable score, coverage, needed, lesions and thresholds")
+        if self.ood and not isinstance(self.ood, OodFields):
+            raise ValueError("ood has no usable method, limit, quantile, flagged and checks")
         return self
 
 

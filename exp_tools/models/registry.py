@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from exp_tools.data.inputs.metadata import Vocabulary
 from exp_tools.errors import UserError, did_you_mean
-from exp_tools.models.model_file import ModelFacts, read_facts
+from exp_tools.models.model_file import OOD_PREFIX, ModelFacts, read_facts
 
 _BUILDERS: dict[str, Callable[..., nn.Module]] = {}
 _IMAGE_SIZES: dict[str, int] = {}
@@ -159,7 +159,10 @@ def load_model(path: Path) -> tuple[nn.Module, ModelFacts]:
         _check_knobs(path, name, knobs)
     model = _built(path, facts)
     try:
-        load_tensors(model, path)
+        missing, unknown = load_tensors(model, path, strict=False)
+        unknown = [name for name in unknown if not name.startswith(OOD_PREFIX)]
+        if missing or unknown:
+            raise ValueError(f"tensors are missing ({sorted(missing)}) or unknown ({sorted(unknown)})")
     except (RuntimeError, SafetensorError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UserError(

@@ -21,6 +21,7 @@ from exp_tools.evaluation.probabilities import Calibration
 from exp_tools.evaluation.report.build import score_set, with_metadata
 from exp_tools.io import ProgressBar, file_digest, write_csv
 from exp_tools.models.model_file import ModelFacts
+from exp_tools.ood.judge import unlike_columns
 from exp_tools.serving.batch_inputs import BatchInputs
 from exp_tools.serving.batch_journal import BatchJournal, Result
 from exp_tools.serving.predictor import Predictor
@@ -58,7 +59,8 @@ def predict_batch(
     predictor : the model
     work : the images
     out : the table to write: the columns of a prediction table (split `batch`, dx "" where nothing is known), then
-        abstain and melanoma (by the model's thresholds, empty where it has none) and file. Next to it
+        abstain and melanoma (by the model's thresholds, empty where it has none), unlike_score, unlike_training and
+        unlike_why (empty where the model file cannot tell) and file. Next to it
         <name>.problems.csv where there are problems, and while the batch runs a journal
     batch_size : images per forward pass
     threads : how many images are decoded at once; at most AHEAD + 1 batches wait in memory
@@ -85,8 +87,9 @@ def predict_batch(
         for places, pixels, faults in _decoded(predictor, work.files, rows, batch_size, threads):
             new: dict[int, Result] = {row: [fault.kind, str(fault)] for row, fault in faults.items()}
             if places:
-                logits = predictor.engine.logits(np.stack(pixels), numbers[places])
-                new |= dict(zip(places, logits.tolist(), strict=True))
+                logits, judged = predictor.outputs(np.stack(pixels), numbers[places])
+                told = [[]] * len(places) if judged is None else judged.rows()
+                new |= {row: [*one, *more] for row, one, more in zip(places, logits.tolist(), told, strict=True)}
             journal.add([(work.files[row], stamps[row], result) for row, result in new.items()])
             done |= new
             progress.update(len(new))
@@ -95,14 +98,15 @@ def predict_batch(
     problems = work.problems + [_skipped(work.files[row], *done[row]) for row in bad]
     if not good.size:
         raise UserError(f"none of {len(bad):,} images can be used, the first is {problems[-len(bad)]}")
-    labels, logits = work.labels.iloc[good], np.array([done[row] for row in good], dtype=np.float32)
+    labels, logits = work.labels.iloc[good], np.array([done[row][: len(facts.classes)] for row in good], np.float32)
+    unlike = unlike_columns([done[row][len(facts.classes) :] for row in good])
     labels, report, left_out = _scored(labels, logits, facts)
     table = prediction_table(labels, "batch", logits, facts.classes, calibration, facts.prediction_sets)
     files = [work.files[row] for row in good]
     if isic:
         write_csv(out, submission(table, files, facts.classes, calibration))
     else:
-        write_csv(out, table.assign(**_flags(logits, facts), file=files))
+        write_csv(out, table.assign(**_flags(logits, facts), **unlike, file=files))
     if problems:
         write_report(problems_file(out), problems)
     else:

@@ -8,8 +8,8 @@ from typing import Any, Self, TextIO
 from exp_tools.errors import UserError
 from exp_tools.io import atomic_write
 
-Result = list[float] | list[str]
-"""The logits of an image, or the kind and text of its fault."""
+Result = list[float | bool | str] | list[str]
+"""The logits of an image, then what `Judgement.rows` says of it; or the kind and text of its fault."""
 
 
 class BatchJournal:

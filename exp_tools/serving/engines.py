@@ -13,9 +13,11 @@ from torch import nn
 from exp_tools.errors import UserError
 from exp_tools.explain.maps import attention_map, grad_cam, methods_of, positions
 from exp_tools.explain.overlay import upsample
-from exp_tools.models.model_file import ModelFacts
+from exp_tools.models.model_file import ModelFacts, read_ood
 from exp_tools.models.normalize import network_inputs
 from exp_tools.models.registry import load_model
+from exp_tools.ood.features import FeatureTap
+from exp_tools.ood.judge import ForeignJudge, Judgement
 from exp_tools.system import cores
 
 SMALL_BATCH = 1_000_000_000
@@ -27,10 +29,16 @@ when they wait for each other are woken at once, and were 4 times as fast (two c
 
 
 class Engine(Protocol):
-    """Bytes in, logits out."""
+    """Bytes in, logits out; `foreign` judges features, None: the model file does not say how."""
 
     facts: ModelFacts
     explanations: list[str]
+    foreign: ForeignJudge | None
+
+    def outputs(
+        self, pixels: NDArray[np.uint8], metadata: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], Judgement | None]:
+        """Logits [N, C] as `logits` gives them, and whether the squares are unlike the training images."""
 
     def logits(self, pixels: NDArray[np.uint8], metadata: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits [N, C] of squares [N, S, S, 3] and metadata [N, 3]."""
@@ -61,6 +69,8 @@ class TorchEngine:
         network, self.facts = load_model(model)
         self.network = network.to(device, memory_format=torch.channels_last).requires_grad_(False)
         self.device = device
+        self.foreign = ForeignJudge(self.facts.ood, read_ood(model)) if self.facts.ood else None
+        self._tap = FeatureTap(network) if self.foreign else None
         size = self.facts.preprocessing["image_size"]
         self.threads = min(torch.get_num_threads(), cores())
         try:
@@ -73,8 +83,16 @@ class TorchEngine:
         self.explanations = methods_of(network, "auto") if places > 1 else []
 
     def logits(self, pixels: NDArray[np.uint8], metadata: NDArray[np.float32]) -> NDArray[np.float32]:
+        return self.outputs(pixels, metadata)[0]
+
+    def outputs(
+        self, pixels: NDArray[np.uint8], metadata: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], Judgement | None]:
         with self._threads_for(len(pixels)), torch.inference_mode():
-            return self.network(*self._inputs(pixels, metadata)).float().cpu().numpy()
+            logits = self.network(*self._inputs(pixels, metadata)).float().cpu().numpy()
+            if self.foreign is None or self._tap is None:
+                return logits, None
+            return logits, self.foreign.judge(pixels, self._tap.take().float().cpu().numpy())
 
     def maps(
         self, pixels: NDArray[np.uint8], metadata: NDArray[np.float32], target: int, kinds: Sequence[str]

@@ -9,8 +9,11 @@ from numpy.typing import NDArray
 
 from exp_tools.errors import UserError, require_readable
 from exp_tools.models.model_file import HEADER_KEY, ModelFacts, parse_facts
+from exp_tools.ood.judge import ForeignJudge, Judgement, unpacked
 from exp_tools.system import cores
 
+OOD_KEY = "exp_tools_ood"
+"""Of the metadata of an export whose graph gives `features`: the tensors of `facts.ood`, see `ood.judge.packed`."""
 ORT_MISSING = "ONNX Runtime is not installed: pip install '.[onnx]'"
 
 
@@ -43,6 +46,10 @@ class OnnxEngine:
             raise UserError(f"{model} is damaged or no ONNX file: {_first_line(error)}") from error
         self.facts = facts_of(self._session.get_modelmeta().custom_metadata_map, model)
         self.explanations: list[str] = []
+        self.foreign = None
+        if self.facts.ood:
+            packed = self._session.get_modelmeta().custom_metadata_map.get(OOD_KEY, "")
+            self.foreign = ForeignJudge(self.facts.ood, unpacked(packed, model))
         self._inputs = {entry.name for entry in self._session.get_inputs()}
         if "images" not in self._inputs:
             raise UserError(
@@ -52,8 +59,22 @@ class OnnxEngine:
 
     def logits(self, pixels: NDArray[np.uint8], metadata: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits [N, C] of squares [N, S, S, 3] and metadata [N, 3], which an image model does not look at."""
+        return self._run(["logits"], pixels, metadata)[0]
+
+    def outputs(
+        self, pixels: NDArray[np.uint8], metadata: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], Judgement | None]:
+        """Logits [N, C], and whether the squares are unlike the training images; None where the export cannot tell."""
+        if self.foreign is None:
+            return self.logits(pixels, metadata), None
+        logits, features = self._run(["logits", "features"], pixels, metadata)
+        return logits, self.foreign.judge(pixels, features)
+
+    def _run(
+        self, outputs: list[str], pixels: NDArray[np.uint8], metadata: NDArray[np.float32]
+    ) -> list[NDArray[np.float32]]:
         given = {"images": np.ascontiguousarray(pixels), "metadata": metadata}
-        return self._session.run(["logits"], {name: given[name] for name in self._inputs})[0]
+        return self._session.run(outputs, {name: given[name] for name in self._inputs})
 
     def maps(
         self, pixels: NDArray[np.uint8], metadata: NDArray[np.float32], target: int, kinds: Sequence[str]

@@ -23,6 +23,7 @@ from exp_tools.explain.overlay import is_flat
 from exp_tools.explain.picture import flat_note
 from exp_tools.models.model_file import ModelFacts
 from exp_tools.models.released import model_path
+from exp_tools.ood.judge import Judgement
 from exp_tools.serving.engines import open_engine
 from exp_tools.serving.set_words import set_note
 from exp_tools.taxonomy import DIAGNOSES, MELANOMA, OTHER_DIAGNOSES
@@ -31,7 +32,17 @@ DISCLAIMER = (
     "For research and teaching only. Not a medical device: the result is not a diagnosis and must not guide treatment. "
     "See a physician about any skin change."
 )
-SCOPE = "What is no dermoscopic image of a skin lesion is not recognised as such: any picture gets a diagnosis."
+SCOPE = (
+    "Any picture gets a diagnosis. One that is unlike the training images is marked where the model file says how to "
+    "tell. That is no proof either way: some foreign pictures pass, and some dermoscopic images are marked."
+)
+UNLIKE = (
+    "Unlike the images this model was trained on: {why}. It may be no dermoscopic image, or one of another kind, and "
+    "nothing is known of how good the probabilities are for it"
+)
+CANNOT_TELL = (
+    "this model file cannot tell whether a picture is unlike its training images: it gives any picture a diagnosis"
+)
 NO_MAPS = (
     "none: an exported model has no maps, and neither has one whose last map is a single position, which says nothing "
     "of where (train with a larger prepare.image_size)"
@@ -70,6 +81,10 @@ class Prediction:
     prediction_set : codes of the classes that the picture does not exclude, in the model's order (see
         evaluation.prediction_sets); None: the model file has no sets
     set_note : the set in words; None likewise
+    unlike_training : the picture is unlike the training images, so nothing is known of how good the prediction is;
+        None: the model file cannot tell
+    unlike_score : distance of the network's features from those of the training images, 1 at the limit
+    unlike_why : the reasons in words, or that the model file cannot tell; None where it is not flagged
     notes : what the person should know of this input, and of a map that shows no place
     maps : where the model looked, by method (gradcam, attention): float32 [S, S], 0..1; only when asked for
     """
@@ -87,6 +102,9 @@ class Prediction:
     melanoma_probability: float | None
     prediction_set: list[str] | None = None
     set_note: str | None = None
+    unlike_training: bool | None = None
+    unlike_score: float | None = None
+    unlike_why: str | None = None
     notes: list[str] = field(default_factory=list)
     maps: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     disclaimer: str = DISCLAIMER
@@ -181,11 +199,26 @@ class Predictor:
 
     def predict_pixels(self, pixels: NDArray[np.uint8], patients: Sequence[Patient]) -> list[Prediction]:
         """Predict prepared squares, uint8 [N, S, S, 3], with a patient each, as one batch."""
-        logits = self.engine.logits(pixels, self._encoded(patients))
+        logits, judged = self.outputs(pixels, self._encoded(patients))
         probabilities = self.calibration.probabilities(logits)
         decided = self.calibration.decisions(probabilities)
         rows = zip(probabilities, decided.tolist(), patients, strict=True)
-        return [self._prediction(row, self.facts.classes[one], patient) for row, one, patient in rows]
+        made = [self._prediction(row, self.facts.classes[one], patient) for row, one, patient in rows]
+        if judged is None:
+            return [replace(one, unlike_why=CANNOT_TELL) for one in made]
+        seen = zip(made, judged.flagged.tolist(), judged.scores.tolist(), judged.why, strict=True)
+        return [
+            replace(one, unlike_training=flagged, unlike_score=score, unlike_why=why or None)
+            for one, flagged, score, why in seen
+        ]
+
+    def outputs(
+        self, pixels: NDArray[np.uint8], metadata: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], Judgement | None]:
+        """Logits [N, C] of prepared squares, and whether these are unlike the training images; None: it cannot tell."""
+        if self.engine.foreign is None:
+            return self.engine.logits(pixels, metadata), None
+        return self.engine.outputs(pixels, metadata)
 
     def _encoded(self, patients: Sequence[Patient]) -> NDArray[np.float32]:
         if self.facts.vocabulary is None:

@@ -124,6 +124,7 @@ def make_ensemble(words: Sequence[str], out: Path, root: Path, params: Params, c
         calibration=calibration.as_dict(),
         thresholds=thresholds,
         prediction_sets=sets,
+        ood={},  # a mean of networks has no features of its own
         training={
             "ensemble_of": "folds" if group.folds > 1 else "seeds",
             "folds": group.folds,

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from helpers.models import write_model
+from helpers.models import some_fit, write_model
 from helpers.project import ROOT
 from safetensors.numpy import load_file
 
@@ -14,6 +14,7 @@ from exp_tools.errors import UserError
 from exp_tools.evaluation.probabilities import Calibration
 from exp_tools.io import write_csv
 from exp_tools.models.model_file import copy_model, read_facts
+from exp_tools.ood.fit import write_fit
 from exp_tools.serving.predictor import Predictor
 from stages import calibrate
 
@@ -40,6 +41,7 @@ def trained(tmp_path, monkeypatch):
     write_csv(
         tmp_path / "data/validation.csv", table.assign(**{f"logit_{c}": logits[:, k] for k, c in enumerate(CLASSES)})
     )
+    write_fit(tmp_path / "models/ood.safetensors", some_fit(96))
     monkeypatch.chdir(tmp_path)
 
     def run(**changes):
@@ -57,7 +59,7 @@ def test_the_weights_stay_and_the_bytes_are_the_same_again(trained, tmp_path):
     facts, scores = trained()
     first = (tmp_path / "models/model.safetensors").read_bytes()
     network, model = (load_file(tmp_path / f"models/{name}.safetensors") for name in ("network", "model"))
-    assert network.keys() == model.keys()
+    assert network.keys() == {name for name in model if not name.startswith("ood.")} < model.keys()
     assert all(np.array_equal(network[name], model[name]) for name in network)
     assert facts.calibration["decide"] == "balanced"
     assert facts.calibration["bias"][2] > 0 > facts.calibration["bias"][0]  # nevi are commoner than they were shown

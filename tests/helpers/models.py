@@ -1,15 +1,20 @@
 """Tiny model files with random weights for tests of what uses a model, and photographs to send to them."""
 
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 
 from exp_tools.data.images.preprocess import Preprocessing
-from exp_tools.models.model_file import ModelFacts, save_model
-from exp_tools.models.registry import build_model
+from exp_tools.models.model_file import ModelFacts, copy_model, save_model
+from exp_tools.models.normalize import network_inputs
+from exp_tools.models.registry import build_model, load_model
+from exp_tools.ood.features import FeatureTap
+from exp_tools.ood.fit import OodFit, fit_ood
 from exp_tools.taxonomy import DIAGNOSES
 from helpers.predictions import scaled
 
@@ -101,6 +106,30 @@ def save_tiny_model(path: Path, *, metadata: bool = False, source: str = "ham100
     )
     save_model(path, model, facts)
     return path
+
+
+def some_fit(size: int, model: nn.Module | None = None) -> OodFit:
+    """A score of foreign pictures: of a network's features of 60 blots of colour, or of features of no network."""
+    images = np.stack([np.asarray(Image.open(BytesIO(photograph(n))).resize((size, size))) for n in range(60)])
+    if model is None:
+        features = np.random.default_rng(0).normal(size=(60, 16)).astype(np.float32)
+    else:
+        tap = FeatureTap(model)
+        with torch.inference_mode():
+            metadata = torch.zeros(60, 3)
+            model.eval()(*network_inputs(model, torch.from_numpy(images), metadata, torch.device("cpu")))
+        features = tap.take().numpy()
+        tap.remove()
+    lesions = np.array([f"l{n}" for n in range(60)], dtype=object)
+    return fit_ood("residual", features, np.arange(60) % 3, lesions, np.arange(60) < 40, images, np.arange(60))
+
+
+def write_judging_model(path: Path, name: str = "timm") -> None:
+    """A model of `write_model` that tells pictures unlike 60 blots of colour."""
+    write_model(path, name)
+    model, facts = load_model(path)
+    fit = some_fit(facts.preprocessing["image_size"], model)
+    copy_model(path, path, replace(facts, ood=fit.facts(0.95)), ood=fit.tensors)
 
 
 def photograph(seed: int, kind: str = "JPEG", width: int = 120, height: int = 90, **options) -> bytes:

@@ -1,5 +1,6 @@
 """An export computes what its model computes, says so in figures, and is refused where it does not."""
 
+import json
 import shutil
 import sys
 from dataclasses import replace
@@ -11,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from helpers.datasets import picture
-from helpers.models import CLASSES, write_model
+from helpers.models import CLASSES, photograph, write_judging_model, write_model
 from PIL import Image
 
 from exp_tools.cli import main as cli
@@ -25,7 +26,9 @@ from exp_tools.models.registry import load_model
 from exp_tools.serving.export import half
 from exp_tools.serving.export import onnx as export
 from exp_tools.serving.export.int8 import Examples, quantise
-from exp_tools.serving.predictor import Patient, Predictor
+from exp_tools.serving.export.parity import without_ood
+from exp_tools.serving.export.sidecar import sidecar_of, write_sidecar
+from exp_tools.serving.predictor import CANNOT_TELL, Patient, Predictor
 
 torch.set_num_threads(1)
 CPU = torch.device("cpu")
@@ -94,6 +97,32 @@ def test_the_predictor_says_of_the_export_what_it_says_of_the_model(exported, tm
     assert (one.diagnosis, one.notes, one.melanoma) == (other.diagnosis, other.notes, other.melanoma)
     with pytest.raises(UserError, match="has no gradcam map; it has none"):
         theirs.predict(tmp_path / "image.jpg", explain=["gradcam"])
+
+
+def test_an_export_tells_foreign_pictures_as_the_model_does_or_says_that_it_cannot(tmp_path):
+    model, file = tmp_path / "m.safetensors", tmp_path / "m.onnx"
+    write_judging_model(model)
+    export.export_onnx(model, file, squares(2), np.zeros((2, 3), np.float32))
+    ours, theirs = Predictor(model), Predictor(file)
+    for seed in range(4):
+        one, other = (predictor.predict(photograph(seed)) for predictor in (ours, theirs))
+        assert other.unlike_score == pytest.approx(one.unlike_score, rel=1e-3)
+        assert (other.unlike_training, other.unlike_why) == (one.unlike_training, one.unlike_why)
+    write_sidecar(file, None)
+    told = json.loads(sidecar_of(file).read_text())["unlike_training"]
+    assert told["told"] is True
+    assert told["limit"] == read_facts(model).ood["limit"]
+    facts = without_ood(theirs.facts)
+    export.add_facts(file, tmp_path / "silent.onnx", facts)
+    write_sidecar(tmp_path / "silent.onnx", None)
+    told = json.loads(sidecar_of(tmp_path / "silent.onnx").read_text())["unlike_training"]
+    assert told["told"] is False
+    assert "cannot tell" in told["how"]
+    silent = Predictor(tmp_path / "silent.onnx").predict(photograph(0))
+    assert (silent.unlike_training, silent.unlike_why) == (None, CANNOT_TELL)
+    export.add_facts(file, tmp_path / "torn.onnx", read_facts(model))
+    with pytest.raises(UserError, match="lacks the numbers for it"):
+        Predictor(tmp_path / "torn.onnx")
 
 
 def test_an_export_has_the_same_bytes_again(tmp_path):

@@ -17,7 +17,7 @@ from exp_tools.explain.overlay import NAMES, is_flat
 from exp_tools.explain.picture import explained, flat_note, own_size
 from exp_tools.io import guard_cells
 from exp_tools.models.model_file import ModelFacts
-from exp_tools.serving.predictor import NO_MAPS, OLDEST, SCOPE, Patient, Prediction, Predictor
+from exp_tools.serving.predictor import NO_MAPS, OLDEST, SCOPE, UNLIKE, Patient, Prediction, Predictor
 from exp_tools.serving.set_words import NO_SETS
 from exp_tools.taxonomy import is_drawn
 
@@ -123,7 +123,7 @@ def _overview(given: list[Picture], results: dict[str, Prediction | str], label:
     table = pd.DataFrame(rows)
     st.header(f"{len(given)} images", anchor=False)
     st.dataframe(
-        table[["file", "result", "probability", "melanoma flag", "too uncertain"]],
+        table[["file", "result", "probability", "melanoma flag", "too uncertain", "unlike training"]],
         hide_index=True,
         placeholder="–",
         column_config={"probability": st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1)},
@@ -144,7 +144,7 @@ def _overview(given: list[Picture], results: dict[str, Prediction | str], label:
 def _row(name: str, result: Prediction | str) -> dict:
     if isinstance(result, str):
         return {"file": name, "result": f"not read: {result}", "probability": None} | dict.fromkeys(
-            ("melanoma flag", "too uncertain")
+            ("melanoma flag", "too uncertain", "unlike training")
         )
     words = {True: "yes", False: "no", None: "–"}
     return {
@@ -153,9 +153,12 @@ def _row(name: str, result: Prediction | str) -> dict:
         "probability": result.probability,
         "melanoma flag": words[result.melanoma],
         "too uncertain": words[result.abstain],
+        "unlike training": words[result.unlike_training],
         "diagnosis": result.diagnosis,
         "entropy": result.entropy,
         "prediction_set": None if result.prediction_set is None else " ".join(result.prediction_set),
+        "unlike_score": result.unlike_score,
+        "unlike_why": result.unlike_why,
         **{f"p_{code}": share for code, share in result.probabilities.items()},
     }
 
@@ -164,6 +167,7 @@ def _details(predictor: Predictor, picture: Picture, patient: Patient, result: P
     left, right = st.columns([6, 5], gap="medium")
     with left:
         st.header(f"{plain(result.name)}: {percent(result.probability)}", anchor=False)
+        _say_unlike(result)
         st.caption(SCOPE)
         _say_flags(result, predictor.facts)
         st.markdown(f"Prediction set: {plain(result.set_note or NO_SETS)}.")
@@ -251,6 +255,14 @@ def _map(predictor: Predictor, picture: Picture, patient: Patient, kind: str):
 def _aim(facts: ModelFacts) -> float:
     """The sensitivity that the threshold promises: less than was asked for where validation has few melanomas."""
     return facts.thresholds.get("melanoma_promised") or facts.thresholds["melanoma_sensitivity"]
+
+
+def _say_unlike(result: Prediction) -> None:
+    """Warn of a picture that is unlike the training images, or say that it cannot be told; the bars stay below."""
+    if result.unlike_training:
+        st.warning(f"{UNLIKE.format(why=plain(result.unlike_why))}.", icon=":material/image_not_supported:")
+    elif result.unlike_training is None:
+        st.info(f"Note: {plain(result.unlike_why)}.", icon=":material/info:")
 
 
 def _say_flags(result: Prediction, facts: ModelFacts) -> None:

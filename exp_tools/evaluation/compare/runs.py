@@ -26,6 +26,7 @@ MELANOMA_SENSITIVITY = "calibration.melanoma_sensitivity"
 IRRELEVANT = (
     "machine.",
     "explain.",
+    "ood.",
     MELANOMA_SENSITIVITY,
     "calibration.abstain_share",
     "evaluate.resamples",

@@ -22,6 +22,7 @@ from exp_tools.evaluation.metrics.subgroups import subgroup_gaps, subgroup_repor
 from exp_tools.evaluation.predictions import as_arrays, decisions, lesion_view
 from exp_tools.evaluation.probabilities import Calibration
 from exp_tools.evaluation.report.set_scores import set_report
+from exp_tools.evaluation.unlike import unlike_report
 from exp_tools.evaluation.validation import confusion
 from exp_tools.system import beside
 from exp_tools.taxonomy import MELANOMA
@@ -60,7 +61,8 @@ def score_set(
     -------
     dict with images, lesions, counts, metrics, intervals, confusion (true class -> decided class -> images),
     lesion_level, per_class, melanoma (None without the class), prevalence, calibration (with `by_class`), coverage,
-    prediction_sets (None without them), subgroups, gaps and costs (None where not asked for); see docs/evaluation.md
+    prediction_sets and ood (None where the predictions have none), subgroups, gaps and costs (None where not asked
+    for); see docs/evaluation.md
 
     Raises
     ------
@@ -95,6 +97,7 @@ def score_set(
         "prediction_sets": set_report(table, classes, labels, predicted, asked=set_coverage, **draws),
         "subgroups": rows(),
         "gaps": gaps(),
+        "ood": unlike_report(table, classes),
         "costs": None
         if costs is None
         else cost_report(probabilities, labels, groups, classes, costs, predicted, **draws),

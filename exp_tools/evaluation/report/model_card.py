@@ -14,6 +14,7 @@ from exp_tools.evaluation.metrics.subgroup_scores import ATTRIBUTES, UNKNOWN
 from exp_tools.evaluation.report import model_card_sets, model_card_tables, model_card_use
 from exp_tools.evaluation.report.model_card_tables import table
 from exp_tools.evaluation.report.numbers import UNDEFINED, interval, number
+from exp_tools.evaluation.unlike import card_lines
 from exp_tools.models.model_file import ModelFacts
 from exp_tools.taxonomy import is_drawn
 
@@ -54,6 +55,7 @@ def model_card(facts: ModelFacts, report: Mapping[str, Any], digests: Mapping[st
         *model_card_sets.prediction_sets(facts, report),
         *model_card_tables.subgroups(test),
         *model_card_tables.costs(test),
+        *card_lines(facts.ood, report),
         *model_card_tables.external(report["external"]),
         *_limits(facts, report),
         *_again(facts, digests),
@@ -171,7 +173,7 @@ def _use() -> list[str]:
         "- For: comparing methods, teaching, and finding out how such models fail.",
         "- For people who read the intervals and the limits below.",
         "- Not for: decisions about a person. It knows the classes below and nothing else, so it names one of them for "
-        "every image, of healthy skin or of anything.",
+        "every image, of healthy skin or of anything; some of these it marks, not all.",
         "",
     ]
 

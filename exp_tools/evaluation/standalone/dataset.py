@@ -23,13 +23,14 @@ from exp_tools.data.sources.registry import SourceOptions, read_source, spec_of
 from exp_tools.devices import prepare_machine
 from exp_tools.errors import calling
 from exp_tools.evaluation.plots.write import draw_figures
-from exp_tools.evaluation.predict import predict_views
+from exp_tools.evaluation.predict import VIEWS, predict_views
 from exp_tools.evaluation.predictions import prediction_table
 from exp_tools.evaluation.probabilities import Calibration
 from exp_tools.evaluation.report.build import score_set, with_metadata
 from exp_tools.io import file_digest, scratch_folder, write_csv, write_json
 from exp_tools.models.model_file import ModelFacts
 from exp_tools.models.registry import load_model
+from exp_tools.ood.sets import judging
 from exp_tools.params import Params
 from exp_tools.project import VERDICTS
 
@@ -142,13 +143,15 @@ def evaluate_standalone(
             "metadata": None if vocabulary is None else encode(scored, vocabulary),
             "tta": params.evaluate.tta,
         }
-        logits = []
-        for index in _parts(labels.index.to_numpy(), params.evaluate.batch_size):
-            tell(f"predicting {len(labels):,} images", sum(map(len, logits)) / len(labels))
-            logits.append(predict_views(network, images, index, **run).mean(axis=0, dtype=np.float64))
+        logits, every_row = [], labels.index.to_numpy()
+        with judging(network, facts.ood, model) as judge:
+            for index in _parts(every_row, params.evaluate.batch_size):
+                tell(f"predicting {len(labels):,} images", sum(map(len, logits)) / len(labels))
+                logits.append(predict_views(network, images, index, **run).mean(axis=0, dtype=np.float64))
+            unlike = judge.columns(images, every_row, len(VIEWS[params.evaluate.tta]))
         predictions = prediction_table(
             labels, split, np.concatenate(logits), facts.classes, calibration, facts.prediction_sets
-        )
+        ).assign(**unlike)
         described = with_metadata(predictions, labels)
         tell("computing scores and their intervals", 0)
         report = score_set(

@@ -4,6 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from exp_tools.ood.checks import REASONS
 from exp_tools.serving.api.problems import KINDS
 from exp_tools.serving.predictor import DISCLAIMER, SCOPE
 
@@ -49,6 +50,9 @@ class PredictionFields(Answer):
         examples=[["mel", "nv"]],
     )
     set_note: str | None = Field(description="the set in words, with what it does not promise; null likewise")
+    unlike_training: bool | None = Field(description="unlike the training images; null: the model file cannot tell")
+    unlike_score: float | None = Field(ge=0, description="distance from the training images, 1 at the limit")
+    unlike_why: str | None = Field(description="why it is flagged, or that the model file cannot tell")
     notes: list[str] = Field(description="what to know of this input")
     disclaimer: str = Field(examples=[DISCLAIMER])
     overlays: dict[str, str] = Field(
@@ -156,6 +160,9 @@ def prediction_example() -> dict[str, Any]:
         "prediction_set": ["mel", "nv"],
         "set_note": "melanoma cannot be excluded: the set holds every diagnosis that the model knows (2), so it "
         "excludes none",
+        "unlike_training": True,
+        "unlike_score": 1.4,
+        "unlike_why": REASONS["features"],
         "notes": [],
         "disclaimer": DISCLAIMER,
         "overlays": {},

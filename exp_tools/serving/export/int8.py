@@ -13,7 +13,7 @@ from exp_tools.evaluation.probabilities import Calibration
 from exp_tools.evaluation.validation import confusion
 from exp_tools.io import atomic_write, scratch_folder
 from exp_tools.serving.export.onnx import ONNX_MISSING, add_facts
-from exp_tools.serving.export.parity import with_export
+from exp_tools.serving.export.parity import with_export, without_ood
 from exp_tools.serving.onnx_engine import OnnxEngine
 
 MOST_LOST = 0.01
@@ -71,7 +71,7 @@ def quantise(fp32: Path, out: Path, calibration: Examples, check: Examples) -> Q
     with scratch_folder() as folder:
         trial = folder / "int8.onnx"
         write_int8(fp32, trial, calibration, uses_metadata=facts.vocabulary is not None)
-        add_facts(trial, trial, facts)
+        add_facts(trial, trial, without_ood(facts))
         was, now = (_predicted(one, check) for one in (engine, OnnxEngine(trial)))
         result = Quantised(
             len(check.labels),
@@ -88,7 +88,7 @@ def quantise(fp32: Path, out: Path, calibration: Examples, check: Examples) -> Q
             )
         record = {"precision": "int8", "calibration_images": len(calibration.labels), **result._asdict()}
         with atomic_write(out) as temporary:
-            add_facts(trial, temporary, with_export(facts, record))
+            add_facts(trial, temporary, without_ood(with_export(facts, record)))
     return result
 
 

@@ -1,7 +1,8 @@
 """Export a trained model to one ONNX file, verified on real images.
 
 The graph takes `images` uint8 [B, S, S, 3] (RGB squares as `load_image` makes them) and, for a model that uses them,
-`metadata` float32 [B, 3]; it gives `logits` float32 [B, C]. Normalisation is inside. What the model file says of the
+`metadata` float32 [B, 3]; it gives `logits` float32 [B, C] and, where the model file tells pictures unlike the
+training images, `features` float32 [B, D]. Normalisation is inside. What the model file says of the
 model stands as JSON in the metadata, under the key that the model file has it under.
 """
 
@@ -21,11 +22,14 @@ from torch import Tensor, nn
 
 from exp_tools.errors import UserError
 from exp_tools.io import atomic_write, scratch_folder
-from exp_tools.models.model_file import HEADER_KEY, ModelFacts
+from exp_tools.models.model_file import HEADER_KEY, ModelFacts, read_ood
 from exp_tools.models.normalize import normalise
 from exp_tools.models.registry import load_model
+from exp_tools.ood.features import FeatureTap
+from exp_tools.ood.judge import packed
+from exp_tools.ood.scores import Tensors
 from exp_tools.serving.export.parity import Parity, check_request, compare_with, require_close, with_export
-from exp_tools.serving.onnx_engine import OnnxEngine
+from exp_tools.serving.onnx_engine import OOD_KEY, OnnxEngine
 
 TOLERANCE = 1e-4
 """Largest accepted difference of a probability of the export from the model's."""
@@ -35,14 +39,17 @@ ONNX_MISSING = "the packages for ONNX are not installed: pip install '.[onnx]'"
 class Graph(nn.Module):
     """A network preceded by its normalisation: the computation of the ONNX file."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, *, with_features: bool = False) -> None:
         super().__init__()
         self.network = network
+        self.tap = FeatureTap(network) if with_features else None
 
-    def forward(self, images: Tensor, metadata: Tensor | None = None) -> Tensor:
-        """Logits [B, C] of uint8 [B, S, S, 3] and, where the network uses them, metadata [B, 3]."""
+    def forward(self, images: Tensor, metadata: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
+        """Logits [B, C] of uint8 [B, S, S, 3] and, where the network uses them, metadata [B, 3]; with features [B, D]
+        as a pair."""
         pixels = normalise(images, self.network.pixel_mean, self.network.pixel_std)
-        return self.network(pixels) if metadata is None else self.network(pixels, metadata)
+        logits = self.network(pixels) if metadata is None else self.network(pixels, metadata)
+        return logits if self.tap is None else (logits, self.tap.take())
 
 
 def export_onnx(model: Path, out: Path, pixels: NDArray[np.uint8], metadata: NDArray[np.float32]) -> Parity:
@@ -75,22 +82,26 @@ def export_onnx(model: Path, out: Path, pixels: NDArray[np.uint8], metadata: NDA
         given = {"images": torch.zeros(2, size, size, 3, dtype=torch.uint8)}
         if network.uses_metadata:
             given["metadata"] = torch.zeros(2, 3)
-        write_graph(Graph(network), given, {name: {0: "batch"} for name in given}, ["logits"], trial)
-        add_facts(trial, trial, facts)
+        graph, outputs = Graph(network, with_features=bool(facts.ood)), ["logits", *(["features"] if facts.ood else [])]
+        write_graph(graph, given, {name: {0: "batch"} for name in given}, outputs, trial)
+        ood = read_ood(model)
+        add_facts(trial, trial, facts, ood)
         parity = compare_with(eager, OnnxEngine(trial), pixels, metadata)
         require_close(parity, TOLERANCE, model, out)
         with atomic_write(out) as temporary:
-            add_facts(trial, temporary, with_export(facts, {"precision": "fp32", **parity._asdict()}))
+            add_facts(trial, temporary, with_export(facts, {"precision": "fp32", **parity._asdict()}), ood)
     return parity
 
 
-def add_facts(onnx_file: Path, out: Path, facts: ModelFacts) -> None:
-    """Write an ONNX file again, with `facts` for its metadata."""
+def add_facts(onnx_file: Path, out: Path, facts: ModelFacts, ood: Tensors | None = None) -> None:
+    """Write an ONNX file again, with `facts` and the tensors of `facts.ood` for its metadata."""
     import onnx
 
     content = onnx.load(onnx_file)
     del content.metadata_props[:]
     content.metadata_props.add(key=HEADER_KEY, value=json.dumps(asdict(facts), sort_keys=True))
+    if ood:
+        content.metadata_props.add(key=OOD_KEY, value=packed(ood))
     out.write_bytes(content.SerializeToString(deterministic=True))
 
 

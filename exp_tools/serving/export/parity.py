@@ -61,3 +61,11 @@ def require_close(parity: Parity, tolerance: float, model: Path, out: Path) -> N
 def with_export(facts: ModelFacts, export: dict[str, Any]) -> ModelFacts:
     """The facts of an export: those of the model, and under `training.export` how it was made."""
     return replace(facts, training={**facts.training, "export": export})
+
+
+def without_ood(facts: ModelFacts) -> ModelFacts:
+    """The facts of an export that cannot tell pictures unlike the training images.
+
+    A graph with its preprocessing gives no features, and 8 bits move features by more than the limit allows for.
+    """
+    return replace(facts, ood={})

@@ -11,7 +11,7 @@ from exp_tools.evaluation.probabilities import Calibration
 from exp_tools.io import atomic_write, file_sha256
 from exp_tools.models.model_file import ModelFacts
 from exp_tools.serving.export.whole import Draft
-from exp_tools.serving.onnx_engine import facts_of
+from exp_tools.serving.onnx_engine import OOD_KEY, facts_of
 from exp_tools.serving.predictor import DISCLAIMER, is_malignant, name_of
 
 FORMAT = "skin-lesion-onnx 1"
@@ -114,6 +114,13 @@ def content(facts: ModelFacts, onnx_file: Path, tensors: dict[str, Any], draft: 
         },
         "thresholds": facts.thresholds,
         "prediction_sets": set_description(facts.prediction_sets),
+        "unlike_training": {
+            "told": bool(facts.ood),
+            "how": f"output `features`, and the metadata {OOD_KEY}: ForeignJudge in exp_tools/ood/judge.py"
+            if facts.ood
+            else "missing here: this export cannot tell pictures that are unlike the training images",
+        }
+        | facts.ood,
         "classes": [{"code": code, "name": name_of(code), "malignant": is_malignant(code)} for code in facts.classes],
     }
 

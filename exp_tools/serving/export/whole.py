@@ -18,7 +18,7 @@ from exp_tools.io import atomic_write, scratch_folder
 from exp_tools.models.registry import load_model
 from exp_tools.serving.engines import TorchEngine
 from exp_tools.serving.export.onnx import add_facts, require_packages, write_graph
-from exp_tools.serving.export.parity import Parity, check_request, require_close, with_export
+from exp_tools.serving.export.parity import Parity, check_request, require_close, with_export, without_ood
 from exp_tools.serving.export.whole_graph import WholeGraph
 
 TOLERANCE = 0.01
@@ -86,7 +86,7 @@ def export_whole(model: Path, out: Path, files: Sequence[Path], metadata: NDArra
         require_close(parity, TOLERANCE, model, out)
         made = {"precision": "fp32", "with_preprocessing": True, **parity._asdict()}
         with atomic_write(out) as temporary:
-            add_facts(trial, temporary, with_export(facts, made))
+            add_facts(trial, temporary, without_ood(with_export(facts, made)))
     changed = calibration.decisions(full) != calibration.decisions(drafted)
     return parity, Draft(len(files), float(np.abs(full - drafted).max()), int(changed.sum()))
 

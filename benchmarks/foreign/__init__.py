@@ -1,0 +1,1 @@
+"""Pictures that are no dermoscopy, and how many of them a model file flags."""
