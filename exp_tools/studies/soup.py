@@ -107,6 +107,7 @@ def make_soup(words: Sequence[str], out: Path, root: Path, params: Params, cache
         calibration=calibration.as_dict(),
         thresholds=thresholds,
         prediction_sets=sets,
+        ood={},  # its features are those of no member: what was fitted on these says nothing
         training={
             "ensemble_of": SOUP,
             "members": [
