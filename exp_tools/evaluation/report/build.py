@@ -21,6 +21,7 @@ from exp_tools.evaluation.metrics.subgroup_scores import ATTRIBUTES
 from exp_tools.evaluation.metrics.subgroups import subgroup_gaps, subgroup_report
 from exp_tools.evaluation.predictions import as_arrays, decisions, lesion_view
 from exp_tools.evaluation.probabilities import Calibration
+from exp_tools.evaluation.report.original_labels import original_labels
 from exp_tools.evaluation.validation import confusion
 from exp_tools.system import beside
 from exp_tools.taxonomy import MELANOMA
@@ -39,6 +40,7 @@ def score_set(
     subgroups: Sequence[str] = ATTRIBUTES,
     resamples: int,
     seed: int,
+    dropped: pd.DataFrame | None = None,
 ) -> dict[str, Any]:
     """Compute all scores of one set of predictions.
 
@@ -52,12 +54,14 @@ def score_set(
     prevalence : class -> its share where the model would be used, see `evaluate.prevalence`
     subgroups : attributes to score apart, see `evaluate.subgroups`
     resamples, seed : of the bootstrap
+    dropped : predictions of the images that verdicts on labels took out of this set
 
     Returns
     -------
     dict with images, lesions, counts, metrics, intervals, confusion (true class -> decided class -> images),
     lesion_level, per_class, melanoma (None without the class), prevalence, calibration (with `by_class`), coverage,
-    subgroups, gaps and costs (None where not asked for); see docs/evaluation.md
+    subgroups, gaps, costs (None where not asked for) and original_labels (None where no label was changed); see
+    docs/evaluation.md
 
     Raises
     ------
@@ -91,6 +95,7 @@ def score_set(
         "coverage": coverage_report(probabilities, labels, predicted, threshold=thresholds.get("abstain")),
         "subgroups": rows(),
         "gaps": gaps(),
+        "original_labels": original_labels(table, dropped, classes, **draws),
         "costs": None
         if costs is None
         else cost_report(probabilities, labels, groups, classes, costs, predicted, **draws),

@@ -14,6 +14,7 @@ from exp_tools.evaluation.metrics.subgroup_scores import ATTRIBUTES, UNKNOWN
 from exp_tools.evaluation.report import model_card_tables, model_card_use
 from exp_tools.evaluation.report.model_card_tables import table
 from exp_tools.evaluation.report.numbers import UNDEFINED, interval, number
+from exp_tools.evaluation.report.original_labels import card_lines
 from exp_tools.models.model_file import ModelFacts
 from exp_tools.taxonomy import is_drawn
 
@@ -46,6 +47,7 @@ def model_card(facts: ModelFacts, report: Mapping[str, Any], digests: Mapping[st
         *_use(),
         *_data(facts, test),
         *model_card_tables.results(test),
+        *card_lines(test),
         *model_card_tables.classes(test),
         *model_card_tables.confusion(test),
         *model_card_tables.melanoma(facts, test),
