@@ -1,6 +1,7 @@
 """Where people changed labels of the test split, scores are given with the original ones too."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,8 @@ from exp_tools.evaluation.predictions import as_arrays, decisions, read_predicti
 from exp_tools.evaluation.report.build import METADATA, score_set
 from exp_tools.evaluation.report.original_labels import all_sets, card_lines, original_labels, text_line
 from exp_tools.io import write_csv
-from exp_tools.project import LABEL_VERDICTS
+from exp_tools.project import LABEL_VERDICTS, LABELS, SPLITS
+from stages.evaluate import own_set
 
 
 def changed(table: pd.DataFrame, rows: list[int], dx: str = "mel") -> pd.DataFrame:
@@ -49,7 +51,7 @@ def test_dropped_images_count_with_their_label_and_nothing_changed_is_none():
 
 
 def test_report_card_and_text_say_it():
-    table = changed(predictions(), [0, 3]).assign(**dict.fromkeys(METADATA, "unknown"), age=np.nan)
+    table = changed(predictions(), [0, 3]).assign(**dict.fromkeys(METADATA, "unknown") | {"age": np.nan})
     given = {"calibration": scaled(3), "thresholds": {}, "costs": None, "resamples": 50, "seed": 0}
     gone = predictions(first=500, images=2).assign(dx_original=lambda rows: rows["dx"], split="dropped")
     report = score_set(table, CLASSES, dropped=gone, **given)
@@ -74,6 +76,23 @@ def test_a_set_without_changes_has_its_own_labels_as_original(tmp_path):
     assert "dx_original" not in all_sets([external, external.assign(image_id="z")])
 
 
+def test_what_was_dropped_from_test_is_predicted_apart(tmp_path, monkeypatch):
+    labels = pd.DataFrame({"image_id": list("abcde"), "dx": ["nv", "mel", "nv", "mel", "nv"], "age": ""})
+    labels = labels.assign(dx_original=["nv", "nv", "nv", "mel", "nv"], verdict=["", "relabel", "drop", "drop", ""])
+    write_csv(tmp_path / LABELS, labels)
+    splits = labels[["image_id", "dx"]].assign(
+        split=["val", "test", "unused", "unused", "train"], fold="", group_id="g"
+    )
+    write_csv(tmp_path / SPLITS, splits.assign(dropped_from=["", "", "test", "val", ""]))
+    monkeypatch.chdir(tmp_path)
+    own = own_set(SimpleNamespace(task="melanoma", classes=["mel", "non_mel"]))
+    assert (own.rows.tolist(), own.split.tolist()) == ([0, 1, 2], ["val", "test", "dropped"])
+    assert own.labels.loc[1, ["dx", "dx_original"]].tolist() == ["mel", "non_mel"]
+    write_csv(tmp_path / SPLITS, splits)  # as before there were verdicts
+    assert own_set(SimpleNamespace(task="melanoma", classes=["mel", "non_mel"])).rows.tolist() == [0, 1]
+
+
+@pytest.mark.sweep
 def test_the_pipeline_scores_relabelled_and_dropped_test_images(ran_project, tmp_path, monkeypatch, capsys):
     project = ran_project.copy(tmp_path / "project")
     before, _ = read_predictions(project.folder / "data/predictions.csv")
