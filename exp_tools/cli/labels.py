@@ -59,7 +59,7 @@ def _labels(options: argparse.Namespace) -> int:
 
     root = find_project(Path.cwd())
     verdicts = read_label_verdicts(root / LABEL_VERDICTS)
-    words, remarks = (options.experiments, []) if options.experiments else _of_study(options.study, root)
+    words, remarks = (options.experiments, []) if options.experiments else of_study(options.study, root)
     table, classes, said = out_of_fold(words, root=root, predictions=str(PREDICTIONS))
     ranking = rank_labels(table, classes)
     chosen = to_judge(ranking, set(verdicts["image_id"]), options.top)
@@ -76,7 +76,7 @@ def _labels(options: argparse.Namespace) -> int:
     return 0
 
 
-def _of_study(word: str, root: Path) -> tuple[list[str], list[str]]:
+def of_study(word: str, root: Path) -> tuple[list[str], list[str]]:
     """The complete settings of a study as GROUP=EXP,EXP, and what must be said of the others."""
     from exp_tools.studies.members import standing
     from exp_tools.studies.plan import OUTPUTS, read_study
