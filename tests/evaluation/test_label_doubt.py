@@ -201,6 +201,7 @@ def test_labels_swapped_in_the_drawn_set_are_found_by_five_folds_of_the_real_pip
     project.mkdir()
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     params["evaluate"] |= {"resamples": 100}
+    params["machine"] |= {"threads": 1}
 
     def run(*stages: str) -> None:
         (project / "params.yaml").write_text(yaml.safe_dump(params))
@@ -235,4 +236,6 @@ def test_labels_swapped_in_the_drawn_set_are_found_by_five_folds_of_the_real_pip
         table, classes = read_predictions(project / "data/predictions.csv")
         tables.append(table[table["split"] == "test"])
     ranking = rank_labels(pd.concat(tables, ignore_index=True), classes)
-    assert recall(ranking, set(new)) >= 0.8
+    found = recall(ranking, set(new))
+    print(f"recall {found:.3f} of {len(new)} planted")
+    assert found >= 0.8
