@@ -3,12 +3,14 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from helpers.datasets import ROOT, DataProject, ham, ham_rows, save, write_table
 
 from exp_tools.cli import main as cli
 from exp_tools.data.label_verdicts import COLUMNS, as_judged, is_not_judged, judge_labels, read_label_verdicts
+from exp_tools.data.splits import assign_splits, summarise_splits
 from exp_tools.errors import UserError
 from exp_tools.project import LABEL_VERDICTS
 
@@ -104,6 +106,33 @@ def test_rows_that_leave_two_diagnoses_or_name_none_are_refused_by_line(tmp_path
         assert said in str(raised.value)
     with pytest.raises(UserError, match="no image of mel is left after line 2, 4, and the class goes with them"):
         judged(tmp_path, "c1,relabel,nv,", "a1,keep,,", "d1,drop,,")
+
+
+@pytest.mark.parametrize("scheme", ["holdout", "kfold", "paper", "column"])
+def test_many_verdicts_move_no_image_under_any_scheme(scheme, params):
+    generator = np.random.default_rng(3)
+    lesions = np.repeat(np.arange(200), generator.integers(1, 4, 200))
+    names = [f"L{number:03}" for number in lesions]
+    dx = np.array(["bkl", "mel", "nv"])[generator.choice(3, 200, p=[0.2, 0.2, 0.6])[lesions]]
+    given = np.where(lesions < 30, "test", "")
+    labels = pd.DataFrame(
+        {"image_id": [f"I{n:03}" for n in range(len(names))], "lesion_id": names, "group_id": names, "dx": dx}
+    ).assign(split=given)
+    chosen = params.split.model_copy(update={"scheme": scheme})
+    before = assign_splits(labels, chosen)
+    answers = np.array(["", "relabel", "drop"])[generator.choice(3, 200, p=[0.6, 0.3, 0.1])[lesions]]
+    new = np.where(answers == "relabel", "mel", dx)
+    after = assign_splits(labels.assign(dx=new, dx_original=dx, verdict=answers), chosen)
+    dropped = answers == "drop"
+    assert after.loc[~dropped, "split"].tolist() == before.loc[~dropped, "split"].tolist()
+    assert after.loc[dropped, "dropped_from"].tolist() == before.loc[dropped, "split"].tolist()
+    assert set(after.loc[dropped, "split"]) == {"unused"}
+    assert after["dx"].tolist() == new.tolist()
+    summary = summarise_splits(after, chosen)
+    assert sum(summary["dropped"].values()) + (before.loc[dropped, "split"] == "unused").sum() == dropped.sum()
+    assert sum(summary[split]["images"] for split in ("train", "val", "test")) == (after["split"] != "unused").sum()
+    unused = (before["split"] == "unused") & ~dropped
+    assert summary["unused_images_of_test_groups"] == unused.sum()
 
 
 @pytest.fixture
