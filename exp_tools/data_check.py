@@ -1,4 +1,4 @@
-"""What DVC does not see, or sees too late: changes of the user's folder, dead links, files that it would delete."""
+"""What DVC does not see, or sees too late: changes of the user's folder, dead links, verdicts, files to be deleted."""
 
 import dataclasses
 import os
@@ -6,10 +6,14 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from exp_tools.data.acquire.link import folder_changes
+from exp_tools.data.duplicates.verdicts import read_verdicts
 from exp_tools.data.images.decode import is_clutter
+from exp_tools.data.label_verdicts import as_judged, judge_labels, read_label_verdicts, said_of_unknown
+from exp_tools.data.labels.table import read_labels
 from exp_tools.data.sources.registry import SourceOptions
+from exp_tools.errors import UserError
 from exp_tools.params import PARAMS_FILE, load_params
-from exp_tools.project import EXTERNAL_RAW, FIGURES, RAW, TRAIN_METRICS
+from exp_tools.project import EXTERNAL_RAW, FIGURES, LABEL_VERDICTS, LABELS, RAW, TRAIN_METRICS, VERDICTS
 from exp_tools.system import io_processes
 
 LINK_AGAIN = "dvc repro -f -s download, then dvc repro"
@@ -45,6 +49,39 @@ def dead_links(root: Path) -> list[str]:
                 f"now: dvc repro -f -s {stage}, then dvc repro"
             )
     return said
+
+
+def verdict_faults(root: Path) -> list[str]:
+    """What is wrong with the files of verdicts, at which DVC or `prepare` would stop: one sentence for each."""
+    said = []
+    for path, read in ((VERDICTS, read_verdicts), (LABEL_VERDICTS, read_label_verdicts)):
+        if not (root / path).is_file():
+            if not _is_named(path, root / "dvc.yaml"):
+                continue
+            said.append(f"{path} is not there, and DVC stops at that: git checkout -- {path}")
+            continue
+        try:
+            table = read(root / path)
+            if path == LABEL_VERDICTS and (root / LABELS).is_file():
+                judge_labels(as_judged(read_labels(root / LABELS)), table, path)
+        except UserError as error:
+            said.append(str(error))
+    return said
+
+
+def _is_named(path: Path, pipeline: Path) -> bool:
+    return pipeline.is_file() and path.as_posix() in pipeline.read_text(encoding="utf-8")
+
+
+def verdicts_on_labels(root: Path) -> str:
+    """Verdicts on labels in a sentence: how many, what they change in the prepared set, and which it does not have."""
+    table = read_label_verdicts(root / LABEL_VERDICTS)
+    counted = f"{len(table):,} verdicts on labels"
+    if table.empty or not (root / LABELS).is_file():
+        return counted
+    judged = judge_labels(as_judged(read_labels(root / LABELS)), table, LABEL_VERDICTS)
+    unknown = said_of_unknown(LABEL_VERDICTS, judged.unknown)
+    return f"{counted}: {judged or 'nothing changed'}" + (f"; {unknown}" if unknown else "")
 
 
 def strays(root: Path) -> list[str]:

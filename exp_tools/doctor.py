@@ -48,6 +48,7 @@ def diagnose(root: Path, *, measure: bool = False) -> list[Check]:
         ("DVC", lambda: check_dvc(root)),
         ("parameters", lambda: check_params(root)),
         ("data", lambda: check_data(root)),
+        ("verdicts", lambda: check_verdicts(root)),
         ("pipeline", lambda: check_pipeline(root)),
     ]
     if measure:
@@ -271,6 +272,14 @@ def check_data(root: Path) -> Check:
         detail = f"{folder} has {len(added):,} new files since `download`, and {len(gone):,} less; DVC cannot see that"
         return Check("data", "warn", detail, LINK_AGAIN)
     return Check("data", "ok", f"{data.source} from {folder}")
+
+
+def check_verdicts(root: Path) -> Check:
+    from exp_tools.data_check import verdict_faults, verdicts_on_labels
+
+    if faults := verdict_faults(root):
+        return Check("verdicts", "missing", faults[0], "exp-tools data check lists all faults of verdicts/")
+    return Check("verdicts", "ok", verdicts_on_labels(root))
 
 
 def check_pipeline(root: Path) -> list[Check]:

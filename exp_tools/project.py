@@ -5,6 +5,8 @@ from pathlib import Path
 
 VERDICTS = Path("verdicts/duplicates.csv")
 """What people said of pairs of images; it is in Git."""
+LABEL_VERDICTS = Path("verdicts/labels.csv")
+"""What people said of labels; it is in Git."""
 
 RAW = Path("data/raw")
 LABELS = Path("data/prepared/labels.csv")

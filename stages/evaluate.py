@@ -18,7 +18,7 @@ import torch
 from exp_tools.data.inputs.metadata import Vocabulary, encode
 from exp_tools.data.labels.attributes import check_attributes
 from exp_tools.data.labels.select import as_task
-from exp_tools.data.labels.table import SET, read_labels, read_splits
+from exp_tools.data.labels.table import DROPPED_FROM, ORIGINAL, SET, read_labels, read_splits
 from exp_tools.devices import prepare_machine
 from exp_tools.errors import UserError, run_main
 from exp_tools.evaluation.baseline import colour_baseline
@@ -34,6 +34,7 @@ from exp_tools.evaluation.predictions import as_arrays, decisions, prediction_ta
 from exp_tools.evaluation.probabilities import Calibration
 from exp_tools.evaluation.report.build import score_set, with_metadata
 from exp_tools.evaluation.report.model_card import model_card
+from exp_tools.evaluation.report.original_labels import DROPPED, all_sets, with_original
 from exp_tools.evaluation.report.participants import participants
 from exp_tools.io import atomic_write, file_digest, write_csv, write_json
 from exp_tools.models.model_file import ModelFacts
@@ -90,7 +91,8 @@ def main() -> None:
     check_attributes(params.evaluate.subgroups, ATTRIBUTES, own.labels, "evaluate.subgroups")
     table, plain = predict(own, facts, run)
     test = table[table["split"] == "test"]
-    report: dict[str, Any] = {"test": score(test, own.labels, facts, params.evaluate), "external": {}}
+    dropped = table[table["split"] == DROPPED]
+    report: dict[str, Any] = {"test": score(test, own.labels, facts, params.evaluate, dropped), "external": {}}
     if params.evaluate.tta != "none":
         without = plain[plain["split"] == "test"]
         report["test"]["tta"] = {
@@ -115,7 +117,7 @@ def main() -> None:
         balanced = report["external"][name]["metrics"]["balanced_accuracy"]
         print(f"{REPORT}: balanced accuracy {balanced:.3f} on {len(predicted):,} images of {name}")
 
-    write_csv(PREDICTIONS, pd.concat(tables, ignore_index=True))
+    write_csv(PREDICTIONS, all_sets(tables))
     write_json(REPORT, report)
     summary = summary_of(report["test"])
     write_json(EVALUATE_METRICS, summary)
@@ -141,16 +143,20 @@ def main() -> None:
 
 
 def own_set(facts: ModelFacts) -> TestSet:
-    """Validation and test of the project's own data, in the model's classes."""
+    """Validation and test of the project's own data, in the model's classes; and what a verdict dropped from test."""
     labels = read_labels(LABELS)
-    labels["dx"] = [task_label(facts.task, code) for code in labels["dx"]]
+    for column in {"dx", ORIGINAL} & set(labels):
+        labels[column] = [task_label(facts.task, code) for code in labels[column]]
     unknown = sorted(set(labels["dx"]) - set(facts.classes))
     if unknown:
         raise UserError(f"{LABELS} has diagnoses that {MODEL} does not know: {', '.join(unknown)}; `dvc repro train`")
-    split = read_splits(SPLITS)["split"].to_numpy()
+    splits = read_splits(SPLITS)
+    split = splits["split"].to_numpy()
+    if DROPPED_FROM in splits:
+        split = np.where(splits[DROPPED_FROM] == "test", DROPPED, split)
     if not (split == "test").any():
         raise UserError(f"{SPLITS} has no test image: nothing can be said of the model. Change the section `split`")
-    rows = np.concatenate([np.flatnonzero(split == name) for name in ("val", "test")])
+    rows = np.concatenate([np.flatnonzero(split == name) for name in ("val", "test", DROPPED)])
     return TestSet(IMAGES, labels, rows, split[rows])
 
 
@@ -185,15 +191,9 @@ def predict(images: TestSet, facts: ModelFacts, run: dict[str, Any]) -> tuple[pd
             views = predict_views(images=images.images, index=images.rows, metadata=metadata, **run)
         unlike = judge.columns(images.images, images.rows, len(views))
     labels = images.labels.iloc[images.rows]
+    known = facts.classes, Calibration.from_dict(facts.calibration), facts.prediction_sets
     tables = (
-        prediction_table(
-            labels,
-            images.split,
-            logits,
-            facts.classes,
-            Calibration.from_dict(facts.calibration),
-            facts.prediction_sets,
-        )
+        with_original(prediction_table(labels, images.split, logits, *known), labels)
         for logits in (views.mean(axis=0, dtype=np.float64), views[0])
     )
     return next(tables).assign(**unlike), next(tables)
@@ -215,8 +215,14 @@ def logits_of_features(images: TestSet, metadata: np.ndarray | None, run: dict[s
         return model.classify(*(tensor.to(run["device"]) for tensor in given)).float().cpu().numpy()[None]
 
 
-def score(table: pd.DataFrame, labels: pd.DataFrame, facts: ModelFacts, params: EvaluateParams) -> dict[str, Any]:
-    """The report of one set."""
+def score(
+    table: pd.DataFrame,
+    labels: pd.DataFrame,
+    facts: ModelFacts,
+    params: EvaluateParams,
+    dropped: pd.DataFrame | None = None,
+) -> dict[str, Any]:
+    """The report of one set, of which verdicts on labels took the predictions `dropped`."""
     return score_set(
         with_metadata(table, labels),
         facts.classes,
@@ -228,6 +234,7 @@ def score(table: pd.DataFrame, labels: pd.DataFrame, facts: ModelFacts, params: 
         set_coverage=facts.prediction_sets.get("coverage"),
         resamples=params.resamples,
         seed=params.seed,
+        dropped=dropped,
     )
 
 

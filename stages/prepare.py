@@ -1,6 +1,6 @@
 """Check labels and images, and decode and resize every image once.
 
-Reads   data/raw/, verdicts/duplicates.csv
+Reads   data/raw/, verdicts/{duplicates, labels}.csv
 Writes  data/prepared/{labels.csv, images.npy, masks.npy, preprocessing.json, problems.csv, duplicates.csv},
         metrics/data.json, plots/data/
 
@@ -19,6 +19,8 @@ from exp_tools.data.duplicates.groups import pair_report, with_groups
 from exp_tools.data.duplicates.pairs import duplicate_pairs, photograph
 from exp_tools.data.duplicates.verdicts import read_verdicts, still_united
 from exp_tools.data.images.masks import find_masks, pack_masks
+from exp_tools.data.label_verdicts import KIND as VERDICT_KIND
+from exp_tools.data.label_verdicts import judge_labels, read_label_verdicts, said_of_unknown
 from exp_tools.data.labels.issues import Problem, stop_on, summarise_problems, write_report
 from exp_tools.data.labels.table import summarise_labels, typed_labels
 from exp_tools.data.prepare import Packing, check_and_pack, packing_of
@@ -32,6 +34,7 @@ from exp_tools.project import (
     DATA_METRICS,
     DUPLICATES,
     IMAGES,
+    LABEL_VERDICTS,
     LABELS,
     MASKS,
     PREPROCESSING,
@@ -46,7 +49,7 @@ from exp_tools.taxonomy import task_classes
 
 def main() -> None:
     params = load_params()
-    verdicts = read_verdicts(VERDICTS)
+    verdicts, of_labels = read_verdicts(VERDICTS), read_label_verdicts(LABEL_VERDICTS)
     processes = io_processes(params.machine)
     packing = packing_of(params.prepare, processes)
     with looking_again(RAW, "data.dir"):
@@ -61,7 +64,14 @@ def main() -> None:
         write_report(report, problems)
         stop_on(problems, report)
 
-    labels = typed_labels(kept)
+    judged = judge_labels(typed_labels(kept), of_labels, LABEL_VERDICTS)
+    labels = judged.labels
+    problems += judged.changes
+    write_report(PROBLEMS, problems)
+    if said := str(judged):
+        print(f"{LABEL_VERDICTS}: {said}, listed in {PROBLEMS}")
+    if unknown := said_of_unknown(LABEL_VERDICTS, judged.unknown):
+        print(f"warning: {unknown}", file=sys.stderr)
     files = kept["file"].to_list()
     pairs = duplicate_pairs(labels, files, params.prepare.duplicates, verdicts=verdicts, processes=processes)
     labels = with_groups(labels, pairs)
@@ -88,7 +98,8 @@ def main() -> None:
 
 
 def _said(problems: list[Problem]) -> str:
-    """How many problems there were, those that cost an image apart from the others."""
+    """How many problems there were, those that cost an image apart from the others; verdicts are none."""
+    problems = [problem for problem in problems if problem.kind != VERDICT_KIND]
     skipped = sum(problem.action == "skipped" for problem in problems)
     return f"{skipped:,} rows left out for a problem, {len(problems) - skipped:,} problems noted or mended"
 

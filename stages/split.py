@@ -10,7 +10,7 @@ from exp_tools.data.splits import LEAKY, assert_disjoint, assign_splits, ignored
 from exp_tools.errors import UserError, run_main
 from exp_tools.io import write_csv, write_json
 from exp_tools.params import load_params
-from exp_tools.project import DUPLICATES, LABELS, SPLIT_METRICS, SPLITS
+from exp_tools.project import DUPLICATES, LABEL_VERDICTS, LABELS, SPLIT_METRICS, SPLITS
 from exp_tools.taxonomy import task_classes, task_label
 
 
@@ -53,6 +53,9 @@ def main() -> None:
             "WARNING: there are images whose lesion is unknown, so one lesion may be in train and in test "
             "and scores too good; give lesion_id, or search with prepare.duplicates=search"
         )
+    if dropped := summary.get("dropped"):
+        said = ", ".join(f"{count:,} of {split}" for split, count in dropped.items())
+        print(f"{LABEL_VERDICTS} dropped images, which are used for nothing: {said}; no other image has moved")
     if unused := summary["unused_images_of_test_groups"]:
         print(f"WARNING: {unused:,} images show a lesion of the given test set and are used for nothing")
 

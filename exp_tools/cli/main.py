@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from exp_tools.cli import evaluate, pipeline, serve, study
+from exp_tools.cli import evaluate, labels, pipeline, serve, study
 from exp_tools.cli.groups import Commands
 from exp_tools.errors import UserError, did_you_mean, end_process, faults_of_the_system
 from exp_tools.system import collect_garbage
@@ -56,6 +56,7 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     pipeline.add_commands(commands)
     study.add_commands(commands)
     evaluate.add_commands(commands)
+    labels.add_commands(commands)
     serve.add_commands(commands)
     parser.epilog = f"{commands.listing()}\n\n`exp-tools COMMAND --help` shows a command's options and an example."
     return parser, commands.names

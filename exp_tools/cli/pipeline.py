@@ -105,16 +105,24 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _data(options: argparse.Namespace) -> int:
-    from exp_tools.data_check import LINK_AGAIN, changes_of_data, dead_links, strays
+    from exp_tools.data_check import (
+        LINK_AGAIN,
+        changes_of_data,
+        dead_links,
+        strays,
+        verdict_faults,
+        verdicts_on_labels,
+    )
 
     root = find_project(Path.cwd())
-    wrong = dead_links(root)
+    wrong = dead_links(root) + verdict_faults(root)
     if lost := strays(root):
         more = f" (and {len(lost) - 1:,} more)" if lost[1:] else ""
         wrong.append(f"{lost[0]} is not the pipeline's{more}, and DVC deletes it when the stage runs: mv {lost[0]} .")
     if wrong:
         print("\n".join(wrong))
         return NOT_BEFORE
+    print(verdicts_on_labels(root))
     added, gone = changes_of_data(root)
     if not (added or gone):
         print("data/raw has all files of data.dir")

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from exp_tools.data.labels.attributes import attribute_groups, check_attributes
-from exp_tools.data.labels.table import EXTRA
+from exp_tools.data.labels.table import DROPPED_FROM, EXTRA, ORIGINAL, VERDICT
 from exp_tools.errors import UserError
 from exp_tools.params import SplitParams
 
@@ -17,7 +17,7 @@ STRATA = ("dx", "source", "sex")
 LEAKY = "image"
 """The scheme that parts lesions."""
 UNUSED = "unused"
-"""The split of an image that is in none: its lesion is in a test set that was given."""
+"""The split of an image that is in none: its lesion is in a test set that was given, or a verdict dropped it."""
 
 
 def allocate_groups(dx: Sequence[str], groups: Sequence[str], fractions: Sequence[float], seed: int) -> np.ndarray:
@@ -100,7 +100,8 @@ def assign_splits(labels: pd.DataFrame, params: SplitParams) -> pd.DataFrame:
     Parameters
     ----------
     labels : columns image_id, lesion_id, group_id, dx, split, and those that `stratify` names, each as it is called
-        or as extra_<name>; values of the latter are united as `attribute_groups` says
+        or as extra_<name>; values of the latter are united as `attribute_groups` says. Where verdicts changed labels,
+        the split is that of the diagnoses before (ORIGINAL), so that no other image moves
     params : the scheme is one of
         auto: see `resolve_scheme`;
         holdout: groups are shared out by `fractions`;
@@ -114,7 +115,7 @@ def assign_splits(labels: pd.DataFrame, params: SplitParams) -> pd.DataFrame:
     Returns
     -------
     DataFrame image_id, group_id, dx, split ("train", "val", "test" or UNUSED), fold (the image's part under kfold, else
-    empty), in the order of `labels`
+    empty), in the order of `labels`; images that a verdict dropped are UNUSED, and DROPPED_FROM has what they would be
 
     Raises
     ------
@@ -125,6 +126,7 @@ def assign_splits(labels: pd.DataFrame, params: SplitParams) -> pd.DataFrame:
         raise UserError("there is no image to split; look at data/prepared/labels.csv")
     check_attributes(params.stratify, STRATA, labels, "split.stratify")
     params = resolve_scheme(labels, params)
+    judged, labels = labels, labels.assign(dx=labels[ORIGINAL]) if ORIGINAL in labels else labels
     fold = pd.array([pd.NA] * len(labels), dtype="Int64")
     if params.scheme == "kfold":
         part = _share_out(labels, [1 / params.folds] * params.folds, params)
@@ -139,7 +141,13 @@ def assign_splits(labels: pd.DataFrame, params: SplitParams) -> pd.DataFrame:
         rest = split == ""
         ratio = np.array(params.fractions[:2]) / sum(params.fractions[:2])
         split[rest] = np.array(SPLITS[:2])[_share_out(labels[rest], ratio, params)]
-    return labels[["image_id", "group_id", "dx"]].assign(split=split, fold=fold)
+    splits = judged[["image_id", "group_id", "dx"]].assign(split=split, fold=fold)
+    dropped = judged[VERDICT] == "drop" if VERDICT in judged else pd.Series(False, index=judged.index)
+    if not dropped.any():
+        return splits
+    return splits.assign(
+        split=splits["split"].where(~dropped, UNUSED), **{DROPPED_FROM: splits["split"].where(dropped, "")}
+    )
 
 
 def _share_out(labels: pd.DataFrame, fractions: Sequence[float], params: SplitParams) -> np.ndarray:
@@ -211,10 +219,13 @@ def summarise_splits(splits: pd.DataFrame, params: SplitParams, *, lesions_known
     """Counts and shares per split, and the leak that a split by image would have had."""
     used = splits[splits["split"] != UNUSED]
     counts = used.groupby(["split", "dx"]).size().unstack(fill_value=0).reindex(SPLITS, fill_value=0)
+    gone = splits.get(DROPPED_FROM, pd.Series("", index=splits.index))
+    dropped = gone != ""
     return {
         "scheme": params.scheme,
         "lesions_known": lesions_known,
-        "unused_images_of_test_groups": int((splits["split"] == UNUSED).sum()),
+        "unused_images_of_test_groups": int((splits["split"] == UNUSED).sum() - dropped.sum()),
+        **({"dropped": {split: int((dropped & (gone == split)).sum()) for split in SPLITS}} if dropped.any() else {}),
         "largest_share_gap_points": _largest_gap(counts, params),
         "leak_of_a_split_by_image": leak_of_random_split(used, params.seed),
         **({"leak": leak(used)} if params.scheme == LEAKY else {}),
@@ -251,8 +262,10 @@ def _missing_classes(used: pd.DataFrame, counts: pd.DataFrame, params: SplitPara
     """For each split the classes that are not in it, and why."""
     groups = used.groupby("dx")["group_id"].nunique()
     parts = params.folds if params.scheme == "kfold" else len(SPLITS)
+    given = params.scheme in ("official", "column", "paper")
+    decided = "the given test set decides" if given else "its images have other labels now, or its groups are mixed"
     reasons = {
-        dx: f"its {number} group(s) are fewer than {parts} parts" if number < parts else "the given test set decides"
+        dx: f"its {number} group(s) are fewer than {parts} parts" if number < parts else decided
         for dx, number in groups.items()
     }
     missing = {split: [dx for dx, count in counts.loc[split].items() if count == 0] for split in SPLITS}

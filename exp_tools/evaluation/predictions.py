@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from exp_tools.data.labels.table import ORIGINAL
 from exp_tools.errors import UserError
 from exp_tools.evaluation.prediction_sets import set_column, set_members
 from exp_tools.evaluation.probabilities import Calibration
@@ -81,7 +82,7 @@ def read_predictions(path: Path) -> tuple[pd.DataFrame, list[str]]:
     if not path.is_file():
         raise UserError(f"there is no prediction table {path}; make it with `dvc repro` or fetch it with `dvc pull`")
     try:
-        table = bare_cells(pd.read_csv(path, dtype=dict.fromkeys(ID_COLUMNS, str), keep_default_na=False))
+        table = bare_cells(pd.read_csv(path, dtype=dict.fromkeys([*ID_COLUMNS, ORIGINAL], str), keep_default_na=False))
     except (OSError, ValueError, EOFError, zlib.error) as error:
         raise UserError(f"{path} cannot be read as a table: {error}".splitlines()[0]) from error
     missing = [column for column in ID_COLUMNS if column not in table]

@@ -57,7 +57,7 @@ def flagged_share(flags: NDArray[np.bool_], groups: NDArray[np.object_]) -> dict
     return {"flagged": p, "low": max(0.0, low), "high": min(1.0, high), "lesions": n}
 
 
-def card_lines(ood: Mapping[str, Any], report: Mapping[str, Any]) -> list[str]:
+def unlike_section(ood: Mapping[str, Any], report: Mapping[str, Any]) -> list[str]:
     """The card's section: how foreign pictures are told, and the share flagged of each set.
 
     Parameters

@@ -38,6 +38,16 @@ SET = "set"
 """The column of the external sets' labels.csv that names the set of each image."""
 
 
+ORIGINAL = "dx_original"
+"""The diagnosis before verdicts/labels.csv; a column only where that file changed a label or dropped an image."""
+
+VERDICT = "verdict"
+"""Next to it what was said of the image: relabel, drop or "". An image with `drop` is used for nothing."""
+
+DROPPED_FROM = "dropped_from"
+"""The column of splits.csv with the split that a dropped image would be in, "" for others; absent without any."""
+
+
 def typed_labels(table: pd.DataFrame) -> pd.DataFrame:
     """Turn a checked text table into a label table: age as a number, "unknown" for empty words.
 

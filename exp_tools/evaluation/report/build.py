@@ -21,6 +21,7 @@ from exp_tools.evaluation.metrics.subgroup_scores import ATTRIBUTES
 from exp_tools.evaluation.metrics.subgroups import subgroup_gaps, subgroup_report
 from exp_tools.evaluation.predictions import as_arrays, decisions, lesion_view
 from exp_tools.evaluation.probabilities import Calibration
+from exp_tools.evaluation.report.original_labels import original_labels
 from exp_tools.evaluation.report.set_scores import set_report
 from exp_tools.evaluation.unlike import unlike_report
 from exp_tools.evaluation.validation import confusion
@@ -42,6 +43,7 @@ def score_set(
     set_coverage: float | None = None,
     resamples: int,
     seed: int,
+    dropped: pd.DataFrame | None = None,
 ) -> dict[str, Any]:
     """Compute all scores of one set of predictions.
 
@@ -56,13 +58,14 @@ def score_set(
     subgroups : attributes to score apart, see `evaluate.subgroups`
     set_coverage : what the prediction sets were fitted for, where the table has them and it is known
     resamples, seed : of the bootstrap
+    dropped : predictions of the images that verdicts on labels took out of this set
 
     Returns
     -------
     dict with images, lesions, counts, metrics, intervals, confusion (true class -> decided class -> images),
     lesion_level, per_class, melanoma (None without the class), prevalence, calibration (with `by_class`), coverage,
-    prediction_sets and ood (None where the predictions have none), subgroups, gaps and costs (None where not asked
-    for); see docs/evaluation.md
+    prediction_sets and ood (None where the predictions have none), subgroups, gaps, costs (None where not asked for)
+    and original_labels (None where no label was changed); see docs/evaluation.md
 
     Raises
     ------
@@ -98,6 +101,7 @@ def score_set(
         "subgroups": rows(),
         "gaps": gaps(),
         "ood": unlike_report(table, classes),
+        "original_labels": original_labels(table, dropped, classes, **draws),
         "costs": None
         if costs is None
         else cost_report(probabilities, labels, groups, classes, costs, predicted, **draws),

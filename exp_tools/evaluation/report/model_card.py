@@ -14,7 +14,8 @@ from exp_tools.evaluation.metrics.subgroup_scores import ATTRIBUTES, UNKNOWN
 from exp_tools.evaluation.report import model_card_sets, model_card_tables, model_card_use
 from exp_tools.evaluation.report.model_card_tables import table
 from exp_tools.evaluation.report.numbers import UNDEFINED, interval, number
-from exp_tools.evaluation.unlike import card_lines
+from exp_tools.evaluation.report.original_labels import original_labels_section
+from exp_tools.evaluation.unlike import unlike_section
 from exp_tools.models.model_file import ModelFacts
 from exp_tools.taxonomy import is_drawn
 
@@ -47,6 +48,7 @@ def model_card(facts: ModelFacts, report: Mapping[str, Any], digests: Mapping[st
         *_use(),
         *_data(facts, test),
         *model_card_tables.results(test),
+        *original_labels_section(test),
         *model_card_tables.classes(test),
         *model_card_tables.confusion(test),
         *model_card_tables.melanoma(facts, test),
@@ -55,7 +57,7 @@ def model_card(facts: ModelFacts, report: Mapping[str, Any], digests: Mapping[st
         *model_card_sets.prediction_sets(facts, report),
         *model_card_tables.subgroups(test),
         *model_card_tables.costs(test),
-        *card_lines(facts.ood, report),
+        *unlike_section(facts.ood, report),
         *model_card_tables.external(report["external"]),
         *_limits(facts, report),
         *_again(facts, digests),

@@ -5,6 +5,7 @@ from typing import Any
 
 from exp_tools.evaluation.metrics.catalogue import HEADLINE, in_tables
 from exp_tools.evaluation.report.numbers import bracketed, number
+from exp_tools.evaluation.report.original_labels import text_line
 from exp_tools.evaluation.report.set_scores import sets_line
 
 
@@ -44,6 +45,7 @@ def summary_text(report: Mapping[str, Any]) -> str:
         lines.append(
             f"mean cost of a decision {number(cost['mean_cost']['decided'])} {_bracketed(cost['intervals']['decided'])}"
         )
+    lines += text_line(report)
     lines.append("Research and teaching only: not a medical device.")
     return "\n".join(lines)
 

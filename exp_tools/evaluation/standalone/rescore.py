@@ -14,6 +14,7 @@ from exp_tools.evaluation.calibrate import USUAL_SENSITIVITY, choose_threshold
 from exp_tools.evaluation.metrics.subgroup_scores import ATTRIBUTES
 from exp_tools.evaluation.predictions import calibration_of, read_predictions
 from exp_tools.evaluation.report.build import METADATA, score_set, with_metadata
+from exp_tools.evaluation.report.original_labels import DROPPED
 from exp_tools.taxonomy import MELANOMA
 
 
@@ -84,6 +85,7 @@ def rescore(
         subgroups=subgroups,
         resamples=resamples,
         seed=seed,
+        dropped=every[every["split"] == DROPPED] if set(table["split"]) == {"test"} else None,
     )
     return report, notes
 
