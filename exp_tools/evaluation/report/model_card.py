@@ -14,6 +14,7 @@ from exp_tools.evaluation.metrics.subgroup_scores import ATTRIBUTES, UNKNOWN
 from exp_tools.evaluation.report import model_card_tables, model_card_use
 from exp_tools.evaluation.report.model_card_tables import table
 from exp_tools.evaluation.report.numbers import UNDEFINED, interval, number
+from exp_tools.evaluation.report.robustness import disturbed
 from exp_tools.models.model_file import ModelFacts
 from exp_tools.taxonomy import is_drawn
 
@@ -32,7 +33,8 @@ def model_card(facts: ModelFacts, report: Mapping[str, Any], digests: Mapping[st
     ----------
     facts : of the model file
     report : {"test": ..., "external": {name: ...}}, each as `build.score_set` gives it, read from JSON or not; the
-        test set may have `baseline` (headline metrics of the colour baseline) and `tta`, an external set `left_out`
+        test set may have `baseline` (headline metrics of the colour baseline), `tta` and `robustness`, an external set
+        `left_out`
     digests : path -> MD5 of the files that the results come from
 
     Returns
@@ -52,6 +54,7 @@ def model_card(facts: ModelFacts, report: Mapping[str, Any], digests: Mapping[st
         *model_card_use.prevalence(test),
         *model_card_tables.confidence(facts, test),
         *model_card_tables.subgroups(test),
+        *disturbed(test),
         *model_card_tables.costs(test),
         *model_card_tables.external(report["external"]),
         *_limits(facts, report),

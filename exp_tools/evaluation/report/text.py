@@ -5,6 +5,7 @@ from typing import Any
 
 from exp_tools.evaluation.metrics.catalogue import HEADLINE, in_tables
 from exp_tools.evaluation.report.numbers import bracketed, number
+from exp_tools.evaluation.report.robustness import worst_line
 
 
 def summary_text(report: Mapping[str, Any]) -> str:
@@ -41,6 +42,8 @@ def summary_text(report: Mapping[str, Any]) -> str:
         lines.append(
             f"mean cost of a decision {number(cost['mean_cost']['decided'])} {_bracketed(cost['intervals']['decided'])}"
         )
+    if report.get("robustness"):
+        lines.append(worst_line(report["robustness"]))
     lines.append("Research and teaching only: not a medical device.")
     return "\n".join(lines)
 
