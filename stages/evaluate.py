@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from exp_tools.data.images.preprocess import Preprocessing
 from exp_tools.data.inputs.metadata import Vocabulary, encode
 from exp_tools.data.labels.attributes import check_attributes
 from exp_tools.data.labels.select import as_task
@@ -104,7 +105,7 @@ def main() -> None:
     report["test"]["participants"] = participants(own.labels, split, facts.classes, prepared)
     report["test"]["validation"] = validation_scores(table[table["split"] == "val"], facts.classes, params.evaluate)
     report["test"] |= against_colours(guesses(), test, facts.classes, params.evaluate)
-    report["test"]["robustness"] = disturbed_scores(test, own, facts, run, params.evaluate)
+    report["test"]["robustness"] = robustness_of(test, own, facts, run, params.evaluate)
     tables = [table]
     for name, external, left_out in external_sets(facts):
         predicted, _ = predict(external, facts, run)
@@ -269,7 +270,7 @@ def validation_scores(table: pd.DataFrame, classes: list[str], params: EvaluateP
     return {"balanced_accuracy": score, "low": low, "high": high}
 
 
-def disturbed_scores(
+def robustness_of(
     test: pd.DataFrame, own: TestSet, facts: ModelFacts, run: dict[str, Any], params: EvaluateParams
 ) -> dict[str, Any] | None:
     """The scores of test images that were disturbed, see `robustness_report`; None where none was asked for."""
@@ -283,6 +284,7 @@ def disturbed_scores(
         np.load(IMAGES, mmap_mode="r"),
         facts.classes,
         predict_again,
+        preprocessing=Preprocessing(**facts.preprocessing),
         kinds=params.robustness,
         lesions=params.robustness_lesions,
         threshold=facts.thresholds.get("melanoma"),

@@ -1,7 +1,8 @@
 """What a model loses when its images are disturbed: each kind and severity against the clean images, paired."""
 
+import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from exp_tools.data.images.preprocess import Preprocessing, apply_filters
 from exp_tools.evaluation.compare.paired import Difference, paired_differences, remembered
 from exp_tools.evaluation.metrics.classification import confusion_metrics
 from exp_tools.evaluation.metrics.weighted import RankingSums, Scorer, confusion_sums, matrices
@@ -32,6 +34,7 @@ def robustness_report(
     classes: Sequence[str],
     predict: Predict,
     *,
+    preprocessing: Preprocessing,
     kinds: Sequence[str],
     lesions: int,
     threshold: float | None,
@@ -46,6 +49,8 @@ def robustness_report(
     images : uint8 [M, S, S, 3], RGB; may be memory-mapped
     classes : the C classes, in the order of the model
     predict : see Predict; it runs once per kind and severity
+    preprocessing : how the images were made: hair is painted over again, and colours evened out, where they were. Not
+        so the contrast, which would be evened out twice
     kinds : of robustness.disturb.KINDS; without any there is nothing to do
     lesions : at most so many lesion groups, see `chosen_lesions`
     threshold : of the probability of melanoma; None: a melanoma is found where it is decided for
@@ -54,15 +59,7 @@ def robustness_report(
 
     Returns
     -------
-    None without kinds, else a dict with
-    images, lesions, counts (class -> lesion groups) : of the chosen
-    seed : as given
-    clean : balanced_accuracy, macro_auc and melanoma_sensitivity (without melanoma: none) of the chosen as they are
-    rows : one per kind and severity, with kind, severity, those scores, and `differences` from clean: score ->
-        {"difference", "low", "high"}, 95 % of each
-    worst : of severity 3 the kind that costs most balanced accuracy: {"kind", "severity", "kinds", "difference", "low",
-        "high"}, in an interval that holds for all of the `kinds` kinds together (Bonferroni), since it is the largest
-        of several; None where undefined
+    None without kinds, else as `disturbed_scores`, with `seed`
 
     Raises
     ------
@@ -73,31 +70,72 @@ def robustness_report(
     labels = table["dx"].map({name: place for place, name in enumerate(classes)}).to_numpy()
     chosen = table[chosen_lesions(table["group_id"], labels, lesions, seed)].reset_index(drop=True)
     places = chosen["row"].to_numpy(dtype=np.int64)
-    clean = remembered(_scorer(chosen, classes, threshold))
-    units = _units(chosen)
-    rows, middle = [], {}
-    with scratch_folder() as folder:
-        path = folder / "images.npy"
+    again = preprocessing._replace(clahe=False)
+
+    def predictions(path: Path) -> Iterator[tuple[str, int, pd.DataFrame]]:
         packed = np.lib.format.open_memmap(path, "w+", np.uint8, (len(chosen), *images.shape[1:]))
-        for kind in kinds:
-            for severity in SEVERITIES:
-                for place, (row, name) in enumerate(zip(places, chosen["image_id"], strict=True)):
-                    packed[place] = disturb(images[row], kind, severity, seed=seed, image_id=name)
-                packed.flush()
-                scorer = _scorer(predict(path, places), classes, threshold)
-                found = paired_differences(
-                    scorer, clean, chosen["group_id"], len(chosen), resamples=resamples, seed=seed, units=units
-                )
-                rows.append({"kind": kind, "severity": severity, **_row(scorer, found, len(chosen))})
-                if severity == MIDDLE:
-                    middle[kind] = found["balanced_accuracy"]
-        del packed  # Windows removes no file that is mapped
+        for kind, severity in itertools.product(kinds, SEVERITIES):
+            for place, (row, name) in enumerate(zip(places, chosen["image_id"], strict=True)):
+                image = disturb(images[row], kind, severity, seed=seed, image_id=name)
+                packed[place] = apply_filters(image, again)
+            packed.flush()
+            yield kind, severity, predict(path, places)
+
+    with scratch_folder() as folder:
+        found = disturbed_scores(
+            chosen, predictions(folder / "images.npy"), classes, threshold, resamples=resamples, seed=seed
+        )
+    return found | {"seed": seed}
+
+
+def disturbed_scores(
+    clean: pd.DataFrame,
+    disturbed: Iterable[tuple[str, int, pd.DataFrame]],
+    classes: Sequence[str],
+    threshold: float | None,
+    *,
+    resamples: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Compare predictions of disturbed images with those of the same images clean.
+
+    Parameters
+    ----------
+    clean : a prediction table
+    disturbed : kind, severity and the prediction table of the same images in the same order
+    classes, threshold, resamples, seed : as `robustness_report`
+
+    Returns
+    -------
+    dict with
+    images, lesions, counts (class -> lesion groups) : of `clean`
+    clean : its balanced_accuracy, macro_auc and, where melanoma is a class, melanoma_sensitivity
+    rows : one per kind and severity, with kind, severity, those scores, and `differences` from clean: score ->
+        {"difference", "low", "high"}, 95 % of each
+    worst : of severity 3 the kind that costs most balanced accuracy: {"kind", "severity", "kinds", "difference", "low",
+        "high"}, in an interval that holds for all of the `kinds` kinds together (Bonferroni), since it is the largest
+        of several; None where undefined
+    """
+    groups, images = clean["group_id"], len(clean)
+    per_class = clean.groupby("dx")["group_id"].nunique()
+    rarest = max(int(per_class.min()), 2)  # a mean over classes is as sure as its rarest class
+    units = {"balanced_accuracy": rarest, "macro_auc": rarest, "melanoma_sensitivity": int(per_class.get(MELANOMA, 0))}
+    draws = {"resamples": resamples, "seed": seed, "units": units}
+    baseline = remembered(_scorer(clean, classes, threshold))
+    rows: list[dict[str, Any]] = []
+    middle: dict[str, Difference] = {}
+    for kind, severity, table in disturbed:
+        scorer = _scorer(table, classes, threshold)
+        found = paired_differences(scorer, baseline, groups, images, **draws)
+        differences = {name: _bounds(difference, LEVEL) for name, difference in found.items()}
+        rows.append({"kind": kind, "severity": severity, **_values(scorer, images), "differences": differences})
+        if severity == MIDDLE:
+            middle[kind] = found["balanced_accuracy"]
     return {
-        "images": len(chosen),
-        "lesions": chosen["group_id"].nunique(),
-        "counts": {code: chosen.loc[chosen["dx"] == code, "group_id"].nunique() for code in classes},
-        "seed": seed,
-        "clean": _values(clean, len(chosen)),
+        "images": images,
+        "lesions": groups.nunique(),
+        "counts": {code: int(per_class.get(code, 0)) for code in classes},
+        "clean": _values(baseline, images),
         "rows": rows,
         "worst": _worst(middle),
     }
@@ -155,30 +193,18 @@ def _scorer(table: pd.DataFrame, classes: Sequence[str], threshold: float | None
     return score
 
 
-def _units(table: pd.DataFrame) -> dict[str, int]:
-    """On how many lesion groups each score rests: a mean over classes on those of the rarest."""
-    counts = table.groupby("dx")["group_id"].nunique()
-    rarest = max(int(counts.min()), 2)
-    units = {"balanced_accuracy": rarest, "macro_auc": rarest}
-    return units | {"melanoma_sensitivity": int(counts.get(MELANOMA, 0))}
-
-
 def _values(scorer: Scorer, images: int) -> dict[str, float]:
     return {name: float(value[0]) for name, value in scorer(np.ones((images, 1))).items()}
 
 
-def _row(scorer: Scorer, found: Mapping[str, Difference], images: int) -> dict[str, Any]:
-    differences = {}
-    for name, difference in found.items():
-        low, high = difference.interval(LEVEL)
-        differences[name] = {"difference": difference.value, "low": low, "high": high}
-    return _values(scorer, images) | {"differences": differences}
+def _bounds(difference: Difference, level: float) -> dict[str, float]:
+    low, high = difference.interval(level)
+    return {"difference": difference.value, "low": low, "high": high}
 
 
 def _worst(found: Mapping[str, Difference]) -> dict[str, Any] | None:
-    kind = min(found, key=lambda name: found[name].value)
-    low, high = found[kind].interval(1 - (1 - LEVEL) / len(found))
-    if math.isnan(low):
+    if not found:
         return None
-    about = {"kind": kind, "severity": MIDDLE, "kinds": len(found)}
-    return about | {"difference": found[kind].value, "low": low, "high": high}
+    kind = min(found, key=lambda name: found[name].value)
+    bounds = _bounds(found[kind], 1 - (1 - LEVEL) / len(found))
+    return None if math.isnan(bounds["low"]) else {"kind": kind, "severity": MIDDLE, "kinds": len(found), **bounds}

@@ -175,6 +175,7 @@ def evaluate_standalone(
             pixels,
             facts.classes,
             predict_again,
+            preprocessing=packing.preprocessing,
             kinds=params.evaluate.robustness,
             lesions=params.evaluate.robustness_lesions,
             threshold=facts.thresholds.get("melanoma"),
