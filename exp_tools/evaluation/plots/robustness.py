@@ -44,6 +44,7 @@ def draw_robustness(path: Path, report: Mapping[str, Any], title: str) -> None:
             axes.set_axis_off()
         if place + across >= len(kinds):
             axes.tick_params(labelbottom=True)
+            axes.set_xlabel("severity", fontsize=9)
     figure.suptitle(
         f"Disturbed images against the same images clean\n{title}, n = {report['images']:,} images of "
         f"{report['lesions']:,} lesions",
@@ -51,7 +52,6 @@ def draw_robustness(path: Path, report: Mapping[str, Any], title: str) -> None:
         x=0.01,
         ha="left",
     )
-    figure.supxlabel("severity", fontsize=10)
     figure.supylabel("change in points, band: 95 % by lesion", fontsize=10)
     handles, names = panels[0, 0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=2, fontsize=9, frameon=False, handlelength=3)
@@ -104,6 +104,7 @@ def draw_disturbed(
             axes.imshow(disturb(image, kind, severity, seed=report["seed"], image_id=image_id))
             axes.set_xticks([])
             axes.set_yticks([])
+            axes.spines[:].set_visible(False)
         row[0].set_ylabel(KINDS[kind].words, rotation=0, ha="right", va="center", fontsize=9)
     for severity, axes in zip(columns, panels[0], strict=True):
         axes.set_title(f"severity {severity}" if severity else "clean", fontsize=9)
