@@ -12,6 +12,7 @@ from helpers.predictions import predictions, scaled
 from helpers.project import ROOT, Project, merge
 
 from benchmarks import statistics
+from exp_tools.cli.main import main
 from exp_tools.data.images.preprocess import Preprocessing
 from exp_tools.evaluation.compare import disturbed
 from exp_tools.evaluation.compare.disturbed import chosen_lesions, disturbed_scores, robustness_report
@@ -265,6 +266,28 @@ def test_the_pipeline_reports_them_where_they_were_asked_for(asked, ran_project)
     exact = headline_metrics(probabilities, labels, classes, decisions(chosen, classes))
     assert found["images"] == len(chosen)
     assert found["clean"]["balanced_accuracy"] == pytest.approx(exact["balanced_accuracy"], abs=1e-6)
+
+
+def test_a_set_outside_the_pipeline_is_disturbed_too(asked, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(asked.folder)
+    pictures = sorted((asked.folder / "data/raw").rglob("*.jpg"))[:20]
+    labels = pd.read_csv("data/prepared/labels.csv", dtype=str)
+    labels = labels[labels["image_id"].isin([path.stem for path in pictures])]
+    (tmp_path / "set").mkdir()
+    for path in pictures:
+        (tmp_path / "set" / path.name).write_bytes(path.read_bytes())
+    labels[["image_id", "lesion_id", "dx", "age", "sex", "localization"]].to_csv(tmp_path / "set/t.csv", index=False)
+    known = asked.folder / "data/prepared/labels.csv"
+    known.rename(asked.folder / "kept.csv")  # else all of the set would be left out, as the model has seen it
+    try:
+        command = ["evaluate", "--source", "table", "--dir", str(tmp_path / "set"), "--out", str(tmp_path / "out")]
+        assert main(command) == 0
+    finally:
+        (asked.folder / "kept.csv").rename(known)
+    found = json.loads((tmp_path / "out/report.json").read_text())["robustness"]
+    assert {row["kind"] for row in found["rows"]} == {"crop", "noise"}
+    assert found["lesions"] <= 8
+    assert worst_line(found) in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("sets", [12, pytest.param(300, marks=pytest.mark.sweep)])

@@ -69,7 +69,7 @@ def worst_line(found: Mapping[str, Any]) -> str:
         return (
             f"It loses {-100 * worst['difference']:.1f} points of balanced accuracy under {kind} of severity "
             f"{worst['severity']} ({-100 * worst['high']:.1f} to {-100 * worst['low']:.1f}; {holds})"
-            + ("." if worst["kinds"] == 1 else ", more than under any other kind.")
+            + ("." if worst["kinds"] == 1 else ", the largest loss of them.")
         )
     return (
         f"No kind is shown to cost balanced accuracy at severity {worst['severity']}; the worst is {kind}, "
