@@ -2,6 +2,7 @@
 
 import json
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,8 +13,8 @@ from helpers.predictions import predictions, scaled
 from helpers.project import ROOT, Project, merge
 
 from benchmarks import statistics
-from exp_tools.cli.main import main
 from exp_tools.data.images.preprocess import Preprocessing
+from exp_tools.data.sources.registry import SourceOptions
 from exp_tools.evaluation.compare import disturbed
 from exp_tools.evaluation.compare.disturbed import chosen_lesions, disturbed_scores, robustness_report
 from exp_tools.evaluation.compare.paired import paired_differences
@@ -25,6 +26,7 @@ from exp_tools.evaluation.predictions import as_arrays, decisions, prediction_ta
 from exp_tools.evaluation.report.robustness import disturbed as card_of
 from exp_tools.evaluation.report.robustness import worst_line
 from exp_tools.evaluation.report.text import summary_text
+from exp_tools.evaluation.standalone.dataset import TrainingSet, evaluate_standalone
 from exp_tools.models.registry import load_model
 from exp_tools.params import parse_params
 
@@ -268,26 +270,36 @@ def test_the_pipeline_reports_them_where_they_were_asked_for(asked, ran_project)
     assert found["clean"]["balanced_accuracy"] == pytest.approx(exact["balanced_accuracy"], abs=1e-6)
 
 
-def test_a_set_outside_the_pipeline_is_disturbed_too(asked, monkeypatch, capsys, tmp_path):
-    monkeypatch.chdir(asked.folder)
-    pictures = sorted((asked.folder / "data/raw").rglob("*.jpg"))[:20]
-    labels = pd.read_csv("data/prepared/labels.csv", dtype=str)
-    labels = labels[labels["image_id"].isin([path.stem for path in pictures])]
-    (tmp_path / "set").mkdir()
-    for path in pictures:
-        (tmp_path / "set" / path.name).write_bytes(path.read_bytes())
-    labels[["image_id", "lesion_id", "dx", "age", "sex", "localization"]].to_csv(tmp_path / "set/t.csv", index=False)
-    known = asked.folder / "data/prepared/labels.csv"
-    known.rename(asked.folder / "kept.csv")  # else all of the set would be left out, as the model has seen it
-    try:
-        command = ["evaluate", "--source", "table", "--dir", str(tmp_path / "set"), "--out", str(tmp_path / "out")]
-        assert main(command) == 0
-    finally:
-        (asked.folder / "kept.csv").rename(known)
-    found = json.loads((tmp_path / "out/report.json").read_text())["robustness"]
+def test_a_set_outside_the_pipeline_is_disturbed_too(content, tmp_path):
+    write_model(tmp_path / "model.safetensors", "multimodal")
+    folder = tmp_path / "set"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        picture = cv2.resize(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8), (160, 120), interpolation=cv2.INTER_CUBIC)
+        cv2.imwrite(str(folder / f"I{number:02}.png"), picture)
+    labels = pd.DataFrame({"image_id": [f"I{n:02}" for n in range(12)], "dx": np.resize(["bcc", "mel", "nv"], 12)})
+    labels["lesion_id"] = [f"L{n % 6}" for n in range(12)]
+    labels.assign(age=50, sex="male", localization="back").to_csv(folder / "t.csv", index=False)
+    asked = {"robustness": ["crop", "noise"], "robustness_lesions": 3, "resamples": 100}
+    merge(content, {"evaluate": asked, "machine": {"threads": 1, "device": "cpu"}})
+    result = evaluate_standalone(
+        tmp_path / "model.safetensors",
+        "table",
+        SourceOptions(dir=str(folder)),
+        tmp_path / "out",
+        parse_params(content),
+        root=tmp_path,
+        known=TrainingSet(tmp_path / "none", tmp_path / "none.csv", "table"),
+        processes=1,
+        figures=True,
+    )
+    found = result.report["robustness"]
     assert {row["kind"] for row in found["rows"]} == {"crop", "noise"}
-    assert found["lesions"] <= 8
-    assert worst_line(found) in capsys.readouterr().out
+    assert (found["lesions"], found["images"]) == (3, 6)
+    assert worst_line(found) in summary_text(result.report)
+    assert json.loads((tmp_path / "out/report.json").read_text())["robustness"]["rows"][0]["severity"] == 1
+    assert {"robustness.png", "disturbed.png"} <= {path.name for path in (tmp_path / "out/figures").iterdir()}
 
 
 @pytest.mark.parametrize("sets", [12, pytest.param(300, marks=pytest.mark.sweep)])
