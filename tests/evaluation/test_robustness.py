@@ -175,7 +175,7 @@ def test_the_card_has_a_table_and_a_line(clean):
 
 
 def test_figures_are_the_same_bytes_for_the_same_report(clean, tmp_path):
-    given = [(kind, s, noisier(clean, s * 0.4, seed=s)) for kind in ("motion", "jpeg", "crop") for s in (1, 2, 3, 4, 5)]
+    given = [(kind, s, noisier(clean, s * 0.4, seed=s)) for kind in ("motion", "jpeg") for s in (1, 2, 3, 4, 5)]
     report = disturbed_scores(clean, given, CLASSES, 0.3, **DRAWS) | {"seed": 0}
     images = np.random.default_rng(0).integers(0, 256, (120, 32, 32, 3), dtype=np.uint8)
     table = clean.assign(row=np.arange(120))
@@ -245,6 +245,7 @@ def asked(ran_project, tmp_path_factory) -> Project:
     return project
 
 
+@pytest.mark.sweep
 def test_the_pipeline_reports_them_where_they_were_asked_for(asked, ran_project):
     report = json.loads((asked.folder / "metrics/report.json").read_text())["test"]
     before = json.loads((ran_project.folder / "metrics/report.json").read_text())["test"]
