@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from exp_tools.evaluation.calibrate import choose_threshold, fit_probabilities
 from exp_tools.evaluation.compare.compare import compare_groups
+from exp_tools.evaluation.compare.disturbed import chosen_lesions, disturbed_scores
 from exp_tools.evaluation.compare.groups import make_group
 from exp_tools.evaluation.compare.paired import paired_differences
 from exp_tools.evaluation.compare.runs import Run
@@ -169,6 +170,51 @@ def percent(share: float, there: float) -> str:
     if share != share:
         return "none given"
     return f"{100 * share:.0f} %" + (f" (given in {100 * there:.0f} %)" if there < 0.995 else "")
+
+
+# --------------------------------------------------------------------------------- disturbed images
+
+HARMS = (1.2, 1.2, 1.15, 1.0, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
+"""Noise that each kind of disturbance puts on the evidence: two are as bad, so that chance makes one the worst."""
+OF_DISTURBED = ("balanced_accuracy", "macro_auc", "melanoma_sensitivity")
+
+
+def disturbed_report(lesions: int, times: int, rng: np.random.Generator, resamples: int, seed: int) -> dict[str, Any]:
+    """The robustness report of `lesions` * `times` lesions, chosen from a test set of 1,100 * `times`."""
+    drawn = draw(counts_of(1100) * times, rng)
+    chosen = chosen_lesions(drawn.lesion, drawn.labels, lesions * times, seed)
+    drawn = Drawn(drawn.logits[chosen], drawn.labels[chosen], drawn.lesion[chosen])
+
+    def table(noise: float) -> pd.DataFrame:
+        logits = drawn.logits + noise * rng.normal(size=drawn.logits.shape)
+        made = prediction_table(images_of(drawn), "test", SHARPNESS * logits, CLASSES, Calibration.none(len(CLASSES)))
+        return made.assign(predicted=np.array(CLASSES)[(softmax(SHARPNESS * logits) / SHARES).argmax(axis=1)])
+
+    given = ((str(place), 3, table(noise)) for place, noise in enumerate(HARMS))
+    return disturbed_scores(table(0), given, CLASSES, 0.1, resamples=resamples, seed=seed)
+
+
+def disturbed_held(seed: int, lesions: int, truth: list[dict[str, float]], resamples: int) -> dict[str, float]:
+    """Score -> the share of kinds whose interval holds the truth; whether that of the worst holds its kind's truth."""
+    found = disturbed_report(lesions, 1, np.random.default_rng([seed, lesions]), resamples, seed)
+    pairs = [(row["differences"], true) for row, true in zip(found["rows"], truth, strict=True)]
+    answer = {name: float(np.mean([_holds(row[name], true[name]) for row, true in pairs])) for name in OF_DISTURBED}
+    worst = found["worst"]
+    of_one = found["rows"][int(worst["kind"])]["differences"]["balanced_accuracy"]
+    true = truth[int(worst["kind"])]["balanced_accuracy"]
+    return answer | {"worst": float(_holds(worst, true)), "worst as one kind": float(_holds(of_one, true))}
+
+
+def disturbed(sets: int, resamples: int, spread: Callable) -> Iterable[str]:
+    """Whether differences of disturbed from clean images hold the truth, and that of the worst kind does."""
+    yield "| lesions chosen | " + " | ".join(OF_DISTURBED).replace("_", " ") + " | the worst kind | it, as one kind |"
+    yield "| ---: |" + " ---: |" * (len(OF_DISTURBED) + 2)
+    for lesions in (100, 300):
+        many = disturbed_report(lesions, 100, np.random.default_rng(2**35), 1, 0)
+        truth = [{name: row["differences"][name]["difference"] for name in OF_DISTURBED} for row in many["rows"]]
+        task = partial(disturbed_held, lesions=lesions, truth=truth, resamples=resamples)
+        shares = pd.DataFrame(spread(task, range(sets))).mean()
+        yield f"| {lesions} | " + " | ".join(f"{share:.1%}".replace("%", " %") for share in shares) + " |"
 
 
 # --------------------------------------------------------------------------------- verdicts
@@ -363,6 +409,7 @@ PARTS = {
     "gaps": gaps,
     "thresholds": thresholds,
     "calibration": calibrations,
+    "disturbed": disturbed,
 }
 
 

@@ -78,6 +78,20 @@ def _without_repeats(names: list[str]) -> list[str]:
 
 Attributes = Annotated[list[str], Field(min_length=1), AfterValidator(_without_repeats)]
 """Names of columns of the label table; those of a user's table are checked where the labels are read."""
+Disturbance = Literal[
+    "hair",
+    "ruler",
+    "dark_corner",
+    "blur",
+    "motion",
+    "jpeg",
+    "noise",
+    "brightness",
+    "colour_cast",
+    "crop",
+    "bubbles",
+]
+Disturbances = Annotated[list[Disturbance], AfterValidator(_without_repeats)]
 Words = str | list[str]
 Columns = Annotated[dict[Column, Words], BeforeValidator(_as_text)]
 Classes = Annotated[dict[str, Annotated[str, Field(min_length=1)] | None], BeforeValidator(_as_text)]

@@ -17,6 +17,7 @@ from exp_tools.param_types import (
     Auto,
     Classes,
     Columns,
+    Disturbances,
     ExternalParams,
     Filter,
     Licences,
@@ -215,6 +216,8 @@ class EvaluateParams(Section):
     costs: Costs | None
     prevalence: dict[str, Annotated[float, Field(gt=0, lt=1)]] | None
     subgroups: Attributes
+    robustness: Disturbances
+    robustness_lesions: Annotated[int, Field(ge=1)]
     figures: Literal["png", "svg", "pdf"]
     trials: Annotated[int, Field(ge=1)]
     resamples: Annotated[int, Field(ge=100, le=100_000)]

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from exp_tools.data.images.preprocess import Preprocessing
 from exp_tools.data.inputs.metadata import Vocabulary, encode
 from exp_tools.data.labels.attributes import check_attributes
 from exp_tools.data.labels.select import as_task
@@ -22,6 +23,7 @@ from exp_tools.data.labels.table import DROPPED_FROM, ORIGINAL, SET, read_labels
 from exp_tools.devices import prepare_machine
 from exp_tools.errors import UserError, run_main
 from exp_tools.evaluation.baseline import colour_baseline
+from exp_tools.evaluation.compare.disturbed import robustness_report
 from exp_tools.evaluation.compare.paired import paired_differences
 from exp_tools.evaluation.metrics.bootstrap import bootstrap_intervals
 from exp_tools.evaluation.metrics.catalogue import HEADLINE
@@ -108,12 +110,14 @@ def main() -> None:
         "trials": params.evaluate.trials
     }
     report["test"] |= against_colours(guesses(), test, facts.classes, params.evaluate)
+    report["test"]["robustness"] = robustness_of(test, own, facts, run, params.evaluate)
     tables = [table]
     for name, external, left_out in external_sets(facts):
         predicted, _ = predict(external, facts, run)
         tables.append(predicted)
         labels = external.labels.iloc[external.rows]
-        report["external"][name] = score(predicted, labels, facts, params.evaluate) | {"left_out": left_out}
+        apart = {"left_out": left_out, "robustness": None}
+        report["external"][name] = score(predicted, labels, facts, params.evaluate) | apart
         balanced = report["external"][name]["metrics"]["balanced_accuracy"]
         print(f"{REPORT}: balanced accuracy {balanced:.3f} on {len(predicted):,} images of {name}")
 
@@ -284,6 +288,29 @@ def validation_scores(table: pd.DataFrame, classes: list[str], params: EvaluateP
     low, high = bootstrap_intervals(*given, resamples=params.resamples, seed=params.seed)["balanced_accuracy"]
     score = headline_metrics(probabilities, labels, classes, given[-1])["balanced_accuracy"]
     return {"balanced_accuracy": score, "low": low, "high": high}
+
+
+def robustness_of(
+    test: pd.DataFrame, own: TestSet, facts: ModelFacts, run: dict[str, Any], params: EvaluateParams
+) -> dict[str, Any] | None:
+    """The scores of test images that were disturbed, see `robustness_report`; None where none was asked for."""
+
+    def predict_again(images: Path, rows: np.ndarray) -> pd.DataFrame:
+        again = TestSet(images, own.labels.iloc[rows], np.arange(len(rows)), "test")
+        return predict(again, facts, run)[0]
+
+    return robustness_report(
+        with_rows(test, own),
+        np.load(IMAGES, mmap_mode="r"),
+        facts.classes,
+        predict_again,
+        preprocessing=Preprocessing(**facts.preprocessing),
+        kinds=params.robustness,
+        lesions=params.robustness_lesions,
+        threshold=facts.thresholds.get("melanoma"),
+        resamples=params.resamples,
+        seed=params.seed,
+    )
 
 
 def summary_of(report: dict[str, Any]) -> dict[str, float]:

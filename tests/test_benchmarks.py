@@ -268,12 +268,13 @@ def test_growth_wants_enough_photographs(photographs, tmp_path):
 
 
 def test_the_simulations_print_tables(capsys, monkeypatch):
-    parts = ["thresholds", "calibration", "verdicts", "gaps"]
+    parts = ["thresholds", "calibration", "verdicts", "gaps", "disturbed"]
+    monkeypatch.setattr(statistics, "HARMS", statistics.HARMS[:2])
     monkeypatch.setattr(statistics, "true_score", lambda lesions, noise: 0.8)
     monkeypatch.setattr(sys, "argv", ["x", "--sets", "2", "--resamples", "20", "--processes", "1", "--only", *parts])
     statistics.main()
     tables = capsys.readouterr().out.strip().split("\n\n")
-    assert len(tables) == 4
+    assert len(tables) == 5
     for table in tables:
         head, rule, *rows = table.splitlines()
         assert rows

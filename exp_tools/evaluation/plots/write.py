@@ -21,6 +21,7 @@ from exp_tools.evaluation.plots.calibration import (
     draw_risk_coverage,
 )
 from exp_tools.evaluation.plots.contact_sheets import draw_missed, draw_mistakes
+from exp_tools.evaluation.plots.robustness import draw_disturbed, draw_robustness
 from exp_tools.evaluation.plots.subgroups import draw_subgroups
 from exp_tools.evaluation.predictions import as_arrays, decisions
 from exp_tools.evaluation.probabilities import Calibration
@@ -111,6 +112,9 @@ def draw_figures(
         caught = caught_melanomas(probabilities, predicted, place, threshold=melanoma["threshold"], abstain=abstain)
         missed = folder / "missed_melanomas.png"
         drawings.append(partial(draw_missed, missed, images, table, classes, title, caught))
+    if report.get("robustness"):
+        drawings.append(partial(draw_robustness, path("robustness"), report["robustness"], title))
+        drawings.append(partial(draw_disturbed, folder / "disturbed.png", images, table, report["robustness"], title))
     others = beside(_draw, drawings[1::2])
     _draw(drawings[::2])
     others()

@@ -15,6 +15,7 @@ from exp_tools.evaluation.report import model_card_sets, model_card_tables, mode
 from exp_tools.evaluation.report.model_card_tables import table
 from exp_tools.evaluation.report.numbers import UNDEFINED, interval, number
 from exp_tools.evaluation.report.original_labels import original_labels_section
+from exp_tools.evaluation.report.robustness import disturbed
 from exp_tools.evaluation.unlike import unlike_section
 from exp_tools.models.model_file import ModelFacts
 from exp_tools.taxonomy import is_drawn
@@ -34,7 +35,8 @@ def model_card(facts: ModelFacts, report: Mapping[str, Any], digests: Mapping[st
     ----------
     facts : of the model file
     report : {"test": ..., "external": {name: ...}}, each as `build.score_set` gives it, read from JSON or not; the
-        test set may have `baseline` (headline metrics of the colour baseline) and `tta`, an external set `left_out`
+        test set may have `baseline` (headline metrics of the colour baseline), `tta` and `robustness`, an external set
+        `left_out`
     digests : path -> MD5 of the files that the results come from
 
     Returns
@@ -56,6 +58,7 @@ def model_card(facts: ModelFacts, report: Mapping[str, Any], digests: Mapping[st
         *model_card_tables.confidence(facts, test),
         *model_card_sets.prediction_sets(facts, report),
         *model_card_tables.subgroups(test),
+        *disturbed(test),
         *model_card_tables.costs(test),
         *unlike_section(facts.ood, report),
         *model_card_tables.external(report["external"]),

@@ -6,6 +6,7 @@ from typing import Any
 from exp_tools.evaluation.metrics.catalogue import HEADLINE, in_tables
 from exp_tools.evaluation.report.numbers import bracketed, number
 from exp_tools.evaluation.report.original_labels import text_line
+from exp_tools.evaluation.report.robustness import worst_line
 from exp_tools.evaluation.report.set_scores import sets_line
 
 
@@ -46,6 +47,8 @@ def summary_text(report: Mapping[str, Any]) -> str:
             f"mean cost of a decision {number(cost['mean_cost']['decided'])} {_bracketed(cost['intervals']['decided'])}"
         )
     lines += text_line(report)
+    if report.get("robustness"):
+        lines.append(worst_line(report["robustness"]))
     lines.append("Research and teaching only: not a medical device.")
     return "\n".join(lines)
 

@@ -22,6 +22,7 @@ from exp_tools.data.prepare import Packing, check_and_pack
 from exp_tools.data.sources.registry import SourceOptions, read_source, spec_of
 from exp_tools.devices import prepare_machine
 from exp_tools.errors import calling
+from exp_tools.evaluation.compare.disturbed import robustness_report
 from exp_tools.evaluation.plots.write import draw_figures
 from exp_tools.evaluation.predict import VIEWS, predict_views
 from exp_tools.evaluation.predictions import prediction_table
@@ -166,11 +167,31 @@ def evaluate_standalone(
             resamples=params.evaluate.resamples,
             seed=params.evaluate.seed,
         )
+        pixels, rows = np.load(images, mmap_mode="r"), described.assign(row=labels.index.to_numpy())
+
+        def predict_again(path: Path, places: np.ndarray) -> pd.DataFrame:
+            tell("predicting disturbed images", 0)
+            metadata = None if run["metadata"] is None else run["metadata"][places]
+            views = predict_views(network, path, np.arange(len(places)), **run | {"metadata": metadata})
+            again = views.mean(axis=0, dtype=np.float64)
+            return prediction_table(labels.loc[places], split, again, facts.classes, calibration)
+
+        report["robustness"] = robustness_report(
+            rows,
+            pixels,
+            facts.classes,
+            predict_again,
+            preprocessing=packing.preprocessing,
+            kinds=params.evaluate.robustness,
+            lesions=params.evaluate.robustness_lesions,
+            threshold=facts.thresholds.get("melanoma"),
+            resamples=params.evaluate.resamples,
+            seed=params.evaluate.seed,
+        )
         if figures:
             tell("drawing figures", 0)
-            pixels, rows = np.load(images, mmap_mode="r"), described.assign(row=labels.index.to_numpy())
             draw_figures(out / "figures", rows, pixels, facts.classes, calibration, report, split)
-            del pixels  # Windows removes no file that is mapped
+        del pixels  # Windows removes no file that is mapped
     write_json(out / "report.json", report | {"left_out": left_out, "removed": removed})
     write_csv(out / "predictions.csv", predictions)
     return StandaloneResult(report, left_out, removed)

@@ -23,6 +23,7 @@ FIGURES = {
     "reliability": "Reliability",
     "risk_coverage": "Abstention",
     "subgroups": "Subgroups",
+    "robustness": "Disturbed images",
     "mistakes": "The most confident mistakes",
     "missed_melanomas": "Missed melanomas",
 }
