@@ -1,4 +1,7 @@
-"""Cheap checks of a picture, without a network: what a dermoscopic image has and another picture may lack."""
+"""Cheap checks of a picture, without a network: what a dermoscopic image has and another picture may lack.
+
+A picture of few pixels needs no check of its own: enlarged to the square that the network sees, it is blurred.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,15 +9,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-SMALLEST = 64
-"""Shorter side in pixels below which a picture is too small to show a structure of a lesion."""
 TOLERATED = 0.001
 """Share of the training lesions that each limit leaves on the wrong side."""
 REASONS = {
     "contrast": "it is nearly of one colour",
     "sharpness": "it is blurred or empty: no detail is as sharp as in the training images",
     "skin": "hardly anything in it has the colours of skin",
-    "size": f"it is smaller than {SMALLEST} pixels",
     "features": "the network's features of it are far from those of the training images",
 }
 """What a check that fails says, the network's own score among them."""

@@ -8,7 +8,7 @@ from sklearn.decomposition import PCA
 
 from exp_tools.evaluation.unlike import flagged_share, unlike_report
 from exp_tools.ood import scores
-from exp_tools.ood.checks import SMALLEST, failed, fit_limits, lesion_weights, measure, weighted_quantile
+from exp_tools.ood.checks import failed, fit_limits, lesion_weights, measure, weighted_quantile
 from exp_tools.ood.fit import OodFit, fit_ood, read_fit, write_fit
 from exp_tools.ood.judge import ForeignJudge, fit_limit, packed, unpacked
 from exp_tools.ood.scores import METHODS, fit_score, score
@@ -148,7 +148,6 @@ def test_a_judgement_names_every_reason_and_its_tensors_travel_as_text(tmp_path)
         "training images"
     )
     assert isinstance(fit, OodFit)
-    assert SMALLEST == 64
 
 
 def test_flagged_shares_count_lesions_and_their_interval_holds():
