@@ -69,6 +69,7 @@ def test_what_cannot_be_averaged_is_named(change, said):
         check_alike(["one", "two"], [ModelFacts(**given), ModelFacts(**given | change)], of_one_network=True)
 
 
+@pytest.mark.sweep
 def test_in_a_project_it_is_one_network_or_nothing(ran_project, tmp_path):
     project = ran_project.copy(tmp_path / "project")
     root = project.folder
