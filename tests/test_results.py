@@ -111,7 +111,7 @@ def test_the_scores_of_the_loop_and_of_the_plain_script_are_those_of_their_curve
 def test_the_released_model_gives_the_predictions_of_its_row(real_data):
     """On test images as they were packed: from copies of 300x225 pixels."""
     predictor = Predictor(released_model(ROOT))
-    rows, classes = read_predictions(FOLDER / "reference-seed2.csv.gz")
+    rows, classes = read_predictions(FOLDER / "reference-224-seed2.csv.gz")
     rows = rows[rows["split"] == "test"].iloc[::50]
     with zipfile.ZipFile(real_data / "ham10000-300x225.zip") as archive:
         names = {Path(name).stem: name for name in archive.namelist()}
