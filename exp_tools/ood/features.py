@@ -23,14 +23,16 @@ from exp_tools.models.normalize import network_inputs
 class FeatureTap:
     """Keeps the features of each forward pass of a network, apart for each thread that runs it.
 
-    Of a probe these are the pooled features of its frozen encoders, which are computed once for all heads.
+    Of a probe these are the pooled features of its frozen encoders, which are computed once for all heads; of an
+    ensemble those of its first member, whose judgement is the ensemble's.
 
     Raises
     ------
-    UserError : the network has no backbone with known stages, as an ensemble of several
+    UserError : the network has no backbone with known stages
     """
 
     def __init__(self, model: nn.Module) -> None:
+        model = model.members[0] if hasattr(model, "members") else model
         self._kept, self._handles = threading.local(), []
         self._pooled = hasattr(model, "classify")
         if self._pooled:
@@ -38,7 +40,7 @@ class FeatureTap:
             self._handles.append(model.head.register_forward_pre_hook(self._keep_pooled))
             return
         found = [stage for part in model.modules() if isinstance(part, Backbone) for stage in stages_of(part.network)]
-        if hasattr(model, "members") or not found:
+        if not found:
             raise UserError(
                 f"{type(model).__name__} has no backbone whose stages are known, so no features to judge by"
             )

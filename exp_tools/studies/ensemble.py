@@ -20,10 +20,11 @@ from exp_tools.evaluation.predictions import as_arrays, prediction_table
 from exp_tools.evaluation.probabilities import Calibration
 from exp_tools.evaluation.report.build import score_set, with_metadata
 from exp_tools.evaluation.report.model_card import model_card
+from exp_tools.evaluation.unlike import FLAG, SCORE
 from exp_tools.evaluation.validation import scores_of
 from exp_tools.io import file_digest
 from exp_tools.models.architectures._ensemble import Ensemble
-from exp_tools.models.model_file import ModelFacts, save_model
+from exp_tools.models.model_file import ModelFacts, copy_model, read_ood, save_model
 from exp_tools.models.registry import ENSEMBLE, load_model
 from exp_tools.params import Params
 from exp_tools.project import MODEL, PREDICTIONS
@@ -124,7 +125,7 @@ def make_ensemble(words: Sequence[str], out: Path, root: Path, params: Params, c
         calibration=calibration.as_dict(),
         thresholds=thresholds,
         prediction_sets=sets,
-        ood={},  # a mean of networks has no features of its own
+        ood=facts[0].ood,
         training={
             "ensemble_of": "folds" if group.folds > 1 else "seeds",
             "folds": group.folds,
@@ -158,6 +159,8 @@ def make_ensemble(words: Sequence[str], out: Path, root: Path, params: Params, c
     else:
         scored = predictions[predictions["split"] == "test"].reset_index(drop=True)
     save_model(out, network, made)
+    if made.ood:
+        copy_model(out, out, made, ood=read_ood(paths[0]))
     return Made(made, group.folds, predictions, scored)
 
 
@@ -241,7 +244,8 @@ def _predictions(
         parts = [tables[word].rows(name) for word in words]
         same = [part for part in parts if part["image_id"].equals(parts[0]["image_id"])]
         if len(same) == len(parts):
-            found.append(prediction_table(parts[0], name, log_mean(parts, classes), classes, calibration, sets))
+            table = prediction_table(parts[0], name, log_mean(parts, classes), classes, calibration, sets)
+            found.append(table.assign(**{column: parts[0][column] for column in (FLAG, SCORE) if column in parts[0]}))
     columns = prediction_table(group.repeats[0][:0], "test", np.zeros((0, len(classes))), classes, calibration, sets)
     return pd.concat(found, ignore_index=True) if found else columns
 

@@ -60,10 +60,22 @@ def test_every_architecture_has_features_that_no_metadata_change(name):
         tap.take()
 
 
-def test_an_ensemble_says_that_it_has_none():
-    model = build_model("timm", {"backbone": "test_resnet"}, 3)
-    with pytest.raises(UserError, match="Ensemble has no backbone whose stages are known"):
-        FeatureTap(Ensemble([model], [1.0], [[0.0] * 3]))
+def test_of_an_ensemble_they_are_those_of_its_first_member():
+    one, other = (build_model("timm", {"backbone": "test_resnet"}, 3).eval() for _ in range(2))
+    pixels = torch.rand(2, 3, 32, 32)
+    features = []
+    for model in (one, Ensemble([one, other], [1.0, 1.0], [[0.0] * 3] * 2).eval()):
+        tap = FeatureTap(model)
+        with torch.inference_mode():
+            model(pixels)
+        features.append(tap.take())
+        tap.remove()
+    assert torch.equal(*features)
+
+
+def test_a_network_without_stages_says_so():
+    with pytest.raises(UserError, match="Linear has no backbone whose stages are known"):
+        FeatureTap(torch.nn.Linear(2, 2))
 
 
 def test_a_model_file_keeps_its_weights_its_bytes_and_its_judgement(tmp_path):

@@ -54,6 +54,14 @@ def test_what_it_serves_is_the_mean_of_its_members(seeds):
     )
     exported = Predictor(root / "models/both.onnx").predict_pixels(images[places], [NOBODY] * len(places))
     assert np.abs(np.array([list(one.probabilities.values()) for one in exported]) - probabilities).max() < 1e-4
+    # Foreign pictures are told by the first member.
+    member, _ = read_predictions(root / "data/predictions.csv")
+    alone = member[member["split"] == "test"].set_index("image_id").loc[rows["image_id"]]
+    assert rows["unlike_training"].tolist() == alone["unlike_training"].tolist()
+    for told in (served, exported):
+        assert [one.unlike_training for one in told] == alone["unlike_training"].tolist()
+        assert np.abs([one.unlike_score for one in told] - alone["unlike_score"]).max() < 1e-3
+    assert "| test |" in (root / "models/both.md").read_text(encoding="utf-8")
     # Before its own calibration it is the mean, and that calibration is fitted on validation.
     facts = read_facts(root / "models/both.safetensors")
     first, _ = read_predictions(root / "data/predictions.csv")
