@@ -1,6 +1,6 @@
 """What people said of labels: verdicts/labels.csv, which `prepare` applies to whole lesions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,7 +8,8 @@ import pandas as pd
 
 from exp_tools.data.labels.issues import Problem
 from exp_tools.data.labels.table import ORIGINAL, VERDICT
-from exp_tools.data.sources.tables import read_text_table, require_columns
+from exp_tools.data.sources.tables import read_text_table
+from exp_tools.data.verdict_files import MOST_NAMED, read_verdict_file, refuse
 from exp_tools.errors import UserError, did_you_mean
 
 COLUMNS = ["image_id", "verdict", "dx", "note"]
@@ -17,7 +18,6 @@ ANSWERS = (RELABEL, DROP, KEEP)
 KIND = "label_verdict"
 """The kind of such a change in problems.csv."""
 DONE = {RELABEL: "relabelled", DROP: "dropped"}
-MOST_NAMED = 8
 
 
 class Judged(NamedTuple):
@@ -62,22 +62,9 @@ def read_label_verdicts(path: Path) -> pd.DataFrame:
         The file is no table, or a row has no image, no verdict, no diagnosis to relabel to, or contradicts another row:
         all such rows are named by line.
     """
-    if not path.is_file():  # DVC has said so, where it matters
-        return pd.DataFrame(columns=COLUMNS, dtype=str)
-    table = read_text_table(path)
-    require_columns(table, COLUMNS[:3], str(path))
-    table = table.assign(**({} if "note" in table else {"note": ""}))[COLUMNS]
-    table = table.apply(lambda column: column.str.strip())
-    table["verdict"] = table["verdict"].str.lower()
+    table = read_verdict_file(path, COLUMNS, "verdict")
     refuse(path, _faults(table))
     return table
-
-
-def refuse(path: Path, faults: Sequence[str]) -> None:
-    """Raise one UserError for the faults of a file of verdicts, where there are any."""
-    if faults:
-        rest = f"; and {len(faults) - MOST_NAMED} more" if len(faults) > MOST_NAMED else ""
-        raise UserError(f"{path}: {'; '.join(faults[:MOST_NAMED])}{rest}. Correct these rows, or take them out")
 
 
 def _faults(table: pd.DataFrame) -> list[str]:

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from exp_tools.data.sources.tables import read_text_table, require_columns
+from exp_tools.data.sources.tables import read_text_table
+from exp_tools.data.verdict_files import MOST_NAMED, read_verdict_file, refuse
 from exp_tools.errors import UserError
 
 COLUMNS = ["image_id", "other_image_id", "same", "note"]
 ANSWERS = ("yes", "no")
-MOST_NAMED = 8
 
 
 def is_not_judged(path: Path) -> bool:
@@ -37,17 +37,8 @@ def read_verdicts(path: Path) -> pd.DataFrame:
         The file is no table, a row lacks an id or an answer, pairs an image with itself, contradicts another
         row, or says that two images differ which other rows unite: all such rows are named by line.
     """
-    if not path.is_file():  # DVC has said so, where it matters
-        return pd.DataFrame(columns=COLUMNS, dtype=str)
-    table = read_text_table(path)
-    require_columns(table, COLUMNS[:3], str(path))
-    table = table.assign(**({} if "note" in table else {"note": ""}))[COLUMNS]
-    table = table.apply(lambda column: column.str.strip())
-    table["same"] = table["same"].str.lower()
-    faults = _faults(table)
-    if faults:
-        rest = f"; and {len(faults) - MOST_NAMED} more" if len(faults) > MOST_NAMED else ""
-        raise UserError(f"{path}: {'; '.join(faults[:MOST_NAMED])}{rest}. Correct these rows, or take them out")
+    table = read_verdict_file(path, COLUMNS, "same")
+    refuse(path, _faults(table))
     return table
 
 
