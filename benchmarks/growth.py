@@ -41,11 +41,12 @@ STAGES = {
     "duplicates": ("exp_tools.cli", "duplicates", "data/raw", "--out", "found"),
     "split": ("stages.split",),
     "train": ("stages.train",),
+    "ood": ("stages.ood",),
     "calibrate": ("stages.calibrate",),
     "evaluate": ("stages.evaluate",),
 }
 """What `python -m` runs for each."""
-CHAIN = ("prepare", "split", "train", "calibrate", "evaluate")
+CHAIN = ("prepare", "split", "train", "ood", "calibrate", "evaluate")
 """Stages that read what the one before has written."""
 SIZE = 64
 MIB = 2**20

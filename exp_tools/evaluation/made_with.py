@@ -17,7 +17,7 @@ from exp_tools.params import PARAMS_FILE, parse_params
 KEPT = ".csv.gz"
 """How the name of a table that `exp-tools score --keep` wrote ends."""
 LOCK = "dvc.lock"
-STAGES = ("download", "prepare", "external", "features", "split", "train", "calibrate", "evaluate")
+STAGES = ("download", "prepare", "external", "features", "split", "train", "ood", "calibrate", "evaluate")
 """All that a prediction table depends on, in the order of the pipeline."""
 
 

@@ -19,7 +19,7 @@ from exp_tools.project import PREDICTIONS, RUNS_FOLDER
 from exp_tools.revisions import Version, experiments_called, read_files
 from exp_tools.studies.plan import Member, Study
 
-CODE_OF = ("train", "calibrate", "evaluate")
+CODE_OF = ("train", "ood", "calibrate", "evaluate")
 """The stages whose code decides a member's predictions."""
 State = Literal["done", "failed", "running", "missing"]
 

@@ -22,7 +22,7 @@ from exp_tools.studies.plan import Member, Study, needs_data_stages
 from exp_tools.system import own_python_first
 
 DATA_STAGES = ("download", "prepare", "external")
-OWN_STAGES = ("features", "split", "train", "calibrate", "evaluate")
+OWN_STAGES = ("features", "split", "train", "ood", "calibrate", "evaluate")
 """What a member runs where it has the workspace's images."""
 BUSY = ("another process is training this very run", "Unable to acquire lock")
 """What the stage `train` says where one that lost its `dvc` is still at work, and DVC while another one begins."""

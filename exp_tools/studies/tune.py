@@ -30,7 +30,7 @@ try:
 except ModuleNotFoundError:  # said by `require_optuna`
     optuna = None
 
-STAGES = ("--single-item", "features", "split", "train", "calibrate")
+STAGES = ("--single-item", "features", "split", "train", "ood", "calibrate")
 FIRST_TRIALS, FIRST_EPOCHS = 5, 2
 """Trials that are never pruned, and epochs after which none is."""
 _EPOCH = re.compile(

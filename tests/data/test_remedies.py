@@ -28,6 +28,7 @@ def project(tmp_path) -> Project:
     return made
 
 
+@pytest.mark.sweep
 def test_dvc_repro_looks_at_the_folder_again_after_a_problem(project, tmp_path):
     mine, raw = tmp_path / "mine", project.folder / "data/raw"
     repro = ("dvc", "repro", "prepare")

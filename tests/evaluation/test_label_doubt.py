@@ -232,7 +232,7 @@ def test_labels_swapped_in_the_drawn_set_are_found_by_five_folds_of_the_real_pip
     for fold in range(5):
         params["split"]["fold"] = fold
         first = ["download", "prepare", "external", "features"] if fold == 0 else []
-        run(*first, "split", "train", "calibrate", "evaluate")
+        run(*first, "split", "train", "ood", "calibrate", "evaluate")
         table, classes = read_predictions(project / "data/predictions.csv")
         tables.append(table[table["split"] == "test"])
     ranking = rank_labels(pd.concat(tables, ignore_index=True), classes)

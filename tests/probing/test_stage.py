@@ -38,7 +38,7 @@ def test_cached_features_give_what_the_network_gives(project, monkeypatch, head)
     monkeypatch.chdir(project.folder)
     monkeypatch.setattr("exp_tools.training.tracking.Live", Curves)
     project.change(model__probe__head=head)
-    project.run("train", "calibrate", "evaluate")
+    project.run("train", "ood", "calibrate", "evaluate")
     model, facts = load_model(project.folder / "models/model.safetensors")
     labels = read_labels(project.folder / "data/prepared/labels.csv")
     metadata = encode(labels, Vocabulary.from_dict(facts.vocabulary))
@@ -78,7 +78,7 @@ def test_cached_features_are_used_for_the_set_alone_and_without_views(project, m
     monkeypatch.chdir(project.folder)
     monkeypatch.setattr("exp_tools.training.tracking.Live", Curves)
     project.change(model__probe__head="linear")
-    project.run("train", "calibrate")
+    project.run("train", "ood", "calibrate")
     ran = []
     views = evaluate.predict_views
     monkeypatch.setattr(evaluate, "predict_views", lambda **given: ran.append(given["tta"]) or views(**given))

@@ -37,7 +37,7 @@ def test_the_examples_run_as_written(tmp_path):
     assert first.split()[0] == code
     assert second.count("'probability'") == 2
     assert "looks at the image alone" in notes
-    assert shape == "(128, 128)"
+    assert shape == "(224, 224)"
 
 
 def test_the_first_example_is_six_lines():

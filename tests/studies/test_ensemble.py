@@ -14,7 +14,7 @@ from exp_tools.params import load_params
 from exp_tools.serving.predictor import NOBODY, Predictor
 from exp_tools.studies.ensemble import make_ensemble
 
-STAGES = ("--single-item", "train", "calibrate", "evaluate")
+STAGES = ("--single-item", "train", "ood", "calibrate", "evaluate")
 COMMAND = ("python", "-m", "exp_tools.cli", "ensemble")
 
 

@@ -7,7 +7,10 @@ import yaml
 from helpers.project import ROOT
 
 from exp_tools.errors import UserError
+from exp_tools.evaluation import made_with
+from exp_tools.studies import tune
 from exp_tools.studies.plan import needs_data_stages, read_study
+from exp_tools.studies.run import DATA_STAGES, OWN_STAGES
 
 GOOD = {
     "common": {"recipe": "emas", "set": {"train.epochs": 3}},
@@ -111,3 +114,11 @@ def test_ready_studies_can_run_here(file):
     study = read_study(file, ROOT)
     assert len(study.content.settings) >= 2
     assert study.content.split == "val"
+
+
+def test_members_and_trials_run_every_stage_behind_the_images():
+    stages = list(yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"])
+    own = [name for name in stages if name not in (*DATA_STAGES, "explain")]
+    assert list(OWN_STAGES) == own
+    assert list(tune.STAGES) == ["--single-item", *own[: own.index("evaluate")]]
+    assert list(made_with.STAGES) == [*DATA_STAGES, *own]

@@ -12,7 +12,7 @@ from exp_tools.models.registry import load_model
 from exp_tools.studies.ensemble import check_alike
 from exp_tools.studies.soup import greedy, mean_of
 
-STAGES = ("--single-item", "train", "calibrate", "evaluate")
+STAGES = ("--single-item", "train", "ood", "calibrate", "evaluate")
 COMMAND = ("python", "-m", "exp_tools.cli", "ensemble", "--soup")
 
 

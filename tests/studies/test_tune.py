@@ -105,7 +105,7 @@ def test_it_runs_so_many_trials_goes_on_and_finds_what_is_better(root, dvc):
         "train.batch_size=8",
         "train.batch_size=16",
     }
-    assert all(words[-5:] == list(tune.STAGES) for words in dvc.values())  # which do not evaluate
+    assert all(words[-len(tune.STAGES) :] == list(tune.STAGES) for words in dvc.values())  # which do not evaluate
     run(space, trials=25)
     assert len(dvc) == 25
     assert max(map(rate_of, list(dvc.values())[6:])) > max(map(rate_of, list(dvc.values())[:6]))
