@@ -180,12 +180,10 @@ def test_an_edited_file_re_runs_what_computes_with_it_and_nothing_else(project, 
     assert [name for name in STAGES if any("changed deps" in str(found) for found in changed.get(name, []))] == stages
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     "what",
-    [
-        ["calibrate"],
-        pytest.param(["-f", "-S", "data.sample_images=70", "-S", "prepare.clahe=true"], marks=pytest.mark.sweep),
-    ],
+    [["calibrate"], ["-f", "-S", "data.sample_images=70", "-S", "prepare.clahe=true"]],
     ids=["as far as the model", "all stages"],
 )
 def test_a_queued_run_uses_the_code_of_the_moment_it_was_queued(project, what):

@@ -250,7 +250,8 @@ def test_who_wants_no_motion_gets_none(visit):
     assert page.locator(".bar").first.evaluate("bar => getComputedStyle(bar).animationName") == "none"
 
 
-@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.sweep)])
+@pytest.mark.sweep
+@pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_pages_fit_a_phone_in_light_and_dark(visit, scheme):
     page = visit(viewport={"width": 390, "height": 844}, color_scheme=scheme)
     for name in PAGES:
