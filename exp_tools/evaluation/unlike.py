@@ -76,7 +76,7 @@ def unlike_section(ood: Mapping[str, Any], report: Mapping[str, Any]) -> list[st
         f"(`{ood['method']}`), where it is nearly of one colour, blurred, or without the colours of skin. The limit "
         f"marks {ood['flagged']:.1%} of the validation lesions. A mark is no proof, and neither is none.",
         "",
-        "| set | lesions | marked | 95 % interval |",
+        "| set | groups of lesions | marked | 95 % interval |",
         "| --- | --- | --- | --- |",
         *(
             f"| {name} | {row['lesions']:,} | {row['flagged']:.1%} | {row['low']:.1%} to {row['high']:.1%} |"
