@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -93,8 +94,11 @@ def test_a_labelled_folder_is_evaluated_beside_the_app_one_at_a_time(project, tm
     stopped = every.start(request)
     stopped.stop()
     assert wait(stopped) == {"state": "failed", "step": "it was stopped", "share": 0}
+    running = every.start(request)
+    assert first.folder.is_dir()
     every.end()
-    assert not every.folder.exists()
+    assert running.process.returncode == -signal.SIGKILL
+    assert [one.folder for one in every.all if one.folder.exists()] == []
 
 
 @pytest.mark.parametrize(

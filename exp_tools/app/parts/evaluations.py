@@ -79,7 +79,6 @@ class Evaluations:
     """The evaluations of a server, the newest last; shared by all visitors."""
 
     def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="exp-tools-evaluations-"))
         self.all: list[Evaluation] = []
         atexit.register(self.end)
 
@@ -91,7 +90,7 @@ class Evaluations:
         """Start one. Raises UserError while another one runs."""
         if self.running:
             raise UserError("another evaluation is running on this server; wait for it or stop it")
-        folder = Path(tempfile.mkdtemp(dir=self.folder))
+        folder = Path(tempfile.mkdtemp(prefix="exp-tools-evaluation-"))
         evaluation_job.save(request, folder)
         command = [sys.executable, "-m", evaluation_job.__name__, str(folder)]
         process = subprocess.Popen(command, cwd=request.root, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
@@ -106,7 +105,8 @@ class Evaluations:
         for one in self.all:
             if one.process.poll() is None:
                 one.process.kill()
-        shutil.rmtree(self.folder, ignore_errors=True)
+                one.process.wait()
+            shutil.rmtree(one.folder, ignore_errors=True)
 
 
 def sets(settings: Settings) -> list[str]:
