@@ -315,10 +315,16 @@ def gaps_of(seed: int, lesions: int, gap: float, resamples: int) -> dict[str, fl
     """Whether a card lists a gap, and one between the sexes, where men's logits are spoilt by `gap`."""
     rng = np.random.default_rng([seed, lesions, int(100 * gap)])
     drawn = draw(counts_of(lesions), rng)
+    number = drawn.lesion.max() + 1
+    nevus = np.zeros(number, bool)
+    nevus[drawn.lesion] = drawn.labels == CLASSES.index("nv")
     people = {
-        "sex": rng.choice(["male", "female"], drawn.lesion.max() + 1),
-        "age": rng.integers(20, 90, drawn.lesion.max() + 1),
-        "localization": rng.choice(["back", "face", "trunk", "lower extremity", "abdomen"], drawn.lesion.max() + 1),
+        "sex": rng.choice(["male", "female"], number),
+        # As on real skin, the young and the trunk have most of the nevi: no gap, and scores that look like one.
+        "age": np.where(nevus, rng.integers(20, 70, number), rng.integers(40, 90, number)),
+        "localization": np.where(
+            nevus & (rng.random(number) < 0.5), "trunk", rng.choice(["back", "face", "trunk", "lower extremity"], number)
+        ),
     }
     people = {name: values[drawn.lesion] for name, values in people.items()}
     noise = gap * rng.normal(size=drawn.logits.shape) * (people["sex"] == "male")[:, None]
@@ -355,7 +361,8 @@ def achieved(seed: int, melanomas: int, wanted: float) -> dict[str, float]:
     rng = np.random.default_rng([seed, melanomas])
     counts = np.zeros(len(CLASSES), dtype=int)
     counts[MEL], counts[-2] = melanomas, 10
-    own, new = draw(np.maximum(counts, 1), rng), draw(np.maximum(counts * 20, 1), rng)
+    counts = np.maximum(counts, 1)
+    own, new = draw(counts, rng), draw(20 * counts, rng)  # the same mix: it is in the logits
     threshold, *_ = choose_threshold(own.probabilities[:, MEL], own.labels == MEL, own.lesion, wanted)
     of_new = new.labels == MEL
     caught = pd.Series(new.probabilities[of_new, MEL] >= threshold).groupby(new.lesion[of_new]).mean()

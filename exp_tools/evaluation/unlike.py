@@ -58,25 +58,25 @@ def flagged_share(flags: NDArray[np.bool_], groups: NDArray[np.object_]) -> dict
 
 
 def unlike_section(ood: Mapping[str, Any], report: Mapping[str, Any]) -> list[str]:
-    """The card's section: how foreign pictures are told, and the share flagged of each set.
+    """The card's section: how out-of-distribution images are told, and the share flagged of each set.
 
     Parameters
     ----------
     ood : of the model's facts
     report : {"test": ..., "external": {name: ...}}
     """
-    title = ["## Pictures unlike the training images", ""]
+    title = ["## Out-of-distribution images", ""]
     if not ood:
-        return [*title, "This model cannot tell them: any picture gets a diagnosis, and nothing marks it.", ""]
+        return [*title, "This model cannot tell them: every image gets a diagnosis, and none is flagged.", ""]
     sets = {"test": report["test"], **report["external"]}
     rows = [(name, found["ood"]) for name, found in sets.items() if found.get("ood")]
     return [
         *title,
-        f"A picture is marked where the network's features of it are far from those of the training images "
-        f"(`{ood['method']}`), where it is nearly of one colour, blurred, or without the colours of skin. The limit "
-        f"marks {ood['flagged']:.1%} of the validation lesions. A mark is no proof, and neither is none.",
+        f"An image is flagged if the network's features of it are far from those of the training images "
+        f"(`{ood['method']}`), or if it is nearly of one colour, blurred, or without the colours of skin. The limit "
+        f"flags {ood['flagged']:.1%} of the validation lesions. A flag proves nothing, and neither does its absence.",
         "",
-        "| set | groups of lesions | marked | 95 % interval |",
+        "| set | groups of lesions | flagged | 95 % interval |",
         "| --- | --- | --- | --- |",
         *(
             f"| {name} | {row['lesions']:,} | {row['flagged']:.1%} | {row['low']:.1%} to {row['high']:.1%} |"
@@ -88,5 +88,9 @@ def unlike_section(ood: Mapping[str, Any], report: Mapping[str, Any]) -> list[st
 
 
 def _classes(by_class: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    shares = ", ".join(f"`{code}` {row['flagged']:.1%}" for code, row in by_class.items() if row["lesions"])
-    return [f"Marked of each class on test: {shares}.", ""]
+    shares = ", ".join(
+        f"`{code}` {row['flagged']:.1%} ({row['low']:.1%} to {row['high']:.1%})"
+        for code, row in by_class.items()
+        if row["lesions"]
+    )
+    return [f"Flagged of each class on test, with 95 % intervals: {shares}.", ""]

@@ -240,6 +240,57 @@ def test_other_diagnoses_are_no_gap_and_neither_is_how_they_were_confirmed():
     assert not gaps[0]["clear"]
 
 
+def of_two_ages(seed, lesions=1500):
+    """A model that treats everybody alike; the old have fewer nevi, which are easy to tell from melanomas."""
+    rng = np.random.default_rng(seed)
+    old = rng.random(lesions) < 0.5
+    labels = np.where(rng.random(lesions) < 0.2, 1, np.where(rng.random(lesions) < np.where(old, 0.2, 0.8), 2, 0))
+    melanoma = np.array([0.0, 1.5, -3.0])[labels] + rng.normal(size=lesions)
+    logits = np.stack([np.zeros(lesions), melanoma, 3.0 * (labels == 2)], axis=1)
+    ids = [f"L_{number}" for number in range(lesions)]
+    table = pd.DataFrame({"image_id": ids, "lesion_id": ids, "group_id": ids, "dx": np.array(CLASSES)[labels]})
+    table = prediction_table(table.assign(source="ham10000"), "test", logits, CLASSES, scaled(3))
+    return table.assign(age=np.where(old, 70.0, 50.0), sex="male", localization="back", dx_type="histo")
+
+
+def test_other_diagnoses_are_no_gap_in_specificity_and_auc():
+    draws = {"resamples": 100, "seed": 0, "melanoma_threshold": 0.3}
+    rows = {row["value"]: row["melanoma"] for row in subgroup_report(of_two_ages(0), CLASSES, **draws)}
+    assert rows["40-59"]["specificity_at_threshold"] > rows["60-79"]["specificity_at_threshold"] + 0.15
+    assert rows["40-59"]["auc"] > rows["60-79"]["auc"] + 0.03
+    found = [gap for seed in range(10) for gap in subgroup_gaps(of_two_ages(seed), CLASSES, **draws)]
+    names = ["sensitivity_at_threshold", "standardised_specificity_at_threshold", "standardised_auc"]
+    assert {gap["metric"] for gap in found} == {"standardised_accuracy", *(f"melanoma_{name}" for name in names)}
+    assert not any(gap["clear"] for gap in found if gap["metric"].startswith("melanoma_standardised"))
+
+
+def test_standardised_scores_are_those_of_each_class_with_the_shares_of_the_whole_set():
+    table = of_two_ages(0)
+    gaps = {gap["metric"]: gap for gap in subgroup_gaps(table, CLASSES, resamples=50, seed=0, melanoma_threshold=0.3)}
+    others = table[table["dx"] != "mel"]
+    shares = others["dx"].value_counts(normalize=True)
+    scores = {"melanoma_standardised_specificity_at_threshold": {}, "melanoma_standardised_auc": {}}
+    for age, part in table.groupby("age"):
+        passed = {code: (part.loc[part["dx"] == code, "p_mel"] < 0.3).mean() for code in shares.index}
+        areas = {}
+        for code in shares.index:
+            pair = part[part["dx"].isin(["mel", code])]
+            areas[code] = roc_auc_score(pair["dx"] == "mel", pair["p_mel"])
+        for values, by_class in zip(scores.values(), (passed, areas), strict=True):
+            values[age] = sum(shares[code] * by_class[code] for code in shares.index)
+    for metric, values in scores.items():
+        assert gaps[metric]["gap"] == pytest.approx(abs(values[50.0] - values[70.0]))
+
+
+def test_a_gap_in_specificity_within_the_classes_is_found():
+    table = of_two_ages(1)
+    spoilt = (table["age"] == 70.0) & (table["dx"] == "bkl") & (np.arange(len(table)) % 3 == 0)
+    table.loc[spoilt, ["p_bkl", "p_mel", "p_nv"]] = 0.1, 0.8, 0.1
+    gaps = {gap["metric"]: gap for gap in subgroup_gaps(table, CLASSES, resamples=100, seed=0, melanoma_threshold=0.3)}
+    gap = gaps["melanoma_standardised_specificity_at_threshold"]
+    assert (gap["worst"], gap["clear"]) == ("60-79", True)
+
+
 def test_the_shrunken_gap_is_nearer_the_truth_than_the_largest():
     raw, shrunken = [], []
     for seed in range(30):

@@ -108,7 +108,7 @@ def _head(comparison: Mapping[str, Any]) -> str:
 def _tables(comparison: Mapping[str, Any]) -> list[Table]:
     groups = comparison["groups"]
     made = [[group["name"], group["makeup"], f"{group['images']:,}", f"{group['lesions']:,}"] for group in groups]
-    tables = [Table("compared", ("made from", "images", "lesions"), made)]
+    tables = [Table("compared", ("made from", "images", "lesion groups"), made)]
     for place, metric in enumerate(comparison["metrics"]):
         rows = [_row(metric, group) for group in groups if metric in group["scores"]]
         title = label_of(metric) + (", the primary score" if place == 0 and len(comparison["metrics"]) > 1 else "")

@@ -22,6 +22,7 @@ ATTRIBUTES = ("sex", "age", "localization", "source", "dx_type")
 AGE_BANDS = {"0-19": 0, "20-39": 20, "40-59": 40, "60-79": 60, "80+": 80}
 """First year of life of each band."""
 PREFIX = "melanoma_"
+AT_THRESHOLD = "_at_threshold"
 MEANS = ("balanced_accuracy", "macro_auc")
 LEVEL = 0.95
 
@@ -36,6 +37,17 @@ class Measure(NamedTuple):
     units: int
 
 
+class ByClass(NamedTuple):
+    """What is to be averaged over classes: a function from weights [N, R] to a score of each class [R, C].
+
+    `of` [C] are the classes that it is defined for; it rests on `lesions` lesion groups at most, None: no bound.
+    """
+
+    scores: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+    of: NDArray[np.bool_]
+    lesions: int | None = None
+
+
 class Subgroup(NamedTuple):
     """The images of one value of an attribute, as positions in the table, and their scores."""
 
@@ -44,8 +56,8 @@ class Subgroup(NamedTuple):
     places: NDArray[np.int64]
     groups: NDArray
     measures: dict[str, Measure]
-    sensitivities: Callable[[NDArray[np.float64]], NDArray[np.float64]]
-    """Of each class, [R, C] of weights [N, R]; NaN where it does not occur."""
+    by_class: dict[str, ByClass]
+    """Accuracy, and specificity and AUC of melanoma, of the images of each class alone; NaN where it does not occur."""
     lesions: NDArray[np.int64]
     """Lesion groups of each class, [C]."""
 
@@ -67,9 +79,9 @@ def find_subgroups(
             measures = _measures(probabilities[places], labels[places], predicted[places], own, melanoma, threshold)
             if np.unique(labels[places]).size < np.unique(labels).size:
                 measures |= {name: Measure(_undefined, 0) for name in MEANS}
-            cells = confusion_sums(predicted[places], labels[places], len(classes))
+            by_class = _by_class(probabilities[places], labels[places], predicted[places], own, melanoma, threshold)
             lesions = np.array([np.unique(own[labels[places] == c]).size for c in range(len(classes))])
-            found.append(Subgroup(attribute, value, places, own, measures, partial(_sensitivities, cells), lesions))
+            found.append(Subgroup(attribute, value, places, own, measures, by_class, lesions))
     return found
 
 
@@ -131,13 +143,44 @@ def _measures(
     positives, negatives = (np.unique(groups[side]).size for side in (positive, ~positive))
     flags = {"": predicted == melanoma}
     if threshold is not None:
-        flags["_at_threshold"] = probabilities[:, melanoma] >= threshold
+        flags[AT_THRESHOLD] = probabilities[:, melanoma] >= threshold
     for name, flagged in flags.items():
         measures[f"{PREFIX}sensitivity{name}"] = Measure(_share(flagged, positive), positives)
         measures[f"{PREFIX}specificity{name}"] = Measure(_share(~flagged, ~positive), negatives)
     ranking = rankings[melanoma]
     measures[f"{PREFIX}auc"] = Measure(lambda weights: _area(ranking, weights), min(positives, negatives))
     return measures
+
+
+def _by_class(
+    probabilities: NDArray,
+    labels: NDArray,
+    predicted: NDArray,
+    groups: NDArray,
+    melanoma: int | None,
+    threshold: float | None,
+) -> dict[str, ByClass]:
+    num_classes = probabilities.shape[1]
+    cells = confusion_sums(predicted, labels, num_classes)
+    found = {"standardised_accuracy": ByClass(partial(_sensitivities, cells), np.ones(num_classes, bool))}
+    if melanoma is None:
+        return found
+    others = np.arange(num_classes) != melanoma
+    name, flagged = f"{PREFIX}standardised_specificity", predicted == melanoma
+    if threshold is not None:
+        name, flagged = name + AT_THRESHOLD, probabilities[:, melanoma] >= threshold
+    passed = [_share(~flagged, labels == c) for c in range(num_classes)]
+    found[name] = ByClass(lambda weights: np.stack([share(weights) for share in passed], axis=-1), others)
+    positive = labels == melanoma
+    pairs = [np.flatnonzero(positive | (labels == c)) for c in range(num_classes)]
+    against = [RankingSums(probabilities[pair, melanoma], positive[pair]) for pair in pairs]
+
+    def areas(weights: NDArray) -> NDArray:
+        both = zip(against, pairs, strict=True)
+        return np.stack([_area(ranking, weights[pair]) for ranking, pair in both], axis=-1)
+
+    found[f"{PREFIX}standardised_auc"] = ByClass(areas, others, np.unique(groups[positive]).size)
+    return found
 
 
 def _undefined(weights: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -6,12 +6,15 @@ Holm's (Scandinavian Journal of Statistics 6:65, 1979), so that a set without an
 times. The interval of a gap comes from those of its two sides, so that a side without a mistake is as uncertain as it
 should be (Zou and Donner, Statistics in Medicine 27:1693, 2008; for two proportions Newcombe, ibid. 17:873, 1998).
 
-Groups with other diagnoses have other accuracies by construction, so accuracy is standardised: sensitivities by class,
-averaged with the shares that the classes have in the whole set (direct standardisation).
+Groups with other diagnoses have other scores by construction, so what depends on them is standardised: the accuracy of
+each class, and the specificity and AUC of melanoma against each other class, are averaged with the shares that the
+classes have in the whole set (direct standardisation). What differs within a class, such as nevi under observation and
+nevi that were excised, stays.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -21,6 +24,7 @@ from numpy.typing import NDArray
 
 from exp_tools.evaluation.metrics.bootstrap import SMALL_GROUPS, Spread, weighted_spreads
 from exp_tools.evaluation.metrics.subgroup_scores import (
+    AT_THRESHOLD,
     ATTRIBUTES,
     LEVEL,
     PREFIX,
@@ -36,9 +40,9 @@ from exp_tools.taxonomy import MELANOMA
 
 NOT_COMPARED = "dx_type"
 """The attribute whose values are shown and not compared: how a label was confirmed, which chooses the diagnoses."""
-AT_THRESHOLD = "_at_threshold"
+SENSITIVITY = f"{PREFIX}sensitivity"
 FEWEST_OF_CLASS = 5
-"""Lesions of a class that every compared value must have for the class to count in the standardised accuracy."""
+"""Lesions of a class that every compared value must have for the class to count in a standardised score."""
 
 
 def subgroup_report(
@@ -97,8 +101,8 @@ def subgroup_gaps(
     """The surest gap of each attribute and metric with at least two values that are not small.
 
     `unknown` is no group of people and is not compared; neither is how a label was confirmed (`dx_type`), which chooses
-    the diagnoses. The metrics are the standardised accuracy, and of melanoma sensitivity and specificity (at the
-    threshold where there is one) and AUC.
+    the diagnoses. The metrics are the accuracy, and of melanoma sensitivity and specificity (at the threshold where
+    there is one) and AUC; all but sensitivity standardised by class.
 
     Parameters
     ----------
@@ -107,7 +111,8 @@ def subgroup_gaps(
     Returns
     -------
     list of dicts with
-        attribute, metric (standardised_accuracy; those of melanoma begin with melanoma_)
+        attribute, metric (standardised_accuracy, melanoma_sensitivity, melanoma_standardised_specificity, both with
+            _at_threshold where there is one, melanoma_standardised_auc)
         best, worst : the two values
         gap : score of the best less that of the worst, >= 0
         shrunken : the gap of the two after their scores were drawn to the mean of all values as far as chance explains
@@ -205,20 +210,26 @@ def _families(members: Sequence[Subgroup], whole: Subgroup, **draws: int) -> lis
 
 def _comparable(subgroup: Subgroup, compared: Sequence[Subgroup], whole: Subgroup) -> dict[str, Measure]:
     """The metrics in which the subgroup may be compared: those that rest on enough lesions."""
-    measures = {name: measure for name, measure in subgroup.measures.items() if name.startswith(PREFIX)}
-    at_threshold = {name.removesuffix(AT_THRESHOLD) for name in measures if name.endswith(AT_THRESHOLD)}
-    measures = {name: measure for name, measure in measures.items() if name not in at_threshold}
-    common = np.min([one.lesions for one in compared], axis=0) >= FEWEST_OF_CLASS
-    if common.any():
-        shares = np.where(common, whole.lesions, 0) / whole.lesions[common].sum()
-
-        def standardised(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-            rates = subgroup.sensitivities(weights)[:, common]
-            known = np.where(np.isnan(rates), 0.0, shares[common])
-            return divide((np.nan_to_num(rates) * known).sum(axis=1), known.sum(axis=1))
-
-        measures["standardised_accuracy"] = Measure(standardised, int(subgroup.lesions[common].sum()))
+    measures = {}
+    for name in (SENSITIVITY + AT_THRESHOLD, SENSITIVITY):
+        if name in subgroup.measures:
+            measures[name] = subgroup.measures[name]
+            break
+    enough = np.min([one.lesions for one in compared], axis=0) >= FEWEST_OF_CLASS
+    for name, (scores, of, bound) in subgroup.by_class.items():
+        if (common := enough & of).any():
+            shares = whole.lesions[common] / whole.lesions[common].sum()
+            lesions = int(subgroup.lesions[common].sum())
+            units = lesions if bound is None else min(lesions, bound)
+            measures[name] = Measure(partial(_standardised, scores, common, shares), units)
     return {name: measure for name, measure in measures.items() if measure.units >= SMALL_GROUPS}
+
+
+def _standardised(scores: Callable, common: NDArray, shares: NDArray, weights: NDArray) -> NDArray[np.float64]:
+    """The mean over the common classes with these shares, [R]; over those that a resample has."""
+    found = scores(weights)[:, common]
+    known = np.where(np.isnan(found), 0.0, shares)
+    return divide((np.nan_to_num(found) * known).sum(axis=1), known.sum(axis=1))
 
 
 def _surest(spreads: Mapping[str, Spread]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ ATTRIBUTE_WORDS = {
     "dx_type": "how the diagnosis was confirmed",
 }
 DOUBTFUL = " †"
-DOUBT = "† the interval holds the true value less often than 95 % with so few lesions: docs/evaluation.md#proof."
+DOUBT = "† the interval holds the true value less often than 95 %: docs/evaluation.md#proof."
 AT_RATES = {
     "auc": "AUC",
     "partial_auc": "partial AUC, specificity from 80 % (0.5: chance)",
@@ -52,7 +52,7 @@ def results(test: Mapping[str, Any]) -> list[str]:
         few = " *" if rare and not HEADLINE[name].over_all else ""
         few += DOUBTFUL if HEADLINE[name].holds_from > test["lesions"] else ""
         row = [words, number(test["metrics"][name]) + few, interval(test["intervals"][name])]
-        row += [number(lesions["metrics"][name]), interval(lesions["intervals"][name])]
+        row += [number(lesions["metrics"][name]) + few, interval(lesions["intervals"][name])]
         rows.append(row + ([number(baseline[name])] if baseline else []))
     lines = ["## Results on the test split", "", *table(head, rows), "", *_footnote(rows)]
     lines.append(
@@ -213,20 +213,27 @@ def subgroups(test: Mapping[str, Any]) -> list[str]:
         cells += [f"{row['images']:,}", f"{row['lesions']:,}", _scored(row["accuracy"], bounds["accuracy"])]
         cells.append(_scored(row["balanced_accuracy"], bounds["balanced_accuracy"]))
         if melanoma:
-            which = "sensitivity_at_threshold" if "sensitivity_at_threshold" in melanoma else "sensitivity"
-            cells += [f"{melanoma['images']:,}", _scored(melanoma[which], melanoma["intervals"][which])]
+            there = "_at_threshold" if "sensitivity_at_threshold" in melanoma else ""
+            which = [f"sensitivity{there}", f"specificity{there}"]
+            cells += [f"{melanoma['images']:,}", *(_scored(melanoma[one], melanoma["intervals"][one]) for one in which)]
         rows.append(cells)
     if not rows:
         return []
     head = ["by", "group", "images", "lesions", "accuracy", "balanced accuracy"]
     if len(rows[0]) > len(head):
         at = " at the threshold" if test["subgroups"][0]["melanoma"].get("sensitivity_at_threshold") is not None else ""
-        head += ["melanomas", f"melanoma sensitivity{at}"]
+        head += ["melanomas", f"melanoma sensitivity{at}", f"melanoma specificity{at}"]
     return ["### Subgroups", "", *table(head, rows), "", *_footnote(rows), *_gaps(test.get("gaps"))]
 
 
 def _attribute(name: str) -> str:
     return ATTRIBUTE_WORDS.get(name, name.replace("_", " "))
+
+
+STANDARDISED = (
+    "Standardised: as if each group had the classes in the proportions of the whole set. What differs within a class, "
+    "such as nevi under observation and nevi that were excised, remains."
+)
 
 
 def _gaps(gaps: Sequence[Mapping[str, Any]] | None) -> list[str]:
@@ -243,7 +250,7 @@ def _gaps(gaps: Sequence[Mapping[str, Any]] | None) -> list[str]:
             f"({interval(gap['interval'])}) lower for {gap['worst']} than for {gap['best']}; {gap['shrunken']:.3f} "
             "after shrinkage, since the largest of many gaps is too large"
         )
-    return [*lines, ""]
+    return [*lines, *(["", STANDARDISED] if any("standardised" in gap["metric"] for gap in clear) else []), ""]
 
 
 def costs(test: Mapping[str, Any]) -> list[str]:

@@ -47,8 +47,8 @@ def set_report(
         empty : share of the images whose set is empty
         sizes : size -> images
         per_class : class -> lesions, images, coverage and mean_size of its images with their intervals, `small` (fewer
-            than SMALL_GROUPS lesion groups), `short`, and `held`: share of the images of other classes whose set holds
-            the class
+            than SMALL_GROUPS lesion groups), `short`, and `held`: share of the sets of other classes that hold the
+            class, a lesion counting once
         by_size : for each size that occurs, images, coverage (by image) and accuracy of the decision; coverage at the
             sizes is not promised, it shows whether large sets mark what is difficult
 
@@ -106,7 +106,9 @@ def set_report(
                 "intervals": {name: bounds[code, name] for name in ("coverage", "mean_size")},
                 "small": units[code] < SMALL_GROUPS,
                 "short": _short(bounds[code, "coverage"], asked),
-                "held": float(members[~rows, place].mean()) if (~rows).any() else float("nan"),
+                "held": float(np.average(members[~rows, place], weights=weight[~rows]))
+                if (~rows).any()
+                else float("nan"),
             }
             for place, (code, rows) in enumerate(of_class.items())
         },
