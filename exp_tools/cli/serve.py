@@ -293,7 +293,7 @@ def prediction_text(prediction: "Prediction", facts: "ModelFacts") -> str:
     lines.append("")
     if prediction.melanoma is not None:
         limit = f"{100 * facts.thresholds['melanoma']:.1f} %"
-        flagged = f"flagged, from {limit} on" if prediction.melanoma else f"not flagged, which begins at {limit}"
+        flagged = f"flagged (threshold {limit})" if prediction.melanoma else f"not flagged (threshold {limit})"
         lines.append(f"melanoma: {100 * prediction.melanoma_probability:.1f} %, {flagged}")
     if prediction.abstain:
         lines.append(f"too uncertain to use: below {100 * facts.thresholds['abstain']:.1f} % it is left to a human")

@@ -33,8 +33,8 @@ DISCLAIMER = (
     "See a physician about any skin change."
 )
 SCOPE = (
-    "Any picture gets a diagnosis. One that is unlike the training images is marked where the model file says how to "
-    "tell. That is no proof either way: some foreign pictures pass, and some dermoscopic images are marked."
+    "The model gives every image a diagnosis. Images unlike the training images are flagged, if the model file can "
+    "detect them. The flag is not proof: some are missed, and some dermoscopic images are flagged."
 )
 UNLIKE = (
     "Unlike the images this model was trained on: {why}. It may be no dermoscopic image, or one of another kind, and "
