@@ -295,10 +295,10 @@ def check_pipeline(root: Path) -> list[Check]:
     for name, stage in stages.items():
         absent = [out for out in _outs(stage) if not (root / out).exists()]
         if absent:
-            remedy = f"dvc repro {name}, or dvc pull for what a remote has"
+            remedy = f"dvc repro {name}, or dvc pull where a remote holds it"
             checks.append(Check(f"stage {name}", "warn", f"not here: {_some(absent)}", remedy))
         else:
-            checks.append(Check(f"stage {name}", "ok", f"{_some(_outs(stage))} are here"))
+            checks.append(Check(f"stage {name}", "ok", f"here: {_some(_outs(stage))}"))
     return checks
 
 

@@ -323,8 +323,8 @@ def test_the_command_refuses_other_data_and_takes_a_folder_instead(project, caps
 def test_without_the_packages_the_command_says_what_to_install(tmp_path, monkeypatch):
     write_model(tmp_path / "m.safetensors")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(UserError, match=r"pip install '\.\[onnx\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[onnx\]'"):
         Predictor(tmp_path / "m.onnx")
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(UserError, match=r"pip install '\.\[onnx\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[onnx\]'"):
         export.export_onnx(tmp_path / "m.safetensors", tmp_path / "m.onnx", squares(1), np.zeros((1, 3), np.float32))

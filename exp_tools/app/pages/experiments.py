@@ -88,7 +88,9 @@ def _table(settings: Settings, versions: list[Version]) -> None:
         "`exp-tools compare` says which are not."
     )
     if table["data"].map(is_drawn).any():
-        st.warning("Data `synthetic` are drawn: their scores mean nothing on real skin.", icon=":material/draw:")
+        st.warning(
+            "Data `synthetic` are synthetic images: their scores mean nothing on real skin.", icon=":material/draw:"
+        )
 
 
 def _training_curves(settings: Settings, versions: list[Version]) -> None:

@@ -127,7 +127,7 @@ def _overview(given: list[Picture], results: dict[str, Prediction | str], label:
         hide_index=True,
         placeholder="–",
         column_config={"probability": st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1)},
-        alt="File, most probable class, its probability and flags of each image",
+        alt="File, diagnosis, its probability and flags of each image",
     )
     st.download_button(
         "Download all as CSV",

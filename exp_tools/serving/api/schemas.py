@@ -8,7 +8,7 @@ from exp_tools.ood.checks import REASONS
 from exp_tools.serving.api.problems import KINDS
 from exp_tools.serving.predictor import DISCLAIMER, SCOPE
 
-DRAWN = "this model was trained on drawn pictures: what it says of real skin means nothing"
+DRAWN = "this model was trained on synthetic images: its output means nothing on real skin"
 Share = Field(ge=0, le=1)
 
 
@@ -23,7 +23,7 @@ class Served(Answer):
     architecture: str = Field(examples=["soft_attention"])
     sha256: str = Field(description="of the model file", examples=["0" * 64])
     trained_on: str = Field(description="name of the training data", examples=["ham10000"])
-    warning: str | None = Field(description="set where the training data were drawn, not photographed")
+    warning: str | None = Field(description="set where the training data are synthetic images")
 
 
 class Guess(Answer):
@@ -33,7 +33,10 @@ class Guess(Answer):
 
 
 class PredictionFields(Answer):
-    diagnosis: str = Field(description="code of the most probable class", examples=["nv"])
+    diagnosis: str = Field(
+        description="code of the class that the model decides for; it need not be the most probable one",
+        examples=["nv"],
+    )
     name: str = Field(examples=["Melanocytic nevus"])
     description: str
     malignant: bool | None = Field(description="malignant or pre-malignant; null: not said")
