@@ -122,7 +122,7 @@ def add_commands(commands: Commands) -> None:
     export.add_argument(
         "--with-preprocessing",
         action="store_true",
-        help="a graph that takes whole pictures and gives probabilities and decision, for other programs",
+        help="a graph that takes whole images and gives probabilities and decision, for other programs",
     )
     export.add_argument("--model", type=Path, default=MODEL, help=f"model file (default: {MODEL})")
     export.add_argument("--out", type=Path, help="file to write (default: next to the model)")

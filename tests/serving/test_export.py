@@ -117,7 +117,7 @@ def test_an_export_tells_foreign_pictures_as_the_model_does_or_says_that_it_cann
     write_sidecar(tmp_path / "silent.onnx", None)
     told = json.loads(sidecar_of(tmp_path / "silent.onnx").read_text())["unlike_training"]
     assert told["told"] is False
-    assert "cannot tell" in told["how"]
+    assert "no detector" in told["how"]
     silent = Predictor(tmp_path / "silent.onnx").predict(photograph(0))
     assert (silent.unlike_training, silent.unlike_why) == (None, CANNOT_TELL)
     export.add_facts(file, tmp_path / "torn.onnx", read_facts(model))

@@ -184,7 +184,7 @@ def _announced() -> dict[str, float]:
 
 @st.cache_data(ttl=REFRESH_SECONDS - 1, show_spinner=False)
 def _listed(root: str) -> list[experiment_queue.Task]:
-    """DVC's queue, asked once for all visitors: asking takes a second of a processor's time."""
+    """DVC's queue, asked once for all visitors: asking takes a second of CPU time."""
     return experiment_queue.tasks(Path(root))
 
 

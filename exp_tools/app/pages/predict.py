@@ -258,7 +258,7 @@ def _aim(facts: ModelFacts) -> float:
 
 
 def _say_unlike(result: Prediction) -> None:
-    """Warn of a picture that is unlike the training images, or say that it cannot be told; the bars stay below."""
+    """Warn of an image that is out of distribution, or say that this cannot be detected; the bars stay below."""
     if result.unlike_training:
         st.warning(f"{UNLIKE.format(why=plain(result.unlike_why))}.", icon=":material/image_not_supported:")
     elif result.unlike_training is None:
