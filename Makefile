@@ -37,7 +37,7 @@ repro: repository $(STAMP) ## run what changed of the pipeline; the first time a
 	@echo "Scores: metrics/evaluate.json   Figures: plots/   Model: models/model.safetensors"
 	@echo "Next:   source .venv/bin/activate, then dvc metrics show | dvc plots show | dvc exp run -S model.name=timm"
 	@git diff --quiet HEAD -- params.yaml dvc.yaml stages exp_tools && { git diff --quiet HEAD -- metrics MODEL_CARD.md || \
-		echo "Note:   results differ from the committed ones in their last digits, as on another kind of processor" \
+		echo "Note:   results differ from the committed ones, as they do on another kind of CPU" \
 			"(docs/troubleshooting.md). Back to those: git checkout HEAD -- metrics plots MODEL_CARD.md dvc.lock"; } || true
 
 repository: # DVC needs a Git repository with a commit; a downloaded ZIP is none

@@ -119,7 +119,7 @@ def check_bf16(device: str, capable: bool) -> Check:
     if device != "cpu":
         fast = "the GPU computes in it" if capable else "not in this GPU"
         return Check("bf16", "ok", f"{fast}: train.precision auto takes {'bf16' if capable else AUTO_GPU[device]}")
-    fast = "the processor is fast in it" if capable else "neither AMX nor AMD's AVX-512 BF16 here"
+    fast = "the CPU is fast in it" if capable else "neither AMX nor AMD's AVX-512 BF16 here"
     chosen = "bf16, or fp32 where a network has many depthwise convolutions" if capable else "fp32"
     remedy = "exp-tools doctor --measure times a training step in both"
     return Check("bf16", "ok", f"{fast}: train.precision auto takes {chosen}", remedy)
@@ -295,10 +295,10 @@ def check_pipeline(root: Path) -> list[Check]:
     for name, stage in stages.items():
         absent = [out for out in _outs(stage) if not (root / out).exists()]
         if absent:
-            remedy = f"dvc repro {name}, or dvc pull for what a remote has"
+            remedy = f"dvc repro {name}, or dvc pull where a remote holds it"
             checks.append(Check(f"stage {name}", "warn", f"not here: {_some(absent)}", remedy))
         else:
-            checks.append(Check(f"stage {name}", "ok", f"{_some(_outs(stage))} are here"))
+            checks.append(Check(f"stage {name}", "ok", f"here: {_some(_outs(stage))}"))
     return checks
 
 

@@ -86,7 +86,9 @@ def calling(folder: Path, name: str | Path) -> Iterator[None]:
 def require_file(path: Path, maker: str) -> None:
     """Raise UserError when a stage's input is not there; `maker` names the stage that makes it."""
     if not path.is_file():
-        raise UserError(f"{path} is not here; make it with `dvc repro {maker}` or fetch it with `dvc pull`")
+        raise UserError(
+            f"{path} is not here; make it with `dvc repro {maker}`, or fetch it with `dvc pull` where a remote holds it"
+        )
 
 
 def require_readable(path: Path) -> None:

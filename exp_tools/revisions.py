@@ -161,7 +161,9 @@ def fetch_bytes(root: Path, version: Version, path: str | Path) -> bytes:
     """
     if not version.commit:
         if not (root / path).is_file():
-            raise UserError(f"{path} is not here; make it with `dvc repro` or fetch it with `dvc pull`")
+            raise UserError(
+                f"{path} is not here; make it with `dvc repro`, or fetch it with `dvc pull` where a remote holds it"
+            )
         return (root / path).read_bytes()
     try:
         return _dvc_files(root, version).read_bytes(Path(path).as_posix())

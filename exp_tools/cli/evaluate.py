@@ -41,7 +41,9 @@ def add_commands(commands: Commands) -> None:
     )
     compare.add_argument("--ensemble", action="store_true", help="score averaged probabilities too")
     compare.add_argument("--resamples", type=int, default=2000, help="bootstrap resamples (default: 2000)")
-    compare.add_argument("--out", metavar="PREFIX", help="write PREFIX.md, PREFIX.csv and the forest plot PREFIX.png")
+    compare.add_argument(
+        "--out", metavar="PREFIX", help="write PREFIX.md, PREFIX.csv and the forest plot PREFIX.png (default: none)"
+    )
     compare.add_argument("--format", choices=("text", "markdown", "latex", "csv"), default="text", help="of the output")
 
     evaluate = commands.add(
@@ -57,7 +59,9 @@ def add_commands(commands: Commands) -> None:
     evaluate.add_argument("--source", required=True, help="kind of data set: ham10000, ph2, folder, table, isic, …")
     evaluate.add_argument("--dir", type=Path, required=True, help="folder of the data set")
     evaluate.add_argument("--table", help="name of the table, with --source table")
-    evaluate.add_argument("--out", type=Path, default=Path("evaluation"), help="folder for predictions and report")
+    evaluate.add_argument(
+        "--out", type=Path, default=Path("evaluation"), help="folder for predictions and report (default: evaluation)"
+    )
 
     score = commands.add(
         GROUP,

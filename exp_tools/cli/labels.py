@@ -18,7 +18,7 @@ def add_commands(commands: Commands) -> None:
         GROUP,
         "labels",
         _labels,
-        "rank lesions by how doubtful their label is, from predictions out of fold, as a table and contact sheets",
+        "rank lesions by how doubtful their label is, from out-of-fold predictions, as a table and contact sheets",
         "exp-tools labels folds-fold{0,1,2,3,4} --out doubtful_labels",
     )
     labels.add_argument(

@@ -85,7 +85,12 @@ def add_commands(commands: Commands) -> None:
     pairs.add_argument(
         "--table", type=Path, help="CSV with image_id and, where known, lesion_id, dx, sex, age, localization"
     )
-    pairs.add_argument("--out", type=Path, default=Path("duplicates"), help="folder for tables and pictures of pairs")
+    pairs.add_argument(
+        "--out",
+        type=Path,
+        default=Path("duplicates"),
+        help="folder for tables and sheets of pairs (default: duplicates)",
+    )
     pairs.add_argument(
         "--embed",
         type=Path,

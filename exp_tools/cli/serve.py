@@ -60,7 +60,9 @@ def add_commands(commands: Commands) -> None:
     batch.add_argument("source", type=Path, help="a folder, or a table with image_id and, where known, dx, age, sex, …")
     batch.add_argument("--images", type=Path, help="folder of the table's images (default: the table's folder)")
     batch.add_argument("--model", type=model_path, default=MODEL, help=WHICH_MODEL)
-    batch.add_argument("--out", type=Path, default=Path("predictions.csv"), help="table to write")
+    batch.add_argument(
+        "--out", type=Path, default=Path("predictions.csv"), help="table to write (default: predictions.csv)"
+    )
     batch.add_argument(
         "--format", choices=("table", "isic"), default="table", help="isic: a submission to the ISIC challenge"
     )
@@ -71,7 +73,7 @@ def add_commands(commands: Commands) -> None:
     )
     app.add_argument("--model", type=model_path, help="model file to show (default: the project's, to choose from)")
     app.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)")
-    app.add_argument("--port", type=int, default=8501, help="port to listen on (default: 8501)")
+    app.add_argument("--port", type=int, default=8501, help="port to listen on, 0: any free one (default: 8501)")
     app.add_argument("--public-url", metavar="URL", help=PUBLIC_URL)
     app.add_argument("--allow-training", action="store_true", help="let the page queue and run experiments")
     app.add_argument(
@@ -120,7 +122,7 @@ def add_commands(commands: Commands) -> None:
     export.add_argument(
         "--with-preprocessing",
         action="store_true",
-        help="a graph that takes whole pictures and gives probabilities and decision, for other programs",
+        help="a graph that takes whole images and gives probabilities and decision, for other programs",
     )
     export.add_argument("--model", type=Path, default=MODEL, help=f"model file (default: {MODEL})")
     export.add_argument("--out", type=Path, help="file to write (default: next to the model)")
@@ -227,7 +229,7 @@ def _api(options: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         if error.name not in ("fastapi", "uvicorn", "python_multipart", "prometheus_client"):
             raise
-        raise UserError(f"the API needs {error.name}, which is not installed: pip install '.[app]'") from error
+        raise UserError(f"the API needs {error.name}, which is not installed: pip install -e '.[app]'") from error
 
     if options.at_once is not None and options.at_once < 1:
         raise UserError(f"--at-once is {options.at_once}; it must be 1 or more")
@@ -271,7 +273,7 @@ def _export(options: argparse.Namespace) -> int:
 
 def model_line(model: Path, facts: "ModelFacts") -> str:
     """The model and the data it was trained on."""
-    drawn = ": drawn images, so what it says means nothing on real skin" if is_drawn(facts.source) else ""
+    drawn = ": synthetic images, so its output means nothing on real skin" if is_drawn(facts.source) else ""
     return f"model: {model} ({facts.architecture}), trained on {facts.source}{drawn}"
 
 
@@ -293,7 +295,7 @@ def prediction_text(prediction: "Prediction", facts: "ModelFacts") -> str:
     lines.append("")
     if prediction.melanoma is not None:
         limit = f"{100 * facts.thresholds['melanoma']:.1f} %"
-        flagged = f"flagged, from {limit} on" if prediction.melanoma else f"not flagged, which begins at {limit}"
+        flagged = f"{'' if prediction.melanoma else 'not '}flagged (threshold {limit})"
         lines.append(f"melanoma: {100 * prediction.melanoma_probability:.1f} %, {flagged}")
     if prediction.abstain:
         lines.append(f"too uncertain to use: below {100 * facts.thresholds['abstain']:.1f} % it is left to a human")

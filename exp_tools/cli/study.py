@@ -115,7 +115,11 @@ def _ensemble(options: argparse.Namespace) -> int:
     with atomic_write(card) as temporary:
         temporary.write_text(card_of(made, out, root / LABELS, params), encoding="utf-8")
     members, validation = len(made.facts.training["members"]), made.facts.training["validation"]["balanced_accuracy"]
-    on = "out of fold, where each image has the members that have not seen it" if made.folds > 1 else "on validation"
+    on = (
+        "of out-of-fold predictions, each by the members that have not seen the image"
+        if made.folds > 1
+        else "on validation"
+    )
     print(f"{out}: {members} members; balanced accuracy {validation:.3f} {on}, not for quoting")
     if made.folds > 1:
         print("its members have trained on every image of this set: no test image is left, only external sets")

@@ -29,7 +29,7 @@ when they wait for each other are woken at once, and were 4 times as fast (two c
 
 
 class Engine(Protocol):
-    """Bytes in, logits out; `foreign` judges features, None: the model file does not say how."""
+    """Bytes in, logits out; `foreign` detects OOD images by features, None: the model file has no detector."""
 
     facts: ModelFacts
     explanations: list[str]

@@ -1,4 +1,4 @@
-"""Run an exported ONNX model with ONNX Runtime on the processor."""
+"""Run an exported ONNX model with ONNX Runtime on the CPU."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from exp_tools.system import cores
 
 OOD_KEY = "exp_tools_ood"
 """Of the metadata of an export whose graph gives `features`: the tensors of `facts.ood`, see `ood.judge.packed`."""
-ORT_MISSING = "ONNX Runtime is not installed: pip install '.[onnx]'"
+ORT_MISSING = "ONNX Runtime is not installed: pip install -e '.[onnx]'"
 
 
 class OnnxEngine:

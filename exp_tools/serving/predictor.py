@@ -33,16 +33,14 @@ DISCLAIMER = (
     "See a physician about any skin change."
 )
 SCOPE = (
-    "Any picture gets a diagnosis. One that is unlike the training images is marked where the model file says how to "
-    "tell. That is no proof either way: some foreign pictures pass, and some dermoscopic images are marked."
+    "The model gives every image a diagnosis. Images unlike the training images are flagged, if the model file can "
+    "detect them. The flag is not proof: some are missed, and some dermoscopic images are flagged."
 )
 UNLIKE = (
     "Unlike the images this model was trained on: {why}. It may be no dermoscopic image, or one of another kind, and "
-    "nothing is known of how good the probabilities are for it"
+    "the reliability of its probabilities is unknown"
 )
-CANNOT_TELL = (
-    "this model file cannot tell whether a picture is unlike its training images: it gives any picture a diagnosis"
-)
+CANNOT_TELL = "this model file has no detector of out-of-distribution images: it gives every image a diagnosis"
 NO_MAPS = (
     "none: an exported model has no maps, and neither has one whose last map is a single position, which says nothing "
     "of where (train with a larger prepare.image_size)"
@@ -78,13 +76,13 @@ class Prediction:
     entropy : of the probabilities, as a share of the largest possible, 0 (certain) to 1 (knows nothing)
     abstain : the highest probability is below the model's threshold: leave it to a human; None: it has no threshold
     melanoma, melanoma_probability : whether the model's threshold flags a melanoma; None: the model has no such class
-    prediction_set : codes of the classes that the picture does not exclude, in the model's order (see
+    prediction_set : codes of the classes that the image does not exclude, in the model's order (see
         evaluation.prediction_sets); None: the model file has no sets
     set_note : the set in words; None likewise
-    unlike_training : the picture is unlike the training images, so nothing is known of how good the prediction is;
-        None: the model file cannot tell
+    unlike_training : whether the image is flagged as out of distribution (OOD), so that the prediction's reliability is
+        unknown; None: the model file has no detector
     unlike_score : distance of the network's features from those of the training images, 1 at the limit
-    unlike_why : the reasons in words, or that the model file cannot tell; None where it is not flagged
+    unlike_why : the reasons in words, or that the model file has no detector; None where it is not flagged
     notes : what the person should know of this input, and of a map that shows no place
     maps : where the model looked, by method (gradcam, attention): float32 [S, S], 0..1; only when asked for
     """
@@ -122,7 +120,7 @@ class Predictor:
     ----------
     model : path of a model.safetensors of this project, or of the .onnx that `exp-tools export` made of one;
         `released`: the one that comes with the project
-    device : where a safetensors model computes; None: the processor
+    device : where a safetensors model computes; None: the CPU
     top_k : how many classes `Prediction.top` has
 
     Raises

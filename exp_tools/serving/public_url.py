@@ -19,7 +19,7 @@ class PublicUrl:
     scheme : http or https
     host : lower case, without port; an IPv6 address without brackets
     port : 1 to 65535
-    base : the path before every page, without a slash at its end; "" where there is none
+    base : the path before every endpoint, without a slash at its end; "" where there is none
     """
 
     scheme: str

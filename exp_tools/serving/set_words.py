@@ -1,4 +1,4 @@
-"""A prediction set in words for a person: what is not excluded, at what level, and for what kind of pictures."""
+"""A prediction set in words for a person: what is not excluded, at what level, and for what kind of images."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,7 +23,7 @@ def set_note(sets: Mapping[str, Any], names: Mapping[str, str], held: Sequence[s
     parts = [_melanoma(sets, names, held, source) if MELANOMA in names else _members(names, held)]
     if held and decided not in held:
         parts.append(
-            f"the diagnosis, {names[decided]}, is not in the set: two rules disagree, so leave the picture to a human"
+            f"the diagnosis, {names[decided]}, is not in the set: two rules disagree, so leave the image to a human"
         )
     always = [f"{names[code]} ({count})" for code, count in always_held(sets).items()]
     if always:
@@ -37,23 +37,22 @@ def _melanoma(sets: Mapping[str, Any], names: Mapping[str, str], held: Sequence[
     melanoma, level = names[MELANOMA], f"{100 * sets['coverage']:.4g} %"
     if not held:
         return (
-            f"melanoma cannot be excluded: the set is empty, as the picture fits no diagnosis as {level} of its "
+            f"melanoma cannot be excluded: the set is empty, as the image fits no diagnosis as {level} of its "
             "validation lesions do; leave it to a human"
         )
     if MELANOMA in held:
         return f"melanoma cannot be excluded: {_members(names, held)}"
-    like = "drawn pictures" if is_drawn(source) else f"dermoscopic pictures like those of {source}"
+    like = "synthetic images" if is_drawn(source) else f"dermoscopic images like those of {source}"
     rest = f"{100 - 100 * sets['coverage']:.4g} %"
     return (
-        f"{_members(names, held)}; {melanoma} is outside it at a level of {level}: of the melanomas in {like}, up to "
-        f"{rest} on average are left out in the same way, so this is no all-clear, and of other pictures nothing is "
-        "promised"
+        f"{_members(names, held)}; {melanoma} is not in it, at a coverage of {level}: on average, up to {rest} of the "
+        f"melanomas in {like} are missed this way, so this is no all-clear; for other images nothing is guaranteed"
     )
 
 
 def _members(names: Mapping[str, str], held: Sequence[str]) -> str:
     if not held:
-        return "the set is empty: the picture fits no diagnosis, leave it to a human"
+        return "the set is empty: the image fits no diagnosis, leave it to a human"
     if len(held) == len(names):
         return f"the set holds every diagnosis that the model knows ({len(names)}), so it excludes none"
     return f"the set holds {', '.join(names[code] for code in held)}"

@@ -41,7 +41,7 @@ ALIKE = {
 """Facts that members must share, and what they are called."""
 ALIKE_IN_WEIGHTS = {
     "architecture": "architectures",
-    "knobs": "knobs of the architecture",
+    "knobs": "settings of the architecture",
     "pixel_mean": "normalisation",
     "pixel_std": "normalisation",
 }

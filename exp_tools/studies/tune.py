@@ -58,7 +58,7 @@ class _Run:
 def require_optuna() -> None:
     """Raise UserError where Optuna is not installed."""
     if optuna is None:
-        raise UserError("the search needs Optuna, which is not installed: pip install '.[tune]'")
+        raise UserError("the search needs Optuna, which is not installed: pip install -e '.[tune]'")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 

@@ -195,7 +195,7 @@ def passes(row: pd.Series, filters: Filters) -> bool:
 def test_orders_are_by_number_and_equal_ones_by_name(tmp_path):
     write_run(tmp_path, logits=logits_of(["mel"] * 12) * 0 + [0.0, 1.0, 0.0])
     table = read_cases(tmp_path).table
-    assert ordered(table, "most confident first")["image_id"].tolist() == table["image_id"].tolist()
+    assert ordered(table, "highest probability first")["image_id"].tolist() == table["image_id"].tolist()
     assert ordered(table, "largest loss first")["right"].tolist() == [False] * 7 + [True] * 3
 
 

@@ -425,12 +425,12 @@ def test_a_model_of_an_experiment_comes_from_dvc_once_and_what_is_gone_is_said(r
 
 
 @pytest.mark.parametrize("title", ["Predict", "Experiments", "Evaluate", "About"])
-def test_the_disclaimer_is_on_every_page_and_drawn_data_are_called_drawn(settings, monkeypatch, title):
+def test_the_disclaimer_is_on_every_page_and_synthetic_data_are_called_so(settings, monkeypatch, title):
     write_summary(settings.folder, 0.25)
     app = page(settings, title, monkeypatch)
     texts = [warning.value for warning in app.warning]
     assert texts[0] == DISCLAIMER
-    assert "drawn" in " ".join(texts[1:]).lower()
+    assert "synthetic" in " ".join(texts[1:]).lower()
 
 
 def test_a_prediction_is_the_predictors_own(settings, monkeypatch):
@@ -488,7 +488,7 @@ def test_an_untrained_or_missing_model_is_not_shown(settings, monkeypatch):
     assert "there is no model model.safetensors yet" in page(settings, "Predict", monkeypatch).error[0].value
 
 
-def test_the_model_of_real_data_is_not_called_drawn(settings, monkeypatch):
+def test_the_model_of_real_data_is_not_called_synthetic(settings, monkeypatch):
     write_model(settings.folder / MODEL, source="ham10000")
     app = page(settings, "Predict", monkeypatch)
     assert [warning.value for warning in app.warning] == [DISCLAIMER]

@@ -89,7 +89,7 @@ def test_a_gpu_that_torch_cannot_use_is_told_from_none(monkeypatch):
         ("cuda", True, "the GPU computes in it: train.precision auto takes bf16"),
         ("cuda", False, "not in this GPU: train.precision auto takes fp16"),
         ("mps", False, "not in this GPU: train.precision auto takes fp32"),
-        ("cpu", True, "the processor is fast in it: train.precision auto takes bf16, or fp32 where"),
+        ("cpu", True, "the CPU is fast in it: train.precision auto takes bf16, or fp32 where"),
         ("cpu", False, "neither AMX nor AMD's AVX-512 BF16 here: train.precision auto takes fp32"),
     ],
 )

@@ -101,7 +101,7 @@ def test_metadata_change_the_answer(with_metadata):
     )
     assert unseen.status_code == 200
     assert unseen.json()["notes"] == ["the model never saw the localization 'Füße'; it knows back, face, unknown"]
-    assert "drawn pictures" in body["model"]["warning"]
+    assert "synthetic images" in body["model"]["warning"]
 
 
 def test_an_overlay_is_the_map_on_the_picture_at_its_own_size(client, predictor):

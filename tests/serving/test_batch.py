@@ -280,7 +280,7 @@ def test_the_command_says_what_it_did(folder, tmp_path, capsys):
     assert "balanced accuracy" in text
     assert f"{tmp_path / 'p.csv'}: 9 images predicted\n" in text
     assert "1 left out, 0 fixed or noted" in text
-    assert "trained on synthetic: drawn images" in text
+    assert "trained on synthetic: synthetic images" in text
     assert "Not a medical device" in text
     assert cli.main(["batch", str(folder), "--model", str(tmp_path / "none"), "--out", str(tmp_path / "q.csv")]) == 1
     assert "there is no model file" in capsys.readouterr().err

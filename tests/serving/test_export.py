@@ -117,7 +117,7 @@ def test_an_export_tells_foreign_pictures_as_the_model_does_or_says_that_it_cann
     write_sidecar(tmp_path / "silent.onnx", None)
     told = json.loads(sidecar_of(tmp_path / "silent.onnx").read_text())["unlike_training"]
     assert told["told"] is False
-    assert "cannot tell" in told["how"]
+    assert "no detector" in told["how"]
     silent = Predictor(tmp_path / "silent.onnx").predict(photograph(0))
     assert (silent.unlike_training, silent.unlike_why) == (None, CANNOT_TELL)
     export.add_facts(file, tmp_path / "torn.onnx", read_facts(model))
@@ -323,8 +323,8 @@ def test_the_command_refuses_other_data_and_takes_a_folder_instead(project, caps
 def test_without_the_packages_the_command_says_what_to_install(tmp_path, monkeypatch):
     write_model(tmp_path / "m.safetensors")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(UserError, match=r"pip install '\.\[onnx\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[onnx\]'"):
         Predictor(tmp_path / "m.onnx")
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(UserError, match=r"pip install '\.\[onnx\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[onnx\]'"):
         export.export_onnx(tmp_path / "m.safetensors", tmp_path / "m.onnx", squares(1), np.zeros((1, 3), np.float32))

@@ -32,7 +32,7 @@ def test_the_examples_run_as_written(tmp_path):
     predicted, confidence, description, first, second, notes, shape = done.stdout.splitlines()
     name, code = re.fullmatch(r"Predicted: (.+) \((\w+)\)", predicted).groups()
     assert DIAGNOSES[code].name == name
-    assert re.fullmatch(r"Confidence: \d+\.\d\d%", confidence)
+    assert re.fullmatch(r"Probability: \d+\.\d\d%", confidence)
     assert description == f"Description: {DIAGNOSES[code].description}"
     assert first.split()[0] == code
     assert second.count("'probability'") == 2

@@ -63,11 +63,11 @@ def test_the_words_of_each_kind_of_set():
     assert said([]).startswith("melanoma cannot be excluded: the set is empty")
     assert said(CLASSES).startswith("melanoma cannot be excluded: the set holds every diagnosis")
     absent = said(["nv"])
-    assert "the set holds Melanocytic nevus; Melanoma is outside it at a level of 90 %" in absent
-    assert "of the melanomas in dermoscopic pictures like those of ham10000, up to 10 %" in absent
+    assert "the set holds Melanocytic nevus; Melanoma is not in it, at a coverage of 90 %" in absent
+    assert "up to 10 % of the melanomas in dermoscopic images like those of ham10000 are missed this way" in absent
     assert "no all-clear" in absent
-    assert "drawn pictures" in said(["nv"], source="synthetic")
-    assert "95 %: of the melanomas in dermoscopic pictures like those of ham10000, up to 5 %" in said(
+    assert "synthetic images" in said(["nv"], source="synthetic")
+    assert "a coverage of 95 %: on average, up to 5 % of the melanomas in dermoscopic images like those" in said(
         ["nv"], coverage=0.95
     )
     assert "the diagnosis, Melanoma, is not in the set" in said(["nv"], decided="mel")

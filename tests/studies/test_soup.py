@@ -47,7 +47,7 @@ def test_a_member_joins_where_validation_is_no_worse(weights, chosen):
     ("change", "said"),
     [
         ({"architecture": "emas"}, "architectures"),
-        ({"knobs": {"dropout": 0.5}}, "knobs"),
+        ({"knobs": {"dropout": 0.5}}, "settings"),
         ({"training": {"md5_labels": "a", "md5_splits": "c"}}, "different splits"),
         ({"training": {"md5_labels": "d", "md5_splits": "b"}}, "label tables"),
         ({"training": {"ensemble_of": "seeds"}}, "an ensemble already"),

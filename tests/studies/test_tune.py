@@ -206,7 +206,7 @@ def test_two_scores_have_a_front_and_other_scores_are_refused(root, dvc, monkeyp
 
 def test_without_optuna_it_says_what_to_install(root, monkeypatch):
     monkeypatch.setattr(tune, "optuna", None)
-    with pytest.raises(UserError, match=r"pip install '\.\[tune\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[tune\]'"):
         run(read(root, SPACE))
 
 

@@ -10,8 +10,8 @@ from exp_tools.app.cases.table import OF
 OUTCOMES = ("wrong", "right", "all")
 ORDERS = {
     "largest loss first": ("loss", False),
-    "most confident first": ("confidence", False),
-    "least confident first": ("confidence", True),
+    "highest probability first": ("confidence", False),
+    "lowest probability first": ("confidence", True),
     "most unlike the training images first": ("unlike_score", False),
 }
 """How cases may be sorted: the column, and whether it rises."""
@@ -24,7 +24,7 @@ class Filters:
     of_set : `test` or `external:NAME`
     outcome : of OUTCOMES
     true, predicted : codes of classes
-    confidence : lowest and highest probability of the predicted class, both included
+    confidence : lowest and highest probability of the prediction, both included
     attributes : values by attribute
     unlike : whether the image is unlike the training images; None: either
     sizes : numbers of classes in the prediction set

@@ -29,7 +29,7 @@ class Cases(NamedTuple):
 
     table : one row per case, by image_id: the columns of the prediction table, METADATA, extra_<name>, and
         place : row in the packed images of its set
-        confidence : probability of the predicted class
+        confidence : probability of the prediction, which need not be the highest
         loss : -log of the probability of the true class
         right : whether the two classes are the same
         of_<name> : the value of each attribute
@@ -110,7 +110,9 @@ def _require_fit(images: Path, rows: int, external: bool) -> None:
     name = (EXTERNAL_IMAGES if external else IMAGES).as_posix()
     stage = "external" if external else "prepare"
     if not images.is_file():
-        raise UserError(f"{name} is not here; make it with `dvc repro {stage}` or fetch it with `dvc pull`")
+        raise UserError(
+            f"{name} is not here; make it with `dvc repro {stage}`, or fetch it with `dvc pull` where a remote holds it"
+        )
     try:
         shape = np.load(images, mmap_mode="r").shape
     except (OSError, ValueError, EOFError) as error:

@@ -60,7 +60,7 @@ def show(settings: Settings, cases: Cases, case: pd.Series, go: Callable[[str], 
 
 
 def title(case: pd.Series) -> str:
-    """Right or wrong, what was predicted with which confidence, and what is true."""
+    """Right or wrong, what was predicted with which probability, and what is true."""
     predicted = f"{plain(name_of(case['predicted']))} {percent(case['confidence'])}"
     return f"Right: {predicted}" if case["right"] else f"Wrong: {predicted}, true: {plain(name_of(case['dx']))}"
 

@@ -17,13 +17,13 @@ from exp_tools.serving.predictor import description_of, is_malignant, name_of
 PURPOSE = "What the chosen model is, what it was trained on, and what it cannot do."
 PRIVACY = f"""
 - **What you upload is sent to the computer that runs this app**: your own where the address is 127.0.0.1 or localhost,
-  otherwise somebody else's, who could read it on the way and there unless the address begins with https. Remove
-  names and other personal data first, and ask whoever runs the app before you upload a patient's image.
+  otherwise somebody else's, who can read it there. Unless the address begins with https, others can read it on the
+  way too. Remove names and other personal data first, and ask whoever runs the app before you upload a patient's image.
 - The app keeps it in that computer's memory until the page is closed. It writes no image, name or patient's data to
   the disk, logs none of them, sends them nowhere else and reports no usage.
 - Files up to {MAX_UPLOAD_MB} MB each. The app has no password of its own: whoever reaches the address can use it.
 - A prediction describes an image, not a patient. The model knows the classes listed under "Model file", nothing else:
-  it cannot say "none of these", and a photograph of a cup is given a diagnosis too.
+  a photograph of a cup is given a diagnosis too. Most such images are flagged where the model file can detect them.
 - It has learned from one collection of images. With other cameras, skin tones, ages or body sites it can do much worse;
   the page Evaluate has the figures, where there are any.
 """

@@ -122,7 +122,7 @@ def _ask(cases: Cases, outcome: str) -> tuple[Filters, str]:
         true = _several(box, "True class", cases.classes, "true", _named)
         predicted = _several(box, "Predicted class", cases.classes, "predicted", _named)
         low, high = box.slider(
-            "Confidence in the prediction", *(0, 100, CONFIDENCE), format="%d %%", key="confidence", **CHANGED
+            "Probability of the prediction", *(0, 100, CONFIDENCE), format="%d %%", key="confidence", **CHANGED
         )
         attributes = {
             name: _several(box, LABELS.get(name, name.replace("_", " ").capitalize()), values, OF + name)

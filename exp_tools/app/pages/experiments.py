@@ -88,7 +88,9 @@ def _table(settings: Settings, versions: list[Version]) -> None:
         "`exp-tools compare` says which are not."
     )
     if table["data"].map(is_drawn).any():
-        st.warning("Data `synthetic` are drawn: their scores mean nothing on real skin.", icon=":material/draw:")
+        st.warning(
+            "Data `synthetic` are synthetic images: their scores mean nothing on real skin.", icon=":material/draw:"
+        )
 
 
 def _training_curves(settings: Settings, versions: list[Version]) -> None:
@@ -182,7 +184,7 @@ def _announced() -> dict[str, float]:
 
 @st.cache_data(ttl=REFRESH_SECONDS - 1, show_spinner=False)
 def _listed(root: str) -> list[experiment_queue.Task]:
-    """DVC's queue, asked once for all visitors: asking takes a second of a processor's time."""
+    """DVC's queue, asked once for all visitors: asking takes a second of CPU time."""
     return experiment_queue.tasks(Path(root))
 
 

@@ -127,7 +127,7 @@ def _overview(given: list[Picture], results: dict[str, Prediction | str], label:
         hide_index=True,
         placeholder="–",
         column_config={"probability": st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1)},
-        alt="File, most probable class, its probability and flags of each image",
+        alt="File, diagnosis, its probability and flags of each image",
     )
     st.download_button(
         "Download all as CSV",
@@ -258,7 +258,7 @@ def _aim(facts: ModelFacts) -> float:
 
 
 def _say_unlike(result: Prediction) -> None:
-    """Warn of a picture that is unlike the training images, or say that it cannot be told; the bars stay below."""
+    """Warn of an image that is out of distribution, or say that this cannot be detected; the bars stay below."""
     if result.unlike_training:
         st.warning(f"{UNLIKE.format(why=plain(result.unlike_why))}.", icon=":material/image_not_supported:")
     elif result.unlike_training is None:

@@ -115,7 +115,7 @@ def _set(
     if request.chosen == TEST and facts.training.get("ensemble_of") == "folds":
         raise UserError(
             f"the members of {request.label} have trained on every image of this project's set, so none is left to "
-            "test them together: choose an external set. Its card has the scores out of fold"
+            "test them together: choose an external set. Its card has the out-of-fold scores"
         )
     if request.chosen == TEST:
         labels, splits = read_labels(root / LABELS), read_splits(root / SPLITS)

@@ -22,7 +22,7 @@ def png(picture: Image.Image | NDArray[np.uint8]) -> bytes:
 
 
 def draw_example(number: int) -> tuple[str, bytes]:
-    """A drawn lesion that no model has seen: file name, which tells its class, and bytes of a PNG."""
+    """A synthetic lesion that no model has seen: file name, which tells its class, and bytes of a PNG."""
     codes = list(DIAGNOSES)
     dx = codes[number % len(codes)]
     pixels, _ = draw_sample_image(f"SYN_{number}", f"SYN_{number}", dx, DRAWING_SEED)

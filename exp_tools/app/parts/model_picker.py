@@ -17,7 +17,7 @@ from exp_tools.taxonomy import is_drawn
 
 KEY = "version"
 DRAWN = (
-    "**Drawn data.** This model has only ever seen drawn pictures (the embedded sample set). What it says of a "
+    "**Synthetic data.** This model has only seen synthetic images (the embedded sample set). What it says of a "
     "photograph means nothing; its scores say that the software works, no more."
 )
 
@@ -86,7 +86,7 @@ def facts_of(settings: Settings, version: Version) -> ModelFacts | str:
 
 
 def _without_skin(model: Path) -> bool:
-    """Whether there is no model, or one that saw drawn images alone."""
+    """Whether there is no model, or one that saw synthetic images alone."""
     try:
         return is_drawn(read_facts(model).source)
     except UserError:
@@ -94,7 +94,7 @@ def _without_skin(model: Path) -> bool:
 
 
 def say_model(predictor: Predictor) -> None:
-    """One line on the model, and a warning where its data are drawn."""
+    """One line on the model, and a warning where its data are synthetic."""
     say_facts(predictor.facts)
 
 
@@ -138,7 +138,10 @@ def require_trained(predictor: Predictor) -> Predictor:
 def _stamp(path: Path) -> tuple[int, int]:
     """Changes when the file does. Raises UserError where it is missing."""
     if not path.is_file():
-        raise UserError(f"there is no model {path.name} yet; make one with `dvc repro` or fetch it with `dvc pull`")
+        raise UserError(
+            f"there is no model {path.name} yet; make one with `dvc repro`, or fetch it with `dvc pull` where a remote "
+            "holds it"
+        )
     return path.stat().st_mtime_ns, path.stat().st_size
 
 

@@ -26,7 +26,7 @@ class Access:
 
     hosts : names that `Host` may have; None: any
     origins : origins whose pages may read answers, "*": all
-    token : what `Authorization: Bearer` must have for PROTECTED pages; None: nothing
+    token : what `Authorization: Bearer` must have for PROTECTED endpoints; None: nothing
     public_url : the address behind a proxy
     """
 
@@ -37,7 +37,7 @@ class Access:
 
     @property
     def base(self) -> str:
-        """The path before every page."""
+        """The path before every endpoint."""
         return self.public_url.base if self.public_url else ""
 
 
@@ -83,7 +83,7 @@ class Guard:
 
 
 class Cors(CORSMiddleware):
-    """Starlette's, with a problem as the answer to a page that may not ask."""
+    """Starlette's, with a problem as the answer to a web page that may not ask."""
 
     def preflight_response(self, request_headers: Headers) -> Response:
         answer = super().preflight_response(request_headers)

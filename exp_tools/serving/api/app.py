@@ -120,7 +120,7 @@ def _add_pages(app: FastAPI, serving: Serving, limits: Limits) -> None:
     )
     async def ready(request: Request) -> JSONResponse:
         if gate.inside >= gate.places:
-            raise Problem("not_ready", f"all {gate.places} places are taken", {"Retry-After": "1"})
+            raise Problem("not_ready", f"all {gate.places} request slots are taken", {"Retry-After": "1"})
         return JSONResponse({"status": "ready", "model": _service(request).served})
 
     @app.get("/model", response_model=schemas.ModelAnswer, summary="What the model is and what the API takes")
@@ -180,7 +180,7 @@ def _service(request: Request) -> Service:
 
 
 def _describe_token(app: FastAPI) -> None:
-    """Say in the OpenAPI description which pages need the token."""
+    """Say in the OpenAPI description which endpoints need the token."""
     described = app.openapi()
     described["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
     for path in set(PROTECTED) & set(described["paths"]):
@@ -203,7 +203,7 @@ async def _answer_http(_: Request, error: HTTPException) -> JSONResponse:
     headers = dict(error.headers or {})
     if headers.get("Allow") == "GET":
         headers["Allow"] = "GET, HEAD"
-    return Problem(kind, "the pages are listed at /", headers).response()
+    return Problem(kind, "the endpoints are listed at /", headers).response()
 
 
 _FILE = {

@@ -16,7 +16,7 @@ h2 { margin-top: 2.5rem }
 
 
 def docs_page(described: dict[str, Any]) -> str:
-    """An HTML document with every page, field, answer and problem of an OpenAPI description."""
+    """An HTML document with every endpoint, field, answer and problem of an OpenAPI description."""
     title = escape(described["info"]["title"])
     parts = [
         f"<h1>{title}</h1><p>{escape(described['info']['description'])}</p>",

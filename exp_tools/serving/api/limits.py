@@ -50,7 +50,7 @@ class Gate:
 
     @contextlib.contextmanager
     def place(self) -> Iterator[None]:
-        """Hold a place. Raises Problem (too_busy) when none is free."""
+        """Hold a request slot. Raises Problem (too_busy) when none is free."""
         if self.inside >= self.places:
             raise Problem(
                 "too_busy", f"{self.places} requests are in work; try again in a second", {"Retry-After": "1"}

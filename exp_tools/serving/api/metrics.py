@@ -1,4 +1,4 @@
-"""What Prometheus reads of the API: requests by page and status, times, places, memory, and the model in use."""
+"""What Prometheus reads of the API: requests by endpoint and status, times, request slots, memory, and the model."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""The API's middleware: pages as the app knows them, a log line per request, response headers, faults as problems."""
+"""The API's middleware: known endpoints, a log line per request, response headers, faults as problems."""
 
 import asyncio
 import contextlib
@@ -44,14 +44,14 @@ class RequestMiddleware:
     The app sees the path without the proxy's base path and without a slash at its end, and GET for HEAD, whose answer
     is sent without its body.
 
-    The log has method, page, status, milliseconds, bytes and a random id, which the answer has too. It has neither
-    addresses, file names, form fields nor queries, and a page that is not in `pages` is written as "(other)": an
+    The log has method, endpoint, status, milliseconds, bytes and a random id, which the answer has too. It has neither
+    addresses, file names, form fields nor queries, and an endpoint that is not in `pages` is written as "(other)": an
     address may hold a name. Of a fault of ours the places in the code are logged, not its message, for the same reason.
 
     Parameters
     ----------
     pages : the paths that may appear in the log
-    base : the path before every page; requests may have it or not
+    base : the path before every endpoint; requests may have it or not
     serving : has the model of the request, scope["service"], whose checksum the answer has
     metrics : counts the requests; None: nobody does
     """

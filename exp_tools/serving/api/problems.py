@@ -9,7 +9,7 @@ MEDIA_TYPE = "application/problem+json"
 SCHEMA = {"$ref": "#/components/schemas/ProblemFields"}
 SHOWN = 60
 BASE: ContextVar[str] = ContextVar("base", default="")
-"""The path before every page, of the request that is answered; "" where there is none."""
+"""The path before every endpoint, of the request that is answered; "" where there is none."""
 
 
 class Kind(NamedTuple):
@@ -24,8 +24,8 @@ KINDS = {
     "malformed_form": Kind(400, "The form is not well-formed multipart/form-data"),
     "unauthorized": Kind(401, "The request has no valid token"),
     "wrong_origin": Kind(403, "Pages of that origin may not use this server"),
-    "not_found": Kind(404, "There is no such page"),
-    "wrong_method": Kind(405, "This page does not answer that method"),
+    "not_found": Kind(404, "There is no such endpoint"),
+    "wrong_method": Kind(405, "This endpoint does not answer that method"),
     "too_slow": Kind(408, "The request did not arrive in time"),
     "too_large": Kind(413, "The request, an image or a text is too large"),
     "too_many_parts": Kind(413, "The form has too many images or fields"),
@@ -39,7 +39,7 @@ KINDS = {
     "wrong_field": Kind(422, "A field is missing, unknown, given twice or of the wrong sort"),
     "wrong_value": Kind(422, "The value of a field is not allowed"),
     "too_busy": Kind(429, "The server has as many requests as it takes at once"),
-    "server_fault": Kind(500, "The server made a mistake"),
+    "server_fault": Kind(500, "Internal server error"),
     "not_ready": Kind(503, "The server takes no request at the moment"),
 }
 """Every kind of problem; the image kinds are those of ImageFault."""

@@ -8,7 +8,7 @@ from exp_tools.ood.checks import REASONS
 from exp_tools.serving.api.problems import KINDS
 from exp_tools.serving.predictor import DISCLAIMER, SCOPE
 
-DRAWN = "this model was trained on drawn pictures: what it says of real skin means nothing"
+DRAWN = "this model was trained on synthetic images: its output means nothing on real skin"
 Share = Field(ge=0, le=1)
 
 
@@ -23,7 +23,7 @@ class Served(Answer):
     architecture: str = Field(examples=["soft_attention"])
     sha256: str = Field(description="of the model file", examples=["0" * 64])
     trained_on: str = Field(description="name of the training data", examples=["ham10000"])
-    warning: str | None = Field(description="set where the training data were drawn, not photographed")
+    warning: str | None = Field(description="set where the training data are synthetic images")
 
 
 class Guess(Answer):
@@ -33,7 +33,10 @@ class Guess(Answer):
 
 
 class PredictionFields(Answer):
-    diagnosis: str = Field(description="code of the most probable class", examples=["nv"])
+    diagnosis: str = Field(
+        description="code of the class that the model decides for; it need not be the most probable one",
+        examples=["nv"],
+    )
     name: str = Field(examples=["Melanocytic nevus"])
     description: str
     malignant: bool | None = Field(description="malignant or pre-malignant; null: not said")
@@ -45,14 +48,16 @@ class PredictionFields(Answer):
     melanoma: bool | None = Field(description="flagged by the model's melanoma threshold; null: it has none")
     melanoma_probability: float | None = Field(ge=0, le=1)
     prediction_set: list[str] | None = Field(
-        description="codes of the classes that the picture does not exclude, at the coverage of the model's "
+        description="codes of the classes that the image does not exclude, at the coverage of the model's "
         "`prediction_sets`; null: the model file has no sets",
         examples=[["mel", "nv"]],
     )
     set_note: str | None = Field(description="the set in words, with what it does not promise; null likewise")
-    unlike_training: bool | None = Field(description="unlike the training images; null: the model file cannot tell")
+    unlike_training: bool | None = Field(
+        description="flagged as out of distribution, unlike the training images; null: the model file has no detector"
+    )
     unlike_score: float | None = Field(ge=0, description="distance from the training images, 1 at the limit")
-    unlike_why: str | None = Field(description="why it is flagged, or that the model file cannot tell")
+    unlike_why: str | None = Field(description="why it is flagged, or that the model file has no detector")
     notes: list[str] = Field(description="what to know of this input")
     disclaimer: str = Field(examples=[DISCLAIMER])
     overlays: dict[str, str] = Field(
@@ -80,7 +85,7 @@ class ProblemFields(Answer):
 class BatchEntry(Answer):
     """One image of a batch: a prediction or a problem."""
 
-    index: int = Field(ge=0, description="place among the images of the request")
+    index: int = Field(ge=0, description="index among the images of the request")
     prediction: PredictionFields | None
     problem: ProblemFields | None
 
@@ -99,7 +104,7 @@ class BatchAnswer(Answer):
 class HealthAnswer(Answer):
     status: str = Field(examples=["ok"])
     inside: int = Field(description="requests being worked on or waiting")
-    places: int = Field(description="how many there may be before the next is answered with 429")
+    places: int = Field(description="request slots; when all are taken, the next request is answered with 429")
 
 
 class ReadyAnswer(Answer):

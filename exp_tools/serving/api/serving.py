@@ -19,7 +19,7 @@ LOG = logging.getLogger("exp_tools.api")
 
 
 class Serving:
-    """The model in use, the places for requests, and the threads that they are computed in.
+    """The model in use, the request slots, and the threads that they are computed in.
 
     A request takes `current` once and asks nothing else, so that its numbers and its checksum are of one model.
 

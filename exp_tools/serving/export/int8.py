@@ -118,7 +118,7 @@ def write_int8(fp32: Path, out: Path, calibration: Examples, *, uses_metadata: b
         quant_format=quantization.QuantFormat.QDQ,
         op_types_to_quantize=["Conv", "Gemm", "MatMul", "Add", "Relu", "MaxPool", "Concat", "GlobalAveragePool"],
         per_channel=True,
-        reduce_range=True,  # processors without VNNI add pairs of products in 16 bits, which 8-bit weights overflow
+        reduce_range=True,  # CPUs without VNNI add pairs of products in 16 bits, which 8-bit weights overflow
         activation_type=quantization.QuantType.QUInt8,
         weight_type=quantization.QuantType.QInt8,
     )

@@ -33,7 +33,7 @@ from exp_tools.serving.onnx_engine import OOD_KEY, OnnxEngine
 
 TOLERANCE = 1e-4
 """Largest accepted difference of a probability of the export from the model's."""
-ONNX_MISSING = "the packages for ONNX are not installed: pip install '.[onnx]'"
+ONNX_MISSING = "the packages for ONNX are not installed: pip install -e '.[onnx]'"
 
 
 class Graph(nn.Module):

@@ -64,7 +64,7 @@ def with_export(facts: ModelFacts, export: dict[str, Any]) -> ModelFacts:
 
 
 def without_ood(facts: ModelFacts) -> ModelFacts:
-    """The facts of an export that cannot tell pictures unlike the training images.
+    """The facts of an export without a detector of out-of-distribution images.
 
     A graph with its preprocessing gives no features, and 8 bits move features by more than the limit allows for.
     """

@@ -118,7 +118,7 @@ def content(facts: ModelFacts, onnx_file: Path, tensors: dict[str, Any], draft: 
             "told": bool(facts.ood),
             "how": f"output `features`, and the metadata {OOD_KEY}: ForeignJudge in exp_tools/ood/judge.py"
             if facts.ood
-            else "missing here: this export cannot tell pictures that are unlike the training images",
+            else "missing here: this export has no detector of out-of-distribution images",
         }
         | facts.ood,
         "classes": [{"code": code, "name": name_of(code), "malignant": is_malignant(code)} for code in facts.classes],
