@@ -323,7 +323,9 @@ def gaps_of(seed: int, lesions: int, gap: float, resamples: int) -> dict[str, fl
         # As on real skin, the young and the trunk have most of the nevi: no gap, and scores that look like one.
         "age": np.where(nevus, rng.integers(20, 70, number), rng.integers(40, 90, number)),
         "localization": np.where(
-            nevus & (rng.random(number) < 0.5), "trunk", rng.choice(["back", "face", "trunk", "lower extremity"], number)
+            nevus & (rng.random(number) < 0.5),
+            "trunk",
+            rng.choice(["back", "face", "trunk", "lower extremity"], number),
         ),
     }
     people = {name: values[drawn.lesion] for name, values in people.items()}

@@ -26,6 +26,7 @@ from exp_tools.data.inputs.metadata import Vocabulary, encode, fit_vocabulary
 from exp_tools.data.labels.table import read_labels, read_splits
 from exp_tools.devices import augments_on_device, loader_workers, prepare_machine, resolve_precision
 from exp_tools.errors import UserError, run_main
+from exp_tools.evaluation.predict import predict_logits
 from exp_tools.io import file_digest, write_csv
 from exp_tools.models.model_file import ModelFacts, save_model
 from exp_tools.models.pretrained import check_start, load_weights, resolved, summarise_names, weights_source
@@ -113,7 +114,11 @@ def main() -> None:
         )
         if rank == 0:
             facts = describe(params, preprocessing, knobs, model, data, vocabulary, fitted, inputs)
-            write_validation(data, fitted)
+            logits = fitted.logits
+            if setup.precision != "fp32":  # calibration is for the numbers that evaluation and serving compute
+                run = {"batch_size": fitted.batch_size, "device": device, "metadata": data.metadata}
+                logits = predict_logits(model, IMAGES, data.val, **run)
+            write_validation(data, logits)
             save_model(NETWORK, model, facts)
             store.finish()
             score = fitted.best_scores[params.train.select_on]
@@ -155,7 +160,7 @@ def train_probe(params: Params) -> None:
         knobs["neighbours"] = model.head.neighbours
     facts = describe(params, preprocessing, knobs, model, data, vocabulary, fitted, inputs)
     facts.training["decided"] = decided
-    write_validation(data, fitted)
+    write_validation(data, fitted.logits)
     save_model(NETWORK, model, facts)
     score = fitted.best_scores[params.train.select_on]
     chosen = "".join(f", {name} {value:g}" for name, value in decided.items())
@@ -242,11 +247,11 @@ def warn(params: Params) -> None:
         )
 
 
-def write_validation(data: TrainingData, fitted: Fitted) -> None:
-    """Write the logits of the best epoch on validation, for `calibrate`."""
+def write_validation(data: TrainingData, logits: np.ndarray) -> None:
+    """Write the logits [N, C] of the kept weights on validation, for `calibrate`."""
     table = read_labels(LABELS).iloc[data.val][["image_id", "lesion_id", "group_id"]]
-    logits = {f"logit_{code}": fitted.logits[:, place] for place, code in enumerate(data.classes)}
-    write_csv(VALIDATION, table.assign(dx=np.array(data.classes)[data.labels[data.val]], **logits))
+    columns = {f"logit_{code}": logits[:, place] for place, code in enumerate(data.classes)}
+    write_csv(VALIDATION, table.assign(dx=np.array(data.classes)[data.labels[data.val]], **columns))
 
 
 def describe(

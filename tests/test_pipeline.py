@@ -72,6 +72,18 @@ def test_everything_is_written_and_nothing_else_is_left(project):
     assert project.run("git", "status", "--porcelain").stdout == ""
 
 
+def test_calibration_is_fitted_on_the_logits_that_evaluation_computes(project):
+    """Training is in bf16, all else in fp32."""
+    fitted = pd.read_csv(project.folder / "data/validation.csv").set_index("image_id")
+    scored = pd.read_csv(project.folder / "data/predictions.csv").set_index("image_id").loc[fitted.index]
+    columns = [name for name in fitted if name.startswith("logit_")]
+    assert len(columns) == 7
+    assert (fitted[columns] - scored[columns]).abs().to_numpy().max() < 1e-4
+    validation = json.loads((project.folder / "metrics/validation.json").read_text())
+    report = json.loads((project.folder / "metrics/report.json").read_text())["test"]["validation"]
+    assert validation["balanced_accuracy"] == pytest.approx(report["metrics"]["balanced_accuracy"], abs=1e-6)
+
+
 def test_a_second_run_does_nothing(project):
     assert "Data and pipelines are up to date" in project.run("dvc", "repro").stdout
 

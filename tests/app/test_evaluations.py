@@ -135,4 +135,4 @@ def test_text_of_others_is_text_on_the_page_of_a_report(project, tmp_path):
     )
     for raw in ("<b>mine", "<img src=x>", "<i>"):
         assert raw not in text
-    assert "drawn images" in text
+    assert "synthetic images" in text

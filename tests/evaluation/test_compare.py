@@ -448,7 +448,7 @@ def test_text_markdown_and_csv_say_the_same(found):
     assert [part for part in numbers if part not in line] == []
     assert line.endswith("better")
     assert text.splitlines()[0] == (
-        "drawn images in elsewhere: their scores mean nothing for real skin; LEAKY: torn split by image, so "
+        "synthetic images in elsewhere: their scores mean nothing for real skin; LEAKY: torn split by image, so "
         "their scores are too good"
     )
     assert "| one | " in markdown

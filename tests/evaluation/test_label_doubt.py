@@ -122,7 +122,7 @@ def folds(tmp_path, monkeypatch):
 def test_the_command_writes_ranking_sheets_and_rows_to_judge(folds, tmp_path, capsys):
     assert cli.main([*folds, "--top", "31"]) == 0
     out = capsys.readouterr().out
-    assert "120 lesions, each predicted out of fold (3 folds)" in out
+    assert "120 lesions, each predicted out-of-fold (3 folds)" in out
     folder = tmp_path / "doubtful_labels"
     ranking, rows = pd.read_csv(folder / "ranking.csv"), pd.read_csv(folder / "to_judge.csv", keep_default_na=False)
     assert list(ranking) == COLUMNS

@@ -250,13 +250,13 @@ def test_the_pipeline_reports_them_where_they_were_asked_for(asked, ran_project)
     report = json.loads((asked.folder / "metrics/report.json").read_text())["test"]
     before = json.loads((ran_project.folder / "metrics/report.json").read_text())["test"]
     assert before["robustness"] is None
-    assert "Disturbed" not in (ran_project.folder / "MODEL_CARD.md").read_text()
+    assert "Image corruptions" not in (ran_project.folder / "MODEL_CARD.md").read_text()
     assert report | {"robustness": None} == before  # nothing else changes
     found = report["robustness"]
     assert [(row["kind"], row["severity"]) for row in found["rows"]] == [
         (kind, severity) for kind in ("crop", "noise") for severity in (1, 2, 3, 4, 5)
     ]
-    assert "### Disturbed images" in (asked.folder / "MODEL_CARD.md").read_text()
+    assert "### Image corruptions" in (asked.folder / "MODEL_CARD.md").read_text()
     assert worst_line(found) in summary_text(report)
     figures = {path.name for path in (asked.folder / "plots/figures").iterdir()}
     old = {path.name for path in (ran_project.folder / "plots/figures").iterdir()}

@@ -13,7 +13,7 @@ TINY = {
     "data": {"sample_images": 60},
     "prepare": {"image_size": 32},
     "model": {"soft_attention": {"backbone": "test_resnet"}, "timm": {"backbone": "test_resnet"}},
-    "train": {"epochs": 2, "batch_size": 16},
+    "train": {"epochs": 2, "batch_size": 16, "precision": "bf16"},
     "evaluate": {"resamples": 100},
     "explain": {"images": 4},
     "machine": {"threads": 1},

@@ -96,7 +96,7 @@ def as_table(comparison: Mapping[str, Any]) -> pd.DataFrame:
 def warning(comparison: Mapping[str, Any]) -> str:
     """A remark that synthetic images say nothing about skin, and that leaky splits flatter, where there are any."""
     drawn, leaky = comparison["drawn"], comparison["leaky"]
-    said = [f"drawn images in {', '.join(drawn)}: their scores mean nothing for real skin"] if drawn else []
+    said = [f"synthetic images in {', '.join(drawn)}: their scores mean nothing for real skin"] if drawn else []
     said += [f"LEAKY: {', '.join(leaky)} split by image, so their scores are too good"] if leaky else []
     return "; ".join(said)
 

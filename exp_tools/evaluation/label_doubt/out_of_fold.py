@@ -31,7 +31,7 @@ def out_of_fold(words: Sequence[str], *, root: Path, predictions: str) -> tuple[
     trainings = sum(group.trainings for group in groups)
     said = f"{len(table):,} images of {table['lesion_id'].nunique():,} lesions"
     if first.folds > 1:
-        said += f", each predicted out of fold ({first.folds} folds)"
+        said += f", each predicted out-of-fold ({first.folds} folds)"
     else:
         said += ": the test split alone; the labels of the other images are ranked by the folds of split.scheme kfold"
     said += f", the mean of {trainings} trainings" if trainings > 1 else ""

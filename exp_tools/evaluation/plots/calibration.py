@@ -57,7 +57,7 @@ def draw_reliability(path: Path, table: pd.DataFrame, title: str) -> None:
     panels[1, 0].yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
     panels[1, 0].set_xlim(-0.02, 1.02)
     for axes in (panels[1, 0], panels[0, 1]):
-        axes.set_xlabel("confidence (probability of the predicted diagnosis)")
+        axes.set_xlabel("confidence (highest probability)")
         axes.tick_params(labelbottom=True)
     panels[1, 1].set_axis_off()
     panels[1, 1].text(

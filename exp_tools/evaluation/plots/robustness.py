@@ -1,4 +1,4 @@
-"""Figures of disturbed images: what each kind costs, and how it looks."""
+"""Figures of corrupted images: what each kind costs, and how it looks."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -84,7 +84,7 @@ def _kinds(report: Mapping[str, Any]) -> list[str]:
 def draw_disturbed(
     path: Path, images: NDArray[np.uint8], table: pd.DataFrame, report: Mapping[str, Any], title: str
 ) -> None:
-    """The first image of a set under each kind and severity: what scores of disturbed images are of.
+    """The first image of a set under each kind and severity: what scores of corrupted images are of.
 
     Parameters
     ----------
@@ -108,5 +108,5 @@ def draw_disturbed(
         row[0].set_ylabel(KINDS[kind].words, rotation=0, ha="right", va="center", fontsize=9)
     for severity, axes in zip(columns, panels[0], strict=True):
         axes.set_title(f"severity {severity}" if severity else "clean", fontsize=9)
-    figure.suptitle(f"{image_id} disturbed\n{title}", fontsize=11, x=0.01, ha="left", parse_math=False)
+    figure.suptitle(f"{image_id} corrupted\n{title}", fontsize=11, x=0.01, ha="left", parse_math=False)
     save_figure(figure, path)

@@ -76,7 +76,7 @@ def _leak(test: Mapping[str, Any]) -> int:
 def _head(facts: ModelFacts, test: Mapping[str, Any]) -> list[str]:
     name = facts.architecture
     if is_drawn(facts.source):
-        title = f"# Model card: {name}, trained on drawn images: no number here means anything for real skin"
+        title = f"# Model card: {name}, trained on synthetic images: no number here means anything for real skin"
     else:
         title = f"# Model card: {name}, trained on {facts.source}"
     return [
@@ -178,7 +178,7 @@ def _use() -> list[str]:
         "- For: comparing methods, teaching, and finding out how such models fail.",
         "- For people who read the intervals and the limits below.",
         "- Not for: decisions about a person. It knows the classes below and nothing else, so it names one of them for "
-        "every image, of healthy skin or of anything; some of these it marks, not all.",
+        "every image, of healthy skin or of anything; some of these it flags, not all.",
         "",
     ]
 
@@ -187,7 +187,9 @@ def _data(facts: ModelFacts, test: Mapping[str, Any]) -> list[str]:
     training = facts.training.get("images")
     lines = ["## Data", ""]
     if is_drawn(facts.source):
-        lines.append("The images are drawn by a program. They look like dermoscopy and stand for no patient.")
+        lines.append(
+            "The images are synthetic, drawn by a program. They look like dermoscopy and stand for no patient."
+        )
     else:
         lines.append(f"Source `{facts.source}`; licence, origin and make-up are in `docs/data.md`.")
     if facts.training.get("ensemble_of") == "folds":
@@ -206,7 +208,7 @@ def _limits(facts: ModelFacts, report: Mapping[str, Any]) -> list[str]:
     test = report["test"]
     lines = ["## Limits", ""]
     if is_drawn(facts.source):
-        lines.append("- Trained and tested on drawn images: it has never seen skin.")
+        lines.append("- Trained and tested on synthetic images: it has never seen skin.")
     rare = [code for code, row in test["per_class"].items() if row["lesions"] < SMALL_GROUPS]
     if rare:
         lines.append(

@@ -1,4 +1,4 @@
-"""What a report says of disturbed images: the model card's section, and one line."""
+"""What a report says of corrupted images: the model card's section, and one line."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -24,7 +24,7 @@ COLUMNS = (
 
 
 def disturbed(test: Mapping[str, Any]) -> list[str]:
-    """What each kind of disturbance changes, as Markdown; empty where none was asked for.
+    """What each kind of corruption changes, as Markdown; empty where none was asked for.
 
     Parameters
     ----------
@@ -38,15 +38,15 @@ def disturbed(test: Mapping[str, Any]) -> list[str]:
         for name, bounds in row["differences"].items():
             cells.setdefault(row["kind"], {})[name, row["severity"]] = _change(bounds)
     columns = [column for column in COLUMNS if column[0] in found["clean"]]
-    head = ["disturbed by", *(f"{SCORES[name]}, severity {severity}" for name, severity in columns)]
+    head = ["corruption", *(f"{SCORES[name]}, severity {severity}" for name, severity in columns)]
     rows = [[KINDS[kind].words, *(of_kind[column] for column in columns)] for kind, of_kind in cells.items()]
     clean = ", ".join(f"{SCORES[name]} {number(value)}" for name, value in found["clean"].items())
     rare = [code for code, lesions in found["counts"].items() if 0 < lesions < SMALL_GROUPS]
     lines = [
-        "### Disturbed images",
+        "### Image corruptions",
         "",
-        f"What a program's disturbances, from severity 1 to 5, change on {found['images']:,} test images of "
-        f"{found['lesions']:,} lesions, as many of each class as there are. On the same images as they are: {clean}. "
+        f"What synthetic corruptions, of severity 1 to 5, change on {found['images']:,} test images of "
+        f"{found['lesions']:,} lesions, as many of each class as there are. On the same images unchanged: {clean}. "
         "In brackets 95 % by lesion, paired, for each number on its own.",
         "",
         *table(head, rows),

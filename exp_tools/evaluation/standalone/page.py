@@ -15,7 +15,7 @@ WARNING = (
     "For research and teaching only. Not a medical device: no result of this model is a diagnosis, and none must guide "
     "treatment."
 )
-DRAWN = "The model has only ever seen drawn images: no number here means anything for real skin."
+DRAWN = "The model has only ever seen synthetic images: no number here means anything for real skin."
 FIGURES = {
     "confusion": "Confusion matrix",
     "roc": "ROC curves",
