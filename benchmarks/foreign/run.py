@@ -85,7 +85,8 @@ def main() -> None:
     options = parser.parse_args()
     model, facts = load_model(options.model)
     assert any(isinstance(part, Backbone) for part in model.modules())
-    labels, split = read_labels(options.project / LABELS), read_splits(options.project / SPLITS)["split"].to_numpy()
+    labels = read_labels(options.project / LABELS)
+    split = read_splits(options.project / SPLITS)["split"].to_numpy()
     rows = {name: np.flatnonzero(split == name) for name in ("train", "val", "test")}
     images = np.load(options.project / IMAGES, mmap_mode="r")
     lesions = labels["lesion_id"].to_numpy()
@@ -112,11 +113,11 @@ def main() -> None:
         judge = ForeignJudge(facts.ood, read_ood(options.model))
         real = look(model, images[rows["test"]])
         judged = judge.judge(real["squares"], real["middle"])
-        own = flagged_share(judged.flagged, lesions[rows["test"]])
+        own = flagged_share(judged.flagged, labels["group_id"].to_numpy()[rows["test"]])
         found = table_of(judge, foreign, judged.scores, judged.flagged)
         print(
-            f"real test lesions flagged: {own['flagged']:.4f} ({own['low']:.4f} to {own['high']:.4f}) of "
-            f"{own['lesions']:,}; images {judged.flagged.mean():.4f}"
+            f"real test images flagged, by group: {own['flagged']:.4f} ({own['low']:.4f} to {own['high']:.4f}) of "
+            f"{own['lesions']:,} groups; by image {judged.flagged.mean():.4f}"
         )
         for chooses in (True, False):
             half = found[found["chooses"] == chooses]

@@ -186,10 +186,7 @@ def test_a_model_that_no_run_gives_again_says_so(classes, report):
 
 def test_drawn_images_are_said_in_the_first_line(classes, report):
     first = model_card(facts(classes, source="synthetic"), report, DIGESTS).splitlines()[0]
-    assert (
-        first
-        == "# Model card: soft_attention, trained on synthetic images: no number here means anything for real skin"
-    )
+    assert first.startswith("# Model card: soft_attention, trained on synthetic images: no number here means anything")
     real = model_card(facts(classes), report, DIGESTS)
     assert real.splitlines()[0] == "# Model card: soft_attention, trained on ham10000"
     assert "drawn" not in real

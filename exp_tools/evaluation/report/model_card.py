@@ -187,9 +187,7 @@ def _data(facts: ModelFacts, test: Mapping[str, Any]) -> list[str]:
     training = facts.training.get("images")
     lines = ["## Data", ""]
     if is_drawn(facts.source):
-        lines.append(
-            "The images are synthetic, drawn by a program. They look like dermoscopy and stand for no patient."
-        )
+        lines.append("The images are synthetic: drawn by a program, like dermoscopy, of no patient.")
     else:
         lines.append(f"Source `{facts.source}`; licence, origin and make-up are in `docs/data.md`.")
     if facts.training.get("ensemble_of") == "folds":
