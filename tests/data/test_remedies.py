@@ -88,7 +88,11 @@ def with_make(project: Project) -> None:
     (project.folder / ".venv/.installed").touch()
 
 
-def test_files_of_the_users_among_figures_stay_or_are_named_before_anything_runs(ran_project, tmp_path):
+EVERYTHING = {"prepare.clahe": "true", "explain.seed": "1", "evaluate.seed": "1"}
+
+
+@pytest.mark.parametrize("changes", [{"explain.seed": "1"}, pytest.param(EVERYTHING, marks=pytest.mark.sweep)])
+def test_files_of_the_users_among_figures_stay_or_are_named_before_anything_runs(ran_project, tmp_path, changes):
     project = ran_project.copy(tmp_path / "project")
     mine = [project.folder / f"{place}/mine.txt" for place in ("plots/data", "plots/explain", "plots/curves")]
     lost = [project.folder / f"{place}/mine.txt" for place in ("plots/figures", "metrics/train")]
@@ -100,7 +104,7 @@ def test_files_of_the_users_among_figures_stay_or_are_named_before_anything_runs
     assert "plots/figures/mine.txt is not the pipeline's (and 1 more), and DVC deletes it" in done.stdout
     for path in lost:
         path.rename(project.folder / f"{path.parent.name}.txt")
-    project.run("dvc", "exp", "run", "-S", "prepare.clahe=true", "-S", "explain.seed=1", "-S", "evaluate.seed=1")
+    project.run("dvc", "exp", "run", *(word for name, value in changes.items() for word in ("-S", f"{name}={value}")))
     project.run("dvc", "checkout", "--force")
     assert [path.read_text() for path in mine] == ["mine"] * 3
     assert project.run(*TOOLS, "data", "check").returncode == 0

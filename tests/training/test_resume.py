@@ -85,7 +85,7 @@ Path("models").rename("models-whole")
 Path("metrics/train").rename("metrics/train-whole")
 
 chance, kills, early, places = random.Random(int(sys.argv[2])), 0, 0, set()
-while kills < int(sys.argv[1]) or (len(places) < 6 and kills < 100):
+while kills < int(sys.argv[1]) or (len(places) <= int(sys.argv[1]) // 4 and kills < 100):
     pid = child()
     time.sleep(chance.uniform(0, whole / 2))
     if os.waitpid(pid, os.WNOHANG)[0]:
@@ -100,11 +100,12 @@ print(f"{kills} kills, {early} early ends, {whole:.1f} s")
 """
 
 
-def test_twenty_kills_change_no_byte(project):
-    done = project.run(sys.executable, "-c", KILLER, "20", "0")
-    assert int(done.stdout.strip().splitlines()[-1].split()[0]) >= 20
+@pytest.mark.parametrize("kills", [8, pytest.param(20, marks=pytest.mark.sweep)])
+def test_kills_change_no_byte(project, kills):
+    done = project.run(sys.executable, "-c", KILLER, str(kills), "0")
+    assert int(done.stdout.strip().splitlines()[-1].split()[0]) >= kills
     resumed = {line for line in done.stdout.splitlines() if line.startswith("resuming after epoch")}
-    assert len(resumed) >= 5, "the kills came too early to prove anything"
+    assert len(resumed) >= kills / 4, "the kills came too early to prove anything"
     folder = project.folder
     whole = (folder / "models-whole/network.safetensors").read_bytes()
     assert (folder / "models/network.safetensors").read_bytes() == whole
