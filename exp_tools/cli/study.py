@@ -1,11 +1,13 @@
 """Many experiments at once: a study of them, and one model of several."""
 
 import argparse
+import os
+import shlex
 from pathlib import Path
 
 from exp_tools.cli.groups import Commands
-from exp_tools.cli.outputs import is_drawn_by_us, is_table, may_write, starts_with
-from exp_tools.errors import Stopped, UserError
+from exp_tools.cli.outputs import holds, is_drawn_by_us, is_table, may_write, starts_with
+from exp_tools.errors import Stopped, UserError, calling
 from exp_tools.project import LABELS, RUNS_FOLDER, find_project
 
 GROUP = "set up and train"
@@ -94,7 +96,7 @@ def _tune(options: argparse.Namespace) -> int:
 
 def _ensemble(options: argparse.Namespace) -> int:
     from exp_tools.evaluation.predictions import ID_COLUMNS
-    from exp_tools.io import atomic_write, write_csv
+    from exp_tools.io import file_digest, scratch_folder, write_csv
     from exp_tools.models.model_file import is_ensemble
     from exp_tools.params import PARAMS_FILE, load_params
     from exp_tools.studies.ensemble import card_of, make_ensemble
@@ -105,15 +107,21 @@ def _ensemble(options: argparse.Namespace) -> int:
         raise UserError(f"--out is {out}; name a file that ends with .safetensors")
     table, card = out.with_suffix(".csv"), out.with_suffix(".md")
     may_write(out, is_ensemble)
-    may_write(table, is_table(*ID_COLUMNS))
+    # Without its model such a table is one of the pipeline, or of another command.
+    predictions = is_table(*ID_COLUMNS)
+    may_write(table, lambda path: is_ensemble(out) and predictions(path))
     may_write(card, _is_card_of_members)
     root = find_project(Path.cwd())
     params = load_params(root / PARAMS_FILE)
     make = make_soup if options.soup else make_ensemble
-    made = make(options.experiments, out, root, params, root / RUNS_FOLDER / "models")
-    write_csv(table, made.predictions)
-    with atomic_write(card) as temporary:
-        temporary.write_text(card_of(made, out, root / LABELS, params), encoding="utf-8")
+    with scratch_folder(out.parent) as folder, calling(folder, out.parent):  # all three files or none
+        new = folder / out.name
+        made = make(options.experiments, new, root, params, root / RUNS_FOLDER / "models")
+        write_csv(folder / table.name, made.predictions)
+        text = card_of(made, {out.as_posix(): file_digest(new)}, root / LABELS, params)
+        (folder / card.name).write_text(text, encoding="utf-8")
+        for path in (out, table, card):
+            os.replace(folder / path.name, path)
     members, validation = len(made.facts.training["members"]), made.facts.training["validation"]["balanced_accuracy"]
     on = (
         "of out-of-fold predictions, each by the members that have not seen the image"
@@ -160,7 +168,8 @@ def _study(options: argparse.Namespace) -> int:
         return stopped.status
     failed = {name: one for name, one in now.items() if one.state != "done"}
     for name, one in failed.items():
-        print(f"{name}: {one.state}: {one.reason} (runs/studies/{study.name}/{name}.log; `--retry` runs it again)")
+        log = f"runs/studies/{study.name}/{name}.log; `--retry` runs it again"
+        print(f"{name}: {one.state}: {one.reason} ({log if one.state == 'failed' else 'the same command tries again'})")
     found = compare_study(study, now)
     write_study(study, now, found)
     print(as_text(found).rstrip())
@@ -169,16 +178,21 @@ def _study(options: argparse.Namespace) -> int:
 
 
 def _may_write(study) -> None:
+    from exp_tools.studies.result import COPY
+
     folder = study.folder
     may_write(folder / "README.md", starts_with(f"# Study {study.name}"))
     may_write(folder / "comparison.md", starts_with("## Comparison"))
     may_write(folder / "comparison.csv", is_table("made_from", "metric", "verdict"))
+    may_write(folder / "comparison.tex", holds(" 95 % intervals by lesion; differences from "))
     may_write(folder / "comparison.png", is_drawn_by_us)
     may_write(folder / "members.csv", is_table("experiment", "setting", "state"))
+    if study.copy.resolve() != study.file.resolve():
+        may_write(study.copy, starts_with(COPY))
 
 
 def _plan(study, now, jobs: int) -> str:
-    from exp_tools.studies.run import hours_left
+    from exp_tools.studies.members import hours_left
 
     width = max(len(member.name) for member in study.members)
     lines = [
@@ -203,16 +217,17 @@ def _slurm(study, options: argparse.Namespace) -> int:
     from exp_tools.io import atomic_write
     from exp_tools.studies.members import standing
     from exp_tools.studies.run import require_data
-    from exp_tools.studies.slurm import array_script, make_log_folder
+    from exp_tools.studies.slurm import MARK, array_script, log_folder
 
     now = standing(study, study.members)
     members = [one for one in study.members if now[one.name].state in ("missing", "running", "failed")]
     if not members:
-        raise UserError(f"all {len(now)} members are done: `exp-tools study {options.file}` compares them")
+        again = f"exp-tools study {shlex.quote(str(options.file))}"
+        raise UserError(f"all {len(now)} members are done: `{again}` compares them")
     require_data(study.root)
-    may_write(options.slurm, starts_with("#!/bin/bash"), inputs=(options.file,))
+    may_write(options.slurm, holds(f"\n{MARK}\n"), inputs=(options.file,))
     with atomic_write(options.slurm) as temporary:
         temporary.write_text(array_script(study, members, options.jobs), encoding="utf-8")
-    make_log_folder(study.root, study)
-    print(f"written: {options.slurm}, {len(members)} tasks: sbatch {options.slurm}")
+    log_folder(study).mkdir(parents=True, exist_ok=True)
+    print(f"written: {options.slurm}, {len(members)} tasks: sbatch {shlex.quote(str(options.slurm))}")
     return 0

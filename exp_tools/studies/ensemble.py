@@ -1,7 +1,7 @@
 """Make one model file of several experiments: `exp-tools ensemble`."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from exp_tools.evaluation.unlike import FLAG, SCORE
 from exp_tools.evaluation.validation import scores_of
 from exp_tools.io import file_digest
 from exp_tools.models.architectures._ensemble import Ensemble
-from exp_tools.models.model_file import ModelFacts, copy_model, read_ood, save_model
+from exp_tools.models.model_file import ModelFacts, copy_model, read_facts, read_ood, save_model
 from exp_tools.models.registry import ENSEMBLE, load_model
 from exp_tools.params import Params
 from exp_tools.project import MODEL, PREDICTIONS
@@ -83,13 +83,11 @@ def make_ensemble(words: Sequence[str], out: Path, root: Path, params: Params, c
 
     Raises
     ------
-    UserError : fewer than two; one of them has no model or no predictions at hand; they differ in what they must share,
-        or their test sets overlap without being equal
+    UserError : fewer than two; two have the same model; one of them has no model or no predictions at hand; they differ
+        in what they must share, or their test sets overlap without being equal
     """
-    if len(set(words)) < max(2, len(words)):
-        raise UserError("an ensemble is of two or more different experiments")
+    paths = member_files(words, root, cache)
     tables = {word: read_tables(word, root, str(PREDICTIONS)) for word in words}
-    paths = [fetch_model(root, find_version(root, word), MODEL, cache) for word in words]
     loaded = [load_model(path) for path in paths]
     facts = [one for _, one in loaded]
     check_alike(words, facts)
@@ -164,12 +162,27 @@ def make_ensemble(words: Sequence[str], out: Path, root: Path, params: Params, c
     return Made(made, group.folds, predictions, scored)
 
 
-def card_of(made: Made, out: Path, labels: Path, params: Params) -> str:
+def member_files(words: Sequence[str], root: Path, cache: Path) -> list[Path]:
+    """The members' model files. Raises UserError for fewer than two, for one under two names, and where none is."""
+    if len(set(words)) < max(2, len(words)):
+        raise UserError("name two or more different experiments")
+    paths = [fetch_model(root, find_version(root, word), MODEL, cache) for word in words]
+    known: dict[str, str] = {}
+    for word, path in zip(words, paths, strict=True):
+        read_facts(path)  # says what is wrong with one that is missing or damaged
+        other = known.setdefault(file_digest(path), word)
+        if other != word:
+            raise UserError(f"{word} and {other} have the same model file, which would count twice: leave one out")
+    return paths
+
+
+def card_of(made: Made, files: Mapping[str, str], labels: Path, params: Params) -> str:
     """The ensemble's model card.
 
     Parameters
     ----------
-    made, out : the ensemble and its model file
+    made : the ensemble
+    files : its model file and that one's MD5, as the card names them
     labels : the project's label table, for subgroups
     params : its section `evaluate` says how to score
     """
@@ -191,9 +204,7 @@ def card_of(made: Made, out: Path, labels: Path, params: Params) -> str:
             seed=how.seed,
         )
 
-    return model_card(
-        made.facts, {"test": report(made.scored, every), "external": {}}, {out.as_posix(): file_digest(out)}
-    )
+    return model_card(made.facts, {"test": report(made.scored, every), "external": {}}, dict(files))
 
 
 def log_mean(tables: Sequence[pd.DataFrame], classes: Sequence[str]) -> np.ndarray:

@@ -32,7 +32,7 @@ class Standing:
     word : what DVC knows its experiment by, for `exp-tools compare`; "" unless done
     code : digest of the code that made it; "" unless done
     seconds : what its runs took so far, all together; 0 unknown
-    reason : why it failed, in a line
+    reason : why it failed, in a line; of a missing one that was begun, how it ended
     """
 
     state: State
@@ -98,6 +98,29 @@ def standing(study: Study, members: Sequence[Member]) -> dict[str, Standing]:
         else:
             result[member.name] = Standing("missing", seconds=seconds)
     return result
+
+
+def time_left(study: Study, now: dict[str, Standing], jobs: int) -> str:
+    """How long the rest will take, in words, from the members that ended; "" where none has or none is left."""
+    hours = hours_left(study, now)
+    return "" if not hours else f" (about {hours / jobs * 60:.0f} min left)"
+
+
+def hours_left(study: Study, now: dict[str, Standing]) -> float | None:
+    """Hours of all members that are not done, one after the other; None where none has ended yet.
+
+    A member takes as long as the mean of its setting, or else of all that ended.
+    """
+    took = {name: one.seconds for name, one in now.items() if one.state == "done" and one.seconds}
+    if not took:
+        return None
+    everywhere = sum(took.values()) / len(took)
+    hours = 0.0
+    for member in study.members:
+        if now[member.name].state != "done":
+            own = [took[one.name] for one in study.of_setting(member.setting) if one.name in took]
+            hours += (sum(own) / len(own) if own else everywhere) / 3600
+    return hours
 
 
 def _experiment(member: Member, found: Sequence[tuple[Version, str | None, str | None]]) -> tuple[str, str] | None:

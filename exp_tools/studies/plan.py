@@ -112,6 +112,11 @@ class Study:
         """Where its results are written."""
         return self.root / OUTPUTS / self.name
 
+    @property
+    def copy(self) -> Path:
+        """Where its file is copied to among them, under its own name, which is the study's."""
+        return self.folder / f"{self.name}.yaml"
+
     @cached_property
     def now(self) -> Params:
         """The parameters of the workspace."""

@@ -1,6 +1,5 @@
 """What a study ends with: a folder with the comparison, how it was made, and what a reader must know of it."""
 
-import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +17,9 @@ from exp_tools.project import PREDICTIONS
 from exp_tools.revisions import count_scored
 from exp_tools.studies.members import Standing
 from exp_tools.studies.plan import Study
+
+COPY = "# A copy of the study file, made by exp-tools study"
+"""The first line of the study file's copy among the results."""
 
 
 def compare_study(study: Study, now: Mapping[str, Standing], *, resamples: int = 2000) -> dict[str, Any]:
@@ -47,15 +49,17 @@ def compare_study(study: Study, now: Mapping[str, Standing], *, resamples: int =
 
 
 def write_study(study: Study, now: Mapping[str, Standing], found: Mapping[str, Any]) -> None:
-    """Write `studies/STUDY`: README.md, comparison.{md,csv,png,tex}, members.csv, and the study file as study.yaml."""
+    """Write `studies/STUDY`: README.md, comparison.{md,csv,png,tex}, members.csv and STUDY.yaml, the study file."""
     folder = study.folder
     folder.mkdir(parents=True, exist_ok=True)
     write_comparison(folder / "comparison", found)
     for name, text in {"comparison.tex": as_latex(found), "README.md": _statement(study, now)}.items():
         with atomic_write(folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
-    with atomic_write(folder / "study.yaml") as temporary:
-        shutil.copyfile(study.file, temporary)
+    if study.copy.resolve() != study.file.resolve():
+        text = study.file.read_text(encoding="utf-8").removeprefix(f"{COPY}\n")
+        with atomic_write(study.copy) as temporary:
+            temporary.write_text(f"{COPY}\n{text}", encoding="utf-8")
     write_csv(folder / "members.csv", member_table(study, now))
 
 
@@ -122,7 +126,7 @@ def _statement(study: Study, now: Mapping[str, Standing]) -> str:
         "| [comparison.md](comparison.md), `.csv`, `.tex` | scores and differences, with intervals |",
         "| `comparison.png` | the same as a forest plot |",
         "| [members.csv](members.csv) | every experiment, its hours, and why it failed where it did |",
-        "| [study.yaml](study.yaml) | what was asked; `exp-tools study` with it makes all of this again |",
+        f"| [{study.name}.yaml]({study.name}.yaml) | what was asked; `exp-tools study` with it makes this again |",
         "",
         "| setting | is |",
         "|---|---|",

@@ -11,13 +11,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
 
 from filelock import Timeout
 
 from exp_tools.errors import Stopped, UserError
-from exp_tools.studies.members import Notes, Standing, standing
+from exp_tools.studies.members import Notes, Standing, standing, time_left
 from exp_tools.studies.plan import Member, Study, needs_data_stages
 from exp_tools.system import own_python_first
 
@@ -26,6 +28,8 @@ OWN_STAGES = ("features", "split", "train", "ood", "calibrate", "evaluate")
 """What a member runs where it has the workspace's images."""
 BUSY = ("another process is training this very run", "Unable to acquire lock")
 """What the stage `train` says where one that lost its `dvc` is still at work, and DVC while another one begins."""
+TRIES = 30
+"""How often DVC is asked about the images while another command of it is at work."""
 LOOK, WAIT, SAY = 2.0, 10.0, 60.0
 """Seconds between looks at the members, between tries of one that is busy, and between lines of progress."""
 SAVES = 120.0
@@ -47,6 +51,8 @@ def run_member(study: Study, member: Member) -> Standing:
             with notes.lock.acquire(timeout=0):
                 if standing(study, [member])[member.name].state == "done":
                     break
+                if not needs_data_stages(member.params, study.now):
+                    require_data(study.root)
                 start = time.monotonic()
                 status = _dvc(study, member, notes.log)
                 if status == 0:
@@ -89,7 +95,7 @@ def run_study(
             Notes(study.root, study.name, member.name).write(seconds=0.0)
     if any(not needs_data_stages(member.params, study.now) for member in waiting):
         require_data(study.root)
-    total, at_work = len(study.members), _AtWork(study)
+    total, at_work, lost = len(study.members), _AtWork(study), dict[str, str]()
     said, start = time.monotonic(), time.monotonic()
     if waiting:
         say(f"{total - len(waiting)} of {total} members are there already; {len(waiting)} to run, {jobs} at a time")
@@ -97,8 +103,11 @@ def run_study(
         while waiting or at_work.running:
             while waiting and len(at_work.running) < jobs:
                 at_work.begin(waiting.pop(0))
-            for member in at_work.ended():
+            for member, how_it_ended in at_work.ended():
                 found = standing(study, [member])[member.name]
+                if found.state == "missing":
+                    found = replace(found, reason=how_it_ended)
+                    lost[member.name] = how_it_ended
                 left = time_left(study, standing(study, study.members), jobs)
                 how = "done" if found.state == "done" else f"{found.state}: {found.reason}"
                 say(f"{member.name}: {how}{left}")
@@ -107,40 +116,27 @@ def run_study(
                 names = "; ".join(f"{one.name}: {_last_line(study, one)}" for one in at_work.running)
                 say(f"{(said - start) / 60:.0f} min: {names}")
             time.sleep(LOOK if at_work.running else 0)
-    return standing(study, study.members)
+    now = standing(study, study.members)
+    return now | {name: replace(now[name], reason=why) for name, why in lost.items() if now[name].state == "missing"}
 
 
 def require_data(root: Path) -> None:
-    """Raise UserError unless the workspace's images are as dvc.yaml and params.yaml want them."""
-    done = _quietly(root, "repro", "--dry", "--allow-missing", *DATA_STAGES)  # data/raw need not be there
-    if done.returncode or "up to date" not in done.stdout:
+    """Raise UserError unless DVC says that the workspace's images are as dvc.yaml and params.yaml want them."""
+    for left in reversed(range(TRIES)):
+        done = _quietly(root, "repro", "--dry", "--allow-missing", *DATA_STAGES)  # data/raw need not be there
+        if not (left and done.returncode and is_busy(done.stderr)):
+            break
+        time.sleep(WAIT)
+    if done.returncode:
+        raise UserError(
+            f"DVC cannot say whether this workspace's images are up to date: {reason_of(done.stderr)}. "
+            f"`dvc status {' '.join(DATA_STAGES)}` shows what it meets"
+        )
+    if "up to date" not in done.stdout:
         raise UserError(
             "the study's members take the images of this workspace, which are not up to date: "
             f"`dvc repro {' '.join(DATA_STAGES)}` first"
         )
-
-
-def time_left(study: Study, now: dict[str, Standing], jobs: int) -> str:
-    """How long the rest will take, in words, from the members that ended; "" where none has or none is left."""
-    hours = hours_left(study, now)
-    return "" if not hours else f" (about {hours / jobs * 60:.0f} min left)"
-
-
-def hours_left(study: Study, now: dict[str, Standing]) -> float | None:
-    """Hours of all members that are not done, one after the other; None where none has ended yet.
-
-    A member takes as long as the mean of its setting, or else of all that ended.
-    """
-    took = {name: one.seconds for name, one in now.items() if one.state == "done" and one.seconds}
-    if not took:
-        return None
-    everywhere = sum(took.values()) / len(took)
-    hours = 0.0
-    for member in study.members:
-        if now[member.name].state != "done":
-            own = [took[one.name] for one in study.of_setting(member.setting) if one.name in took]
-            hours += (sum(own) / len(own) if own else everywhere) / 3600
-    return hours
 
 
 def is_busy(log: str) -> bool:
@@ -152,6 +148,7 @@ def reason_of(log: str) -> str:
     """The line of a log that says why it ended: the last that begins with an error, else the last of all."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("error:")] or [line for line in lines if "Error" in line]
+    errors = errors or [line for line in lines if line.startswith("ERROR:")]
     return (errors or lines or ["it ended without a word"])[-1]
 
 
@@ -160,6 +157,7 @@ class _Job:
     member: Member
     process: subprocess.Popen
     slot: int
+    said: IO[bytes]
 
 
 class _AtWork:
@@ -188,21 +186,23 @@ class _AtWork:
             "--member",
             member.name,
         ]
+        said = TemporaryFile()  # noqa: SIM115 (it is closed when the process is over)
         process = subprocess.Popen(
             command,
             cwd=self.study.root,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stderr=said,
             start_new_session=True,
         )
-        self.jobs.append(_Job(member, process, slot))
+        self.jobs.append(_Job(member, process, slot, said))
 
-    def ended(self) -> list[Member]:
+    def ended(self) -> list[tuple[Member, str]]:
+        """The members whose process is over, and in words how it ended."""
         over = [job for job in self.jobs if job.process.poll() is not None]
         self.jobs = [job for job in self.jobs if job not in over]
-        return [job.member for job in over]
+        return [(job.member, _how_it_ended(job)) for job in over]
 
     def stop(self) -> None:
         for job in self.jobs:
@@ -211,22 +211,32 @@ class _AtWork:
             job.process.wait()
 
 
+def _how_it_ended(job: _Job) -> str:
+    with job.said as file:
+        file.seek(0)
+        text = file.read().decode(errors="replace")
+    why = f": {reason_of(text)}" if text.strip() else ""
+    return f"its process ended with status {job.process.returncode}{why}"
+
+
 class signals:
-    """In the block SIGINT and SIGTERM raise Stopped; `stop` is called on the way out.
+    """In the block SIGINT and SIGTERM raise Stopped; `stop` is called where it ends by that or by another error.
 
     Not by the handler itself: a signal comes in the middle of `Popen.wait`, whose lock is then held, and a handler that
     waited for the same process would wait for ever.
     """
 
     def __init__(self, stop: Callable[[], None]):
-        self.stop, self.caught = stop, False
+        self.stop = stop
 
     def __enter__(self) -> None:
         self.before = {number: signal.signal(number, self._caught) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: object, *error: object) -> None:
         try:
-            if self.caught:
+            if kind is not None:
+                for number in self.before:
+                    signal.signal(number, signal.SIG_IGN)
                 self.stop()
         finally:
             for number, handler in self.before.items():
@@ -235,7 +245,6 @@ class signals:
     def _caught(self, number: int, frame: object) -> None:
         for one in self.before:
             signal.signal(one, signal.SIG_IGN)
-        self.caught = True
         raise Stopped("stopped; the same command goes on from here", number)
 
 

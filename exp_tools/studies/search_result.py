@@ -1,5 +1,6 @@
 """What a search ends with: its trials, what they say of the parameters, and how to go on from the best."""
 
+import shlex
 import warnings
 from typing import Any
 
@@ -64,7 +65,7 @@ def _statement(space: Space, search: Any) -> str:
 
 
 def _shell(words: list[str]) -> str:
-    pairs = [f"-S {value}" for value in words[1::2]]
+    pairs = [f"-S {shlex.quote(value)}" for value in words[1::2]]
     return " \\\n    ".join(pairs)
 
 

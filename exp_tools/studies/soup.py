@@ -28,9 +28,8 @@ from exp_tools.io import file_digest
 from exp_tools.models.model_file import ModelFacts, save_model
 from exp_tools.models.registry import load_model
 from exp_tools.params import Params
-from exp_tools.project import IMAGES, LABELS, MODEL, PREPROCESSING, SPLITS
-from exp_tools.revisions import fetch_model, find_version
-from exp_tools.studies.ensemble import Made, check_alike
+from exp_tools.project import IMAGES, LABELS, PREPROCESSING, SPLITS
+from exp_tools.studies.ensemble import Made, check_alike, member_files
 from exp_tools.taxonomy import task_label
 
 SOUP = "weights"
@@ -47,12 +46,11 @@ def make_soup(words: Sequence[str], out: Path, root: Path, params: Params, cache
 
     Raises
     ------
-    UserError : fewer than two; no model at hand; they differ in architecture, knobs, split or what else must be shared;
-        the workspace has other images; no average is as good on validation as the best member alone
+    UserError : fewer than two; two have the same model; no model at hand; they differ in architecture, knobs, split
+        or what else must be shared; the workspace has other images; no average is as good on validation as the best
+        member alone
     """
-    if len(set(words)) < max(2, len(words)):
-        raise UserError("a soup is of two or more different experiments")
-    paths = [fetch_model(root, find_version(root, word), MODEL, cache) for word in words]
+    paths = member_files(words, root, cache)
     loaded = [load_model(path) for path in paths]
     facts = [one for _, one in loaded]
     check_alike(words, facts, of_one_network=True)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
 
@@ -47,7 +48,6 @@ class _Run:
 
     trial: Any
     name: str
-    words: list[str]
     log: Path
     lock: FileLock
     process: subprocess.Popen | None = None
@@ -65,7 +65,7 @@ def require_optuna() -> None:
 def open_search(space: Space) -> Any:
     """The search as Optuna keeps it in `runs/studies/NAME/optuna.db`, new or as it was left.
 
-    Raises UserError where it was begun with other scores.
+    Raises UserError where it was begun with other scores, or with other choices of a parameter.
     """
     require_optuna()
     content = space.content
@@ -75,27 +75,22 @@ def open_search(space: Space) -> Any:
     storage = optuna.storages.RDBStorage(
         f"sqlite:///{folder / 'optuna.db'}", engine_kwargs={"connect_args": {"timeout": 60}}
     )
-    known = {one.study_name: one for one in optuna.get_all_study_summaries(storage)}
-    begun = len(optuna.load_study(study_name=space.name, storage=storage).trials) if space.name in known else 0
-    one = len(directions) == 1
-    # A search that goes on must not propose again what its first draws were.
-    sampler = optuna.samplers.TPESampler if one else optuna.samplers.NSGAIISampler
-    pruner = optuna.pruners.MedianPruner(FIRST_TRIALS, FIRST_EPOCHS) if one and content.prune else None
+    prune = len(directions) == 1 and content.prune
+    pruner = optuna.pruners.MedianPruner(FIRST_TRIALS, FIRST_EPOCHS) if prune else None
     search = optuna.create_study(
         study_name=space.name,
         storage=storage,
         directions=directions,
-        sampler=sampler(seed=content.seed + begun),
         pruner=pruner or optuna.pruners.NopPruner(),
         load_if_exists=True,
     )
     kept = search.user_attrs.get("scores", content.scores)
     if kept != content.scores:
-        raise UserError(
-            f"{space.file}: this search was begun with {' and '.join(kept)}: give the file another name, or delete "
-            f"{folder / 'optuna.db'}"
-        )
+        raise UserError(f"{space.file}: this search was begun with {' and '.join(kept)}: give the file another name")
     search.set_user_attr("scores", content.scores)
+    for trial in search.get_trials(deepcopy=False):
+        for key in content.space.keys() & trial.distributions:
+            _check_same(space, key, trial.distributions[key], _distribution(content.space[key]))
     return search
 
 
@@ -106,7 +101,7 @@ def run_search(space: Space, *, trials: int, jobs: int, say: Callable[[str], Non
 
     Parameters
     ----------
-    trials : in all, those of earlier calls included
+    trials : in all, those of earlier calls included and those that another command runs
     jobs : at a time
     say : takes a line for each that ends
 
@@ -118,7 +113,6 @@ def run_search(space: Space, *, trials: int, jobs: int, say: Callable[[str], Non
     require_optuna()
     require_data(space.root)
     search = open_search(space)
-    _pick_up(space, search)
     running: list[_Run] = []
 
     def stop() -> None:
@@ -128,9 +122,8 @@ def run_search(space: Space, *, trials: int, jobs: int, say: Callable[[str], Non
 
     with signals(stop):
         while True:
-            ended = sum(trial.state.is_finished() for trial in search.trials) - _given_up(search)
-            while len(running) < jobs and ended + len(running) < trials:
-                running.append(_begin(space, search))
+            while len(running) < jobs and (begun := _begin(space, search, trials)):
+                running.append(begun)
             if not running:
                 return search
             for run in list(running):
@@ -161,47 +154,80 @@ def _folder(space: Space) -> Path:
     return space.root / RUNS_FOLDER / "studies" / space.name
 
 
-def _lock(space: Space, number: int) -> FileLock:
-    return FileLock(_folder(space) / f"trial{number}.lock")
+def _lock(space: Space, of: str) -> FileLock:
+    return FileLock(_folder(space) / f"{of}.lock")
 
 
-def _given_up(search: Any) -> int:
-    """Trials that only stand for a killed process, and were put in line again: those that failed for no reason."""
-    failed = search.get_trials(states=(optuna.trial.TrialState.FAIL,))
-    return sum("reason" not in trial.user_attrs for trial in failed)
+def _count(search: Any) -> int:
+    """Trials that ended or are at work.
+
+    Not those that wait in line, nor those that only stand for a killed process and failed for no reason.
+    """
+    states = optuna.trial.TrialState
+    return sum(
+        trial.state != states.WAITING and (trial.state != states.FAIL or "reason" in trial.user_attrs)
+        for trial in search.trials
+    )
 
 
 def _pick_up(space: Space, search: Any) -> None:
     """Put trials in line again whose process is gone."""
     for trial in search.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
-        with suppress(Timeout), _lock(space, trial.number).acquire(timeout=0):
+        with suppress(Timeout), _lock(space, f"trial{trial.number}").acquire(timeout=0):
             search.enqueue_trial(trial.params)
             search.tell(trial.number, state=optuna.trial.TrialState.FAIL)
 
 
-def _begin(space: Space, search: Any) -> _Run:
-    trial = search.ask()
-    lock = _lock(space, trial.number)
-    lock.acquire(timeout=0)
-    name = f"{space.name}-trial{trial.number:03d}"
-    trial.set_user_attr("experiment", name)
-    words = space.words({key: _proposed(trial, key, values) for key, values in space.content.space.items()})
-    return _Run(trial, name, words, _folder(space) / f"{name}.log", lock)
+def _begin(space: Space, search: Any, trials: int) -> _Run | None:
+    """The next trial, held by its lock; None where there are so many already, those of other commands included."""
+    with _lock(space, "begin"):  # or another command takes a trial that is not held yet for one whose process is gone
+        _pick_up(space, search)
+        if _count(search) >= trials:
+            return None
+        search.sampler = _sampler(space, len(search.trials))
+        trial = search.ask({key: _distribution(values) for key, values in space.content.space.items()})
+        lock = _lock(space, f"trial{trial.number}")
+        lock.acquire(timeout=0)
+        name = f"{space.name}-trial{trial.number:03d}"
+        trial.set_user_attr("experiment", name)
+    return _Run(trial, name, _folder(space) / f"{name}.log", lock)
 
 
-def _proposed(trial: Any, key: str, values: Any) -> Any:
+def _sampler(space: Space, number: int) -> Any:
+    """What proposes trial `number`: each has a seed of its own, or commands that share a search propose the same."""
+    seed = int(np.random.SeedSequence([space.content.seed, number]).generate_state(1)[0])
+    one = len(space.content.scores) == 1
+    return optuna.samplers.TPESampler(seed=seed) if one else optuna.samplers.NSGAIISampler(seed=seed)
+
+
+def _distribution(values: Any) -> Any:
+    kinds = optuna.distributions
     if not isinstance(values, Range):
-        return trial.suggest_categorical(key, values)
+        return kinds.CategoricalDistribution(values)
     if values.whole:
-        return trial.suggest_int(key, values.low, values.high, step=values.step or 1, log=values.log)
-    return trial.suggest_float(key, values.low, values.high, step=values.step, log=values.log)
+        return kinds.IntDistribution(values.low, values.high, log=values.log, step=values.step or 1)
+    return kinds.FloatDistribution(values.low, values.high, log=values.log, step=values.step)
+
+
+def _check_same(space: Space, key: str, before: Any, now: Any) -> None:
+    try:
+        optuna.distributions.check_distribution_compatibility(before, now)
+    except ValueError as error:
+        raise UserError(
+            f"{space.file}: this search was begun with other choices for {key}, or another kind of range ({before}): "
+            "take that back, or give the file another name"
+        ) from error
 
 
 def _look(space: Space, search: Any, run: _Run) -> str:
     """Go on with a trial; what became of it, "" while it is at work."""
     if run.process is None:
         if time.monotonic() >= run.begin_at:
-            run.process = start_dvc(space.root, run.name, [*run.words, *STAGES], run.log)
+            try:
+                words = space.words(run.trial.params)
+            except UserError as error:  # each value can be, together they cannot
+                return _fail(search, run, str(error))
+            run.process = start_dvc(space.root, run.name, [*words, *STAGES], run.log)
         return ""
     status = run.process.poll()
     said = run.log.read_text(encoding="utf-8", errors="replace")
@@ -218,12 +244,15 @@ def _look(space: Space, search: Any, run: _Run) -> str:
         return ""
     values = None if status else _scores(space, run.name)
     if values is None:
-        reason = reason_of(said)
-        run.trial.set_user_attr("reason", reason)
-        search.tell(run.trial, state=optuna.trial.TrialState.FAIL)
-        return f"failed: {reason}"
+        return _fail(search, run, reason_of(said))
     search.tell(run.trial, values)
     return ", ".join(f"{name} {value:.4f}" for name, value in zip(space.content.scores, values, strict=True))
+
+
+def _fail(search: Any, run: _Run, reason: str) -> str:
+    run.trial.set_user_attr("reason", reason)
+    search.tell(run.trial, state=optuna.trial.TrialState.FAIL)
+    return f"failed: {reason}"
 
 
 def _forget(root: Path, log: Path) -> None:

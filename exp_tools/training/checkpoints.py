@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import sys
 import time
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from exp_tools.errors import UserError
 from exp_tools.io import atomic_write, write_json
 
 FORMAT = 1
+_NAME = re.compile("[0-9a-f]{16}")
+"""Of a run's folder: its fingerprint. `runs/` has other folders too."""
 OWN_FILES = ("state.pt", "best-*.pt", "run.json", ".*.tmp")
 
 
@@ -172,7 +175,9 @@ class LeftOver:
 def list_runs(runs: Path) -> list[LeftOver]:
     """The unfinished runs in a folder, the latest first."""
     found = []
-    for folder in sorted(path for path in runs.glob("*") if path.is_dir() and not path.is_symlink()):
+    for folder in sorted(path for path in runs.glob("*") if _NAME.fullmatch(path.name)):
+        if folder.is_symlink() or not folder.is_dir():
+            continue
         files = [path for path in folder.iterdir() if path.is_file()]
         about = folder / "run.json"
         summary = json.loads(about.read_text(encoding="utf-8")) if about.is_file() else {}

@@ -14,13 +14,13 @@ import pytest
 import yaml
 from helpers.project import Project
 
-from exp_tools.studies.members import Notes, standing
+from exp_tools.studies.members import Notes, hours_left, standing
 from exp_tools.studies.plan import read_study
-from exp_tools.studies.run import hours_left, reason_of
+from exp_tools.studies.run import reason_of
 from exp_tools.studies.slurm import array_script
 
 STUDY = ("python", "-m", "exp_tools.cli", "study", "studies/two.yaml")
-RESULTS = ("studies/two/comparison.*", "studies/two/README.md", "studies/two/study.yaml")
+RESULTS = ("studies/two/comparison.*", "studies/two/README.md", "studies/two/two.yaml")
 SMALL = {"model.name": "timm", "train.epochs": 3}
 
 
@@ -241,12 +241,15 @@ def test_the_array_has_a_task_for_each_member_and_comes_back_after_a_stop(projec
     assert subprocess.run(["bash", tmp_path / "array.sh"], env=environment | {"STATUS": "1"}).returncode == 1
     assert "scontrol" not in said.read_text()
     said.unlink()
-    process = subprocess.Popen(["bash", tmp_path / "array.sh"], env=environment | {"LONG": "1"})
-    while not said.is_file():
-        time.sleep(0.1)
-    for _ in range(2):  # Slurm may say it twice; what saves its state is waited for all the same
-        process.terminate()
-        time.sleep(0.3)
-    assert process.wait(timeout=30) == 143
-    assert said.read_text().splitlines()[1:] == ["saved", "scontrol requeue 9_1"]
-    assert "--signal=B:TERM@" in script  # without B: it goes to job steps, of which there are none
+    after = {signal.SIGUSR1: ["saved", "scontrol requeue 9_1"], signal.SIGTERM: ["saved"]}  # its time is up, scancel
+    for number, written in after.items():
+        process = subprocess.Popen(["bash", tmp_path / "array.sh"], env=environment | {"LONG": "1"})
+        while not said.is_file():
+            time.sleep(0.1)
+        for _ in range(2):  # Slurm may say it twice; what saves its state is waited for all the same
+            process.send_signal(number)
+            time.sleep(0.3)
+        assert process.wait(timeout=30) == 143
+        assert said.read_text().splitlines()[1:] == written
+        said.unlink()
+    assert "--signal=B:USR1@" in script  # without B: it goes to job steps, of which there are none

@@ -1,6 +1,9 @@
 """`exp-tools tune`: it reads validation alone, gives up what is behind, and loses no trial to a kill."""
 
 import shutil
+import subprocess
+import sys
+import threading
 import time
 
 import pandas as pd
@@ -11,7 +14,7 @@ from helpers.project import ROOT
 from exp_tools.errors import UserError
 from exp_tools.project import RUNS_FOLDER
 from exp_tools.studies import tune
-from exp_tools.studies.search_result import write_search
+from exp_tools.studies.search_result import _shell, write_search
 from exp_tools.studies.space import read_space
 
 optuna = pytest.importorskip("optuna")
@@ -158,7 +161,7 @@ def test_what_is_behind_the_others_is_given_up(root, dvc, monkeypatch):
 def test_epochs_are_read_from_the_log(root, dvc, monkeypatch):
     space = read(root, SPACE)
     search = tune.open_search(space)
-    begun = tune._begin(space, search)
+    begun = tune._begin(space, search, 9)
     tune._report_epochs(space, begun, LOG.format("0.642", "0.696"))
     assert search.trials[0].intermediate_values == {1: 0.642, 2: 0.696}
     begun.lock.release()
@@ -167,7 +170,7 @@ def test_epochs_are_read_from_the_log(root, dvc, monkeypatch):
 def test_a_trial_whose_process_was_killed_is_run_again_with_its_values(root, dvc):
     space = read(root, SPACE)
     search = tune.open_search(space)
-    killed = tune._begin(space, search)
+    killed = tune._begin(space, search, 9)
     rate = killed.trial.params["train.lr"]
     run(space, trials=2)  # the lock is held: its process is at work
     assert rate not in [rate_of(words) for words in dvc.values()]
@@ -177,6 +180,86 @@ def test_a_trial_whose_process_was_killed_is_run_again_with_its_values(root, dvc
     states = [trial.state.name for trial in search.trials]
     assert states.count("COMPLETE") == 4
     assert states.count("FAIL") == 1
+
+
+def choices(root, **more):
+    return read(root, {"space": {"train.epochs": [8, 3], "train.frozen_epochs": [0, 5]}} | more)
+
+
+def test_values_that_do_not_combine_fail_with_the_reason_and_the_search_goes_on(root, dvc, monkeypatch):
+    monkeypatch.setattr(tune, "_scores", lambda space, name: [0.5])
+    space = choices(root)
+    search = tune.open_search(space)
+    for _ in range(2):
+        search.enqueue_trial({"train.epochs": 3, "train.frozen_epochs": 5})
+    assert run(space, trials=2).best_trials == []  # where all fail so it ends
+    assert not dvc
+    table = tune.table_of(run(space, trials=8))
+    possible = (table["train.epochs"] == 8) | (table["train.frozen_epochs"] == 0)
+    assert len(table) == 8
+    assert table["state"].eq("complete").equals(possible)
+    assert table.loc[~possible, "reason"].str.contains("frozen_epochs").all()
+
+
+def test_an_error_stops_the_trainings(root, dvc, monkeypatch):
+    begun = []
+
+    def start(*given):
+        if begun:
+            raise RuntimeError("a fault")
+        begun.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(99)"], start_new_session=True))
+        given[-1].touch()
+        return begun[0]
+
+    monkeypatch.setattr(tune, "start_dvc", start)
+    with pytest.raises(RuntimeError, match="a fault"):
+        run(read(root, SPACE), jobs=2)
+    still = begun[0].poll() is None
+    begun[0].kill()
+    assert not still
+
+
+def test_who_begins_meanwhile_takes_no_trial_of_another(root, dvc):
+    space = read(root, SPACE)
+    search, other = tune.open_search(space), tune.open_search(space)
+    ask, meanwhile = search.ask, []
+
+    def slow(*given):
+        trial = ask(*given)
+        meanwhile.append(threading.Thread(target=lambda: meanwhile.append(tune._begin(space, other, 9))))
+        meanwhile[0].start()
+        meanwhile[0].join(timeout=0.3)
+        return trial
+
+    search.ask = slow
+    first = tune._begin(space, search, 9)
+    meanwhile[0].join()
+    second = meanwhile[1]
+    search.tell(first.trial, 0.5)
+    assert [trial.state.name for trial in search.trials] == ["COMPLETE", "RUNNING"]
+    rates = {one.trial.params["train.lr"] for one in (first, second)}
+    assert len(rates) == 2
+    assert tune._begin(space, search, 2) is None  # the other's trial counts
+
+
+def test_other_choices_need_another_name(root, dvc):
+    run(
+        read(root, {"space": {"train.loss": ["cross_entropy", "focal"], "train.lr": SPACE["space"]["train.lr"]}}),
+        trials=1,
+    )
+    for key, other in [("train.loss", ["focal", "cross_entropy"]), ("train.lr", {"low": 0.0001, "high": 0.1})]:
+        space = read(root, {"space": {key: other}})
+        with pytest.raises(UserError, match=f"lr.yaml: .*other choices for {key}.*give the file another name"):
+            run(space)
+    wider = {"train.lr": {"low": 1e-5, "high": 0.1, "log": True}, "train.batch_size": [8, 16]}
+    assert len(run(read(root, {"space": wider}), trials=2).trials) == 2
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="the command is for bash")
+def test_the_command_for_the_best_has_its_words_in_bash(root):
+    words = ["-S", "train.class_weights={mel:5.0,nv:2.0}", "-S", "ood.layers=[1,2]"]
+    said = subprocess.run(["bash", "-c", f"printf '%s\n' {_shell(words)}"], capture_output=True, text=True).stdout
+    assert said.splitlines() == words
 
 
 def test_what_failed_has_its_reason_and_what_is_busy_is_tried_again(root, dvc, monkeypatch):

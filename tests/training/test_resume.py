@@ -18,6 +18,7 @@ from exp_tools.errors import UserError
 from exp_tools.training import checkpoints
 from exp_tools.training.checkpoints import RunStore, delete_run, fingerprint, list_runs
 
+RUN = "0123456789abcdef"
 OUTS = ("models/network.safetensors", "metrics/train/**/*")
 BUSY = {  # everything that has a state or a draw of its own
     "train": {
@@ -299,17 +300,19 @@ def test_a_users_files_in_runs_stay(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere/mine.txt").write_text("mine")
     runs = tmp_path / "runs"
-    with RunStore(runs, "a", {}) as store:
+    with RunStore(runs, RUN, {}) as store:
         store.save({"x": torch.zeros(3)}, 0, {}, {})
         (store.folder / "notes.txt").write_text("mine")
+        (runs / "studies").mkdir()
         (runs / "link").symlink_to(tmp_path / "elsewhere")
         store.finish()
         assert [path.name for path in store.folder.iterdir()] == ["notes.txt"]
-    assert [run.folder.name for run in checkpoints.list_runs(runs)] == ["a"]
-    checkpoints.delete_run(runs, "a")
-    with pytest.raises(UserError, match="there is no left-over run 'link'"):
-        checkpoints.delete_run(runs, "link")
-    assert (runs / "a/notes.txt").read_text() == (tmp_path / "elsewhere/mine.txt").read_text() == "mine"
+    assert [run.folder.name for run in checkpoints.list_runs(runs)] == [RUN]
+    checkpoints.delete_run(runs, RUN)
+    for other in ("link", "studies"):
+        with pytest.raises(UserError, match=f"there is no left-over run '{other}'"):
+            checkpoints.delete_run(runs, other)
+    assert (runs / RUN / "notes.txt").read_text() == (tmp_path / "elsewhere/mine.txt").read_text() == "mine"
 
 
 def test_a_damaged_state_starts_anew_and_is_said(tmp_path, capsys):
@@ -320,14 +323,14 @@ def test_a_damaged_state_starts_anew_and_is_said(tmp_path, capsys):
 
 
 def test_one_run_is_trained_by_one_process(tmp_path):
-    with RunStore(tmp_path, "a", {}):
-        with pytest.raises(UserError, match="another process is training this very run"), RunStore(tmp_path, "a", {}):
+    with RunStore(tmp_path, RUN, {}):
+        with pytest.raises(UserError, match="another process is training this very run"), RunStore(tmp_path, RUN, {}):
             pass
         (run,) = list_runs(tmp_path)
         assert run.running
         with pytest.raises(UserError, match="under way"):
-            delete_run(tmp_path, "a")
-        with RunStore(tmp_path, "b", {}):
+            delete_run(tmp_path, RUN)
+        with RunStore(tmp_path, RUN[::-1], {}):
             pass
     assert [run.running for run in list_runs(tmp_path)] == [False, False]
 
