@@ -73,6 +73,13 @@ def test_every_score_is_that_of_scikit_learn_and_seeds_are_averaged():
         assert score["low"] < score["mean"] < score["high"], name
 
 
+def test_one_run_under_two_names_is_no_second_seed():
+    with pytest.raises(UserError, match="x: workspace and one are one run, of one seed; name it once"):
+        make_group("x", [run("workspace", **{"train.seed": 0}), run("one", **{"train.seed": 0})])
+    exact = make_group("probe", [run(f"s{seed}", **{"train.seed": seed}) for seed in range(2)])
+    assert exact.makeup == "2 seeds"  # of a fit that draws nothing
+
+
 def test_folds_are_pooled_with_each_image_once_and_their_spread_is_told():
     runs = [kfold(f"fold-{fold}", fold) for fold in range(3)]
     whole = single("whole", pd.concat([each.table for each in runs]))

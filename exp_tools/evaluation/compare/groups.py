@@ -111,7 +111,7 @@ def make_group(name: str, runs: Sequence[Run]) -> Group:
 
     Raises
     ------
-    UserError : classes differ; test sets overlap without being equal, or share a lesion: they are of different splits;
+    UserError : a run is named twice; classes differ; test sets overlap without being equal, or share a lesion: they are of different splits;
         one image has several diagnoses or two lesion groups
     """
     first = runs[0]
@@ -192,6 +192,8 @@ def _folds_of(name: str, runs: Sequence[Run]) -> list[list[Run]]:
         images = frozenset(run.table["image_id"])
         for known, members in folds:
             if images == known:
+                if same := next((member for member in members if _is_same(member, run)), None):
+                    raise UserError(f"{name}: {same.name} and {run.name} are one run, of one seed; name it once")
                 members.append(run)
                 break
             if shared := len(images & known):
@@ -202,6 +204,11 @@ def _folds_of(name: str, runs: Sequence[Run]) -> list[list[Run]]:
         else:
             folds.append((images, [run]))
     return [members for _, members in folds]
+
+
+def _is_same(one: Run, other: Run) -> bool:
+    tables = [run.table.sort_values("image_id", ignore_index=True) for run in (one, other)]
+    return one.seed == other.seed and tables[0].equals(tables[1])
 
 
 def _check_disjoint(name: str, folds: Sequence[Sequence[Run]]) -> None:
