@@ -70,7 +70,7 @@ def _pictures(made: Evaluation) -> None:
 def _curves(settings: Settings, version: Version, classes: list[str]) -> None:
     names = ("confusion", "roc", "precision_recall", "reliability", "risk_coverage")
     texts = read_files(settings.folder, [(version.commit, f"{CURVES}/{name}.csv") for name in names])
-    tables = {name: bare_cells(pd.read_csv(StringIO(text))) for name, text in zip(names, texts, strict=True) if text}
+    tables = {name: _read_curve(text) for name, text in zip(names, texts, strict=True) if text}
     if not tables:
         return
     st.header("Curves", anchor=False)
@@ -81,6 +81,13 @@ def _curves(settings: Settings, version: Version, classes: list[str]) -> None:
                 st.info(f"{CURVES}/{name}.csv is not in this version.")
             else:
                 _draw(name, tables[name], classes)
+
+
+def _read_curve(text: str) -> pd.DataFrame:
+    """The table of a curve; a class is text, also one that is called 01 or NA."""
+    codes = [column for column in ("class", "actual", "predicted") if column in text.partition("\n")[0].split(",")]
+    table = pd.read_csv(StringIO(text))
+    return bare_cells(table.assign(**pd.read_csv(StringIO(text), usecols=codes, dtype=str, keep_default_na=False)))
 
 
 def _draw(name: str, table: pd.DataFrame, classes: list[str]) -> None:
