@@ -115,7 +115,7 @@ def sets(settings: Settings) -> list[str]:
     if all((root / path).exists() for path in (RAW, LABELS, SPLITS)):
         found.append(TEST)
     if (root / EXTERNAL_LABELS).is_file():
-        names = pd.read_csv(root / EXTERNAL_LABELS, usecols=[SET], dtype=str)[SET].unique()
+        names = pd.read_csv(root / EXTERNAL_LABELS, usecols=[SET], dtype=str, keep_default_na=False)[SET].unique()
         found += [f"{EXTERNAL}{name}" for name in names if (root / EXTERNAL_RAW / name).is_dir()]
     return found + data_roots.folders(settings.data_roots)
 
