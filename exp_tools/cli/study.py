@@ -105,7 +105,9 @@ def _ensemble(options: argparse.Namespace) -> int:
         raise UserError(f"--out is {out}; name a file that ends with .safetensors")
     table, card = out.with_suffix(".csv"), out.with_suffix(".md")
     may_write(out, is_ensemble)
-    may_write(table, is_table(*ID_COLUMNS))
+    # Without its model such a table is one of the pipeline, or of another command.
+    predictions = is_table(*ID_COLUMNS)
+    may_write(table, lambda path: out.is_file() and is_ensemble(out) and predictions(path))
     may_write(card, _is_card_of_members)
     root = find_project(Path.cwd())
     params = load_params(root / PARAMS_FILE)

@@ -16,6 +16,7 @@ from PIL import Image
 from exp_tools.cli import main as cli
 from exp_tools.cli.outputs import holds, is_drawn_by_us, is_report, is_table, may_write, starts_with
 from exp_tools.errors import UserError
+from exp_tools.evaluation.predictions import ID_COLUMNS
 from exp_tools.io import write_csv, write_png
 from exp_tools.project import OUTPUT_FILES, OUTPUT_FOLDERS
 
@@ -145,6 +146,13 @@ def test_a_command_replaces_what_it_wrote_before_and_nothing_that_was_changed_in
     before = everything(folder)
     assert "out/map.png exists" in refused(predict, capsys)
     assert "out/p.problems.csv exists" in refused(batch, capsys)
+    assert everything(folder) == before
+
+
+def test_a_prediction_table_without_its_ensemble_is_the_users(folder, capsys):
+    (folder / "x.csv").write_text(",".join([*ID_COLUMNS, "p_nv", "logit_nv"]) + "\n")
+    before = everything(folder)
+    assert "x.csv exists, and this" in refused(["ensemble", "a", "b", "--out", "x.safetensors"], capsys)
     assert everything(folder) == before
 
 
