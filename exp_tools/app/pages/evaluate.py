@@ -20,6 +20,11 @@ from exp_tools.revisions import RELEASED_VERSION, Version, fetch_bytes, read_fil
 PURPOSE = "How well the chosen model does on images it was not trained on, and how sure that is."
 ERRORS = {"mistakes": "The most confident mistakes of each class", "missed_melanomas": "Melanomas that were missed"}
 
+NO_PICTURES = (
+    "Figures that show images of a set are left out: their licence says who may see them. `exp-tools app --cases` "
+    "shows them to all who reach the app."
+)
+
 
 def show(settings: Settings) -> None:
     """Draw the page. The stored report is shown without the model file too."""
@@ -31,7 +36,7 @@ def show(settings: Settings) -> None:
     made = evaluate_form.show(settings, version, content)
     if made is not None:
         report_view.show(made.read("report.json"))
-        _pictures(made)
+        _pictures(settings, made)
         return
     if content is None:
         st.info(plain(_missing(version)))
@@ -60,8 +65,10 @@ def _content(settings: Settings, version: Version) -> dict[str, Any] | None:
     return None if text is None else json.loads(text)
 
 
-def _pictures(made: Evaluation) -> None:
+def _pictures(settings: Settings, made: Evaluation) -> None:
     st.header("Figures", anchor=False)
+    if not settings.cases:
+        st.info(NO_PICTURES)
     for path in sorted((made.folder / "results/figures").glob("*.png")):
         words = FIGURE_NAMES.get(path.stem, path.stem.replace("_", " "))
         st.image(str(path), caption=words, width=700, alt=words)
@@ -126,7 +133,10 @@ def _draw(name: str, table: pd.DataFrame, classes: list[str]) -> None:
 
 def _errors(settings: Settings, version: Version) -> None:
     st.header("Errors", anchor=False)
-    if settings.cases and not version.commit:
+    if not settings.cases:
+        st.info(NO_PICTURES)
+        return
+    if not version.commit:
         st.caption("The page Cases shows every test image one by one, with the model's heat maps.")
     for name, title in ERRORS.items():
         try:
