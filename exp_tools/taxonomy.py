@@ -62,7 +62,9 @@ def is_drawn(source: str) -> bool:
 
 TASKS = ("diagnosis", "melanoma")
 MELANOMA = "mel"
-MELANOMA_CLASSES = ("non_mel", MELANOMA)
+NOT_MELANOMA = "non_mel"
+"""The class of the task `melanoma` that is no diagnosis."""
+MELANOMA_CLASSES = (NOT_MELANOMA, MELANOMA)
 
 
 def task_classes(task: str, codes: Iterable[str]) -> list[str]:
@@ -82,7 +84,7 @@ def task_classes(task: str, codes: Iterable[str]) -> list[str]:
 def task_label(task: str, code: str) -> str:
     """Name of the class that a diagnosis code belongs to under a task."""
     if task == "melanoma":
-        return "mel" if code == "mel" else "non_mel"
+        return MELANOMA if code == MELANOMA else NOT_MELANOMA
     return code
 
 

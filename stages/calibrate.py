@@ -60,7 +60,8 @@ def main() -> None:
 def validation_logits(classes: list[str]) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
     """The rows of validation.csv, their logits [N, C] and labels [N]."""
     require_file(VALIDATION, "train")
-    table = bare_cells(pd.read_csv(VALIDATION, dtype=dict.fromkeys(("image_id", "lesion_id", "group_id", "dx"), str)))
+    texts = dict.fromkeys(("image_id", "lesion_id", "group_id", "dx"), str)
+    table = bare_cells(pd.read_csv(VALIDATION, dtype=texts, keep_default_na=False))  # NA may be an id
     labels = table["dx"].map({code: place for place, code in enumerate(classes)}).to_numpy()
     return table, table[[f"logit_{code}" for code in classes]].to_numpy(np.float64), labels
 

@@ -33,14 +33,16 @@ def add_commands(commands: Commands) -> None:
 
 
 def _labels(options: argparse.Namespace) -> int:
-    from exp_tools.data.label_verdicts import is_not_judged, read_label_verdicts
+    from exp_tools.data.label_verdicts import read_label_verdicts
     from exp_tools.evaluation.label_doubt.rank import COLUMNS, rank_labels, require_cleanlab
     from exp_tools.evaluation.label_doubt.sheets import (
         PAGE,
         PAGES,
         RANKING,
         TO_JUDGE,
+        given_diagnoses,
         how_to_judge,
+        is_not_judged,
         packed_pictures,
         to_judge,
         write_proposal,
@@ -63,7 +65,8 @@ def _labels(options: argparse.Namespace) -> int:
     table, classes, said = out_of_fold(words, root=root, predictions=str(PREDICTIONS))
     ranking = rank_labels(table, classes)
     chosen = to_judge(ranking, set(verdicts["image_id"]), options.top)
-    pages = write_proposal(options.out, ranking, chosen, packed_pictures(root / LABELS, root / IMAGES))
+    pictures, diagnoses = packed_pictures(root / LABELS, root / IMAGES), given_diagnoses(root / LABELS)
+    pages = write_proposal(options.out, ranking, chosen, pictures, diagnoses)
     lesions = ranking.drop_duplicates("lesion_id")
     print("\n".join([said, *remarks]))
     print(

@@ -3,6 +3,7 @@
 A command replaces what it wrote before, which is told by content: a table by its columns, a picture by io.MARK.
 """
 
+import csv
 import json
 import os
 import tempfile
@@ -59,10 +60,10 @@ def may_write(out: Path, is_own: Callable[[Path], bool], *, inputs: Iterable[Pat
 
 
 def is_table(*columns: str) -> Callable[[Path], bool]:
-    """A CSV whose header has these columns."""
+    """A CSV whose header has these columns, quoted (as `io.write_csv` does at need) or not."""
 
     def is_own(path: Path) -> bool:
-        return set(columns) <= set(_first_line(path).rstrip("\r\n").split(","))
+        return set(columns) <= set(next(csv.reader([_first_line(path)]), []))
 
     return is_own
 

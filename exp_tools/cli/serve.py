@@ -28,6 +28,8 @@ ENDINGS = {"onnx": ".onnx", "onnx-int8": ".int8.onnx", "half": ".half.safetensor
 """Formats of `export`, and how their files end."""
 WHOLE = ".pictures.onnx"
 """How an export with its preprocessing ends."""
+PACKED = (".gz", ".bz2", ".xz", ".zip", ".zst", ".xlsx")
+"""Endings by which a reader takes a table for what `batch` does not write."""
 BATCH_COLUMNS = ("image_id", "split", "predicted", "abstain", "melanoma", "file")
 """Columns that tell a table of `batch` from any other."""
 
@@ -175,11 +177,15 @@ def _batch(options: argparse.Namespace) -> int:
     from exp_tools.serving.batch import predict_batch, problems_file
     from exp_tools.serving.batch_inputs import batch_inputs
     from exp_tools.serving.predictor import Predictor
+    from exp_tools.serving.submission import is_submission
 
     if options.batch_size < 1:
         raise UserError(f"--batch-size is {options.batch_size}; it must be 1 or more")
-    may_write(options.out, is_table(*BATCH_COLUMNS), inputs=(options.source, options.model))
-    may_write(problems_file(options.out), is_table(*REPORT_COLUMNS), inputs=(options.source, options.model))
+    if options.out.suffix.lower() in PACKED:
+        raise UserError(f"--out is {options.out}; the table is plain text: name a file that ends with .csv")
+    is_own, inputs = is_table(*BATCH_COLUMNS), (options.source, options.model)
+    may_write(options.out, lambda path: is_own(path) or is_submission(path), inputs=inputs)
+    may_write(problems_file(options.out), is_table(*REPORT_COLUMNS), inputs=inputs)
     automatic = dict.fromkeys(("workers", "threads", "decoders", "device", "augment_on"), "auto")
     device = prepare_machine(MachineParams(**automatic, processes=1, checkpoint_steps=None))
     work = batch_inputs(options.source, options.images)
@@ -321,4 +327,6 @@ def outcome_text(outcome: "Outcome", out: Path) -> str:
     if outcome.left_out:
         counts = ", ".join(f"{code} {count:,}" for code, count in outcome.left_out.items())
         lines.append(f"not scored, since the model does not know them: {counts}")
+    if outcome.torn:
+        lines.append(f"not scored, since their lesion has several diagnoses: {outcome.torn:,} images")
     return "\n".join([*lines, SCOPE, DISCLAIMER])

@@ -109,7 +109,7 @@ def _ensemble(options: argparse.Namespace) -> int:
     may_write(out, is_ensemble)
     # Without its model such a table is one of the pipeline, or of another command.
     predictions = is_table(*ID_COLUMNS)
-    may_write(table, lambda path: is_ensemble(out) and predictions(path))
+    may_write(table, lambda path: out.is_file() and is_ensemble(out) and predictions(path))
     may_write(card, _is_card_of_members)
     root = find_project(Path.cwd())
     params = load_params(root / PARAMS_FILE)

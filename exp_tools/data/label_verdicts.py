@@ -8,9 +8,9 @@ import pandas as pd
 
 from exp_tools.data.labels.issues import Problem
 from exp_tools.data.labels.table import ORIGINAL, VERDICT
-from exp_tools.data.sources.tables import read_text_table
 from exp_tools.data.verdict_files import MOST_NAMED, read_verdict_file, refuse
 from exp_tools.errors import UserError, did_you_mean
+from exp_tools.taxonomy import NOT_MELANOMA
 
 COLUMNS = ["image_id", "verdict", "dx", "note"]
 RELABEL, DROP, KEEP = "relabel", "drop", "keep"
@@ -40,15 +40,6 @@ class Judged(NamedTuple):
             lesions = self.labels["lesion_id"].iloc[places].nunique()
             words += [f"{len(places):,} images of {lesions:,} lesions {action}"] if places else []
         return ", ".join(words)
-
-
-def is_not_judged(path: Path) -> bool:
-    """Whether a file is a list of labels to judge in which nobody has written a verdict yet."""
-    try:
-        table = read_text_table(path)
-    except UserError:
-        return False
-    return set(COLUMNS) <= set(table.columns) and bool((table["verdict"].str.strip() == "").all())
 
 
 def read_label_verdicts(path: Path) -> pd.DataFrame:
@@ -115,7 +106,7 @@ def judge_labels(labels: pd.DataFrame, verdicts: pd.DataFrame, path: Path) -> Ju
         lesion = labels["lesion_id"].iat[place[image]]
         new = by_fold.get(dx.casefold(), dx) if verdict == RELABEL else ""
         if new and new not in codes:
-            hint = did_you_mean(dx.lower(), codes)
+            hint = "; write the one that it has" if new == NOT_MELANOMA else did_you_mean(dx.lower(), codes)
             faults.append(f"line {line}: {dx!r} is no diagnosis of this set, which has {', '.join(codes)}{hint}")
         elif said.setdefault(lesion, (line, image, (verdict, new)))[2] != (verdict, new):
             first, other, before = said[lesion]

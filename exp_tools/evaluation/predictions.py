@@ -19,6 +19,8 @@ from exp_tools.io import bare_cells
 ID_COLUMNS = ["image_id", "lesion_id", "group_id", "source", "split", "dx", "predicted"]
 LESION_DECISION = "lesion_predicted"
 """Column with the decision on a lesion, from the mean probabilities of its images, in each of their rows."""
+TEXTS = [*ID_COLUMNS, LESION_DECISION, "prediction_set", ORIGINAL]
+"""Columns that are text, also where each cell looks like a number."""
 DECIMALS = 6
 """Decimals of a logit: float32 has no more above 8, and the last bits depend on the batches."""
 CLOSE = 1e-3
@@ -82,7 +84,7 @@ def read_predictions(path: Path) -> tuple[pd.DataFrame, list[str]]:
     if not path.is_file():
         raise UserError(f"there is no prediction table {path}; make it with `dvc repro` or fetch it with `dvc pull`")
     try:
-        table = bare_cells(pd.read_csv(path, dtype=dict.fromkeys([*ID_COLUMNS, ORIGINAL], str), keep_default_na=False))
+        table = bare_cells(pd.read_csv(path, dtype=dict.fromkeys(TEXTS, str), keep_default_na=False))
     except (OSError, ValueError, EOFError, zlib.error) as error:
         raise UserError(f"{path} cannot be read as a table: {error}".splitlines()[0]) from error
     missing = [column for column in ID_COLUMNS if column not in table]

@@ -15,6 +15,9 @@ from exp_tools.ood import checks
 from exp_tools.ood.checks import REASONS, weighted_quantile
 from exp_tools.ood.scores import Tensors, score
 
+FARTHEST = 1e9
+"""The score of features that have no distance: some are NaN, or too large to compute with."""
+
 
 class Judgement(NamedTuple):
     """Of N pictures.
@@ -77,7 +80,9 @@ class ForeignJudge:
 
     def judge(self, pixels: Sequence[NDArray[np.uint8]], features: NDArray[np.float32]) -> Judgement:
         """Judge prepared squares, uint8 [N, S, S, 3], by their features, float [N, D]."""
-        scores = score(self.facts["method"], self._tensors, features) / self.facts["limit"]
+        with np.errstate(over="ignore", invalid="ignore"):
+            scores = score(self.facts["method"], self._tensors, features) / self.facts["limit"]
+        scores = np.nan_to_num(scores, nan=FARTHEST, posinf=FARTHEST)
         names = checks.failed(checks.measure(pixels), self.facts["checks"])
         reasons = [one + (["features"] if far else []) for one, far in zip(names, scores > 1, strict=True)]
         flagged = np.array([bool(one) for one in reasons], dtype=bool)

@@ -40,6 +40,7 @@ class Outcome(NamedTuple):
     problems : what was fixed, and what could not be used and why
     report : scores of the images with a diagnosis that the model knows, see score_set; None without any
     left_out : how many images of other diagnoses were not scored
+    torn : how many images were not scored since their lesion has several diagnoses
     """
 
     predicted: int
@@ -47,6 +48,7 @@ class Outcome(NamedTuple):
     problems: list[Problem]
     report: dict[str, Any] | None
     left_out: dict[str, int]
+    torn: int
 
 
 def predict_batch(
@@ -100,7 +102,7 @@ def predict_batch(
         raise UserError(f"none of {len(bad):,} images can be used, the first is {problems[-len(bad)]}")
     labels, logits = work.labels.iloc[good], np.array([done[row][: len(facts.classes)] for row in good], np.float32)
     unlike = unlike_columns([done[row][len(facts.classes) :] for row in good])
-    labels, report, left_out = _scored(labels, logits, facts)
+    labels, *scored = _scored(labels, logits, facts)
     table = prediction_table(labels, "batch", logits, facts.classes, calibration, facts.prediction_sets)
     files = [work.files[row] for row in good]
     if isic:
@@ -112,7 +114,7 @@ def predict_batch(
     else:
         problems_file(out).unlink(missing_ok=True)
     journal.path.unlink()
-    return Outcome(len(good), resumed, problems, report, left_out)
+    return Outcome(len(good), resumed, problems, *scored)
 
 
 def problems_file(out: Path) -> Path:
@@ -153,14 +155,21 @@ def _collected(
 
 def _scored(
     labels: pd.DataFrame, logits: NDArray[np.float32], facts: ModelFacts
-) -> tuple[pd.DataFrame, dict[str, Any] | None, dict[str, int]]:
-    """The labels with `dx` in the model's classes, where it knows them; their scores; what was not scored."""
+) -> tuple[pd.DataFrame, dict[str, Any] | None, dict[str, int], int]:
+    """The labels with `dx` in the model's classes, where it knows them; their scores; what was not scored, as Outcome.
+
+    Images of a lesion with several of the model's classes are not scored: which is right nobody said.
+    """
     given = labels[labels["dx"] != ""]
     try:
         known, left_out = as_task(given, facts.task, facts.classes)
     except UserError:  # it knows none of them
-        return labels, None, given["dx"].value_counts().sort_index().to_dict()
+        return labels, None, given["dx"].value_counts().sort_index().to_dict(), 0
     labels = labels.assign(dx=known["dx"].reindex(labels.index).fillna(labels["dx"]))
+    torn = known.groupby("lesion_id")["dx"].transform("nunique") > 1
+    known = known[~torn]
+    if known.empty:
+        return labels, None, left_out, int(torn.sum())
     rows, calibration = labels.index.isin(known.index), Calibration.from_dict(facts.calibration)
     table = prediction_table(labels[rows], "batch", logits[rows], facts.classes, calibration, facts.prediction_sets)
     report = score_set(
@@ -173,7 +182,7 @@ def _scored(
         resamples=RESAMPLES,
         seed=0,
     )
-    return labels, report, left_out
+    return labels, report, left_out, int(torn.sum())
 
 
 def _flags(logits: NDArray[np.float32], facts: ModelFacts) -> dict[str, Any]:

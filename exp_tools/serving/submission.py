@@ -57,6 +57,18 @@ def submission_columns(classes: Sequence[str]) -> tuple[str, ...]:
     )
 
 
+def is_submission(path: Path) -> bool:
+    """Whether a file is a submission. A challenge's ground truth has the same columns, with 0 and 1 alone."""
+    try:
+        table = pd.read_csv(path)
+    except (OSError, ValueError):
+        return False
+    if tuple(table) not in [("image", *columns) for columns in COLUMNS.values()]:
+        return False
+    scores = table.drop(columns="image").apply(pd.to_numeric, errors="coerce").to_numpy()
+    return bool(((scores > 0) & (scores < 1)).any())
+
+
 def submission(
     table: pd.DataFrame, files: Sequence[str], classes: Sequence[str], calibration: Calibration
 ) -> pd.DataFrame:

@@ -6,8 +6,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+import zipfile
 from dataclasses import replace
+from io import BytesIO
 
 import pytest
 from helpers.datasets import ROOT, picture
@@ -19,6 +22,7 @@ from exp_tools.app.parts import evaluation_job, evaluations
 from exp_tools.app.parts.evaluation_job import OTHER_SPLIT, TEST, UNCHECKED, Request
 from exp_tools.app.parts.settings import Settings
 from exp_tools.errors import UserError
+from exp_tools.evaluation.plots.write import PHOTOGRAPHS
 from exp_tools.evaluation.standalone.page import evaluation_page
 from exp_tools.models.model_file import copy_model, read_facts
 from exp_tools.project import MODEL, REPORT
@@ -39,6 +43,9 @@ def test_the_test_split_gets_the_pipelines_own_scores_card_and_page(ran_project,
     assert (results / "MODEL_CARD.md").read_text().splitlines()[0] == (root / "MODEL_CARD.md").read_text().splitlines()[
         0
     ]
+    figures = {path.stem for path in (results / "figures").iterdir()}
+    assert "confusion" in figures
+    assert not figures & set(PHOTOGRAPHS)  # nobody said that this app may show them
     html = (results / "report.html").read_text()
     assert html.count("data:image/png;base64,") >= 6
     assert not re.search(r"(?:src|href)='(?!data:)|https?://|<script", html)
@@ -83,14 +90,17 @@ def test_a_labelled_folder_is_evaluated_beside_the_app_one_at_a_time(project, tm
     every = evaluations.Evaluations()
     settings = Settings(str(project), data_roots=(str(tmp_path / "data"),))
     assert evaluations.sets(settings) == [str(tmp_path / "data"), str(tmp_path / "data/set")]
-    request = Request(str(project), str(project / MODEL), "workspace", str(tmp_path / "data/set"), "folder")
+    request = Request(
+        str(project), str(project / MODEL), "workspace", str(tmp_path / "data/set"), "folder", pictures=True
+    )
     first = every.start(request)
     with pytest.raises(UserError, match="another evaluation is running"):
         every.start(request)
     assert wait(first)["state"] == "done"
     assert first.read("report.json")["images"] == 12
     assert first.read("about.json")["notes"] == [UNCHECKED]
-    assert first.archive()[:2] == b"PK"
+    with zipfile.ZipFile(BytesIO(first.archive())) as file:
+        assert "figures/mistakes.png" in file.namelist()
     stopped = every.start(request)
     stopped.stop()
     assert wait(stopped) == {"state": "failed", "step": "it was stopped", "share": 0}
@@ -99,6 +109,37 @@ def test_a_labelled_folder_is_evaluated_beside_the_app_one_at_a_time(project, tm
     every.end()
     assert running.process.returncode == -signal.SIGKILL
     assert [one.folder for one in every.all if one.folder.exists()] == []
+
+
+def test_two_visitors_who_ask_at_once_start_one(tmp_path, monkeypatch):
+    started = []
+
+    class Process:
+        def poll(self):
+            return 0 if self.ended else None
+
+        def __init__(self, *_, **__):
+            self.ended = False
+            started.append(self)
+
+    monkeypatch.setattr(evaluations.subprocess, "Popen", Process)
+    monkeypatch.setattr(evaluation_job, "save", lambda *_: time.sleep(0.2))
+    every, ends = evaluations.Evaluations(), []
+
+    def visit():
+        try:
+            every.start(Request(str(tmp_path), "m", "w", "x"))
+        except UserError as error:
+            ends.append(str(error))
+
+    visitors = [threading.Thread(target=visit) for _ in range(2)]
+    for visitor in visitors:
+        visitor.start()
+    for visitor in visitors:
+        visitor.join()
+    assert len(started) == len(ends) == 1
+    started[0].ended = True
+    every.end()
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from streamlit.testing.v1 import AppTest
 
 from exp_tools import revisions
 from exp_tools.app import launch, main
-from exp_tools.app.pages import experiments
+from exp_tools.app.pages import evaluate, experiments
 from exp_tools.app.parts import charts, experiment_queue, images
 from exp_tools.app.parts.model_picker import KEY
 from exp_tools.app.parts.settings import Settings
@@ -558,10 +558,22 @@ def test_evaluate_shows_the_report_of_the_chosen_set_and_says_what_is_missing(se
     assert list(classes["few lesions"]) == ["few"] * 3
     assert list(melanoma["value"]) == ["0.800"] * 3
     assert list(subgroups["95 %"]) == ["–"]
-    assert any("mistakes.png is not here" in info.value for info in app.info)
+    assert any("`exp-tools app --cases` shows" in info.value for info in app.info)
+    assert not any("mistakes.png" in info.value for info in app.info)
+    own = page(replace(settings, cases=True), "Evaluate", monkeypatch)
+    assert any("mistakes.png is not here" in info.value for info in own.info)
+    app = page(settings, "Evaluate", monkeypatch)
     next(box for box in app.selectbox if box.label == "Images").set_value("external set ph2").run()
     assert not app.exception
     assert app.metric[0].value == "0.600"
+
+
+def test_classes_in_curves_are_text_and_what_is_missing_is_no_number():
+    assert evaluate._read_curve("actual,predicted\n01,NA\n").to_numpy().tolist() == [["01", "NA"]]
+    scores = evaluate._read_curve("class,recall,precision\n1,0.5,\n")
+    assert scores["class"].tolist() == ["1"]
+    assert scores["precision"].isna().all()
+    assert evaluate._read_curve("coverage,accuracy\n0.5,\n")["coverage"].tolist() == [0.5]
 
 
 def test_about_has_the_card_the_limits_the_classes_and_the_data(settings, monkeypatch):

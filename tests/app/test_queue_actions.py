@@ -78,6 +78,11 @@ def test_a_new_name_is_queued_and_dvcs_own_is_told(project, asked):
         {"data.dir": "{top}/data/good/own", "data.table": "params.yaml"},
         {"data.table": "params.yaml"},
         {"data.external": {"x": {"source": "table", "dir": "{top}/secret", "table": "labels.csv"}}},
+        {"model.weights": "{top}/secret/w.pth"},
+        {"model.weights": "local-dir:{top}/secret"},
+        {"model.timm.backbone": "local-dir:../secret"},
+        {"model.timm.options": {"pretrained_cfg_overlay": {"file": "{top}/secret/w.pth"}}},
+        {"model.probe.encoders": [{"backbone": "test_vit", "weights": "{top}/data/link/w.pth"}]},
     ],
 )
 def test_a_visitor_names_no_file_outside_of_the_data_folders(project, changes):
@@ -91,6 +96,8 @@ def test_a_visitor_names_what_is_in_the_data_folders(project):
     top = project.parent
     changes = {"data.source": "table", "data.dir": f"{top}/data/good/own", "data.table": "labels.csv"}
     assert "data.table=labels.csv" in experiment_queue.chosen_words(project, None, changes, [str(top / "data")])
+    for weights in ("none", "imagenet", f"{top}/data/good/w.pth"):
+        experiment_queue.chosen_words(project, None, {"model.weights": weights}, [str(top / "data")])
     with pytest.raises(UserError, match="started without one"):
         experiment_queue.chosen_words(project, None, changes)
     assert experiment_queue.chosen_words(project, None, {"data.source": "synthetic"}) == ["-S", "data.source=synthetic"]

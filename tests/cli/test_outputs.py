@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from helpers.datasets import picture, save
@@ -15,7 +16,8 @@ from PIL import Image
 from exp_tools.cli import main as cli
 from exp_tools.cli.outputs import holds, is_drawn_by_us, is_report, is_table, may_write, starts_with
 from exp_tools.errors import UserError
-from exp_tools.io import write_png
+from exp_tools.evaluation.predictions import ID_COLUMNS
+from exp_tools.io import write_csv, write_png
 from exp_tools.project import OUTPUT_FILES, OUTPUT_FOLDERS
 
 COMMANDS = {
@@ -147,10 +149,18 @@ def test_a_command_replaces_what_it_wrote_before_and_nothing_that_was_changed_in
     assert everything(folder) == before
 
 
+def test_a_prediction_table_without_its_ensemble_is_the_users(folder, capsys):
+    (folder / "x.csv").write_text(",".join([*ID_COLUMNS, "p_nv", "logit_nv"]) + "\n")
+    before = everything(folder)
+    assert "x.csv exists, and this" in refused(["ensemble", "a", "b", "--out", "x.safetensors"], capsys)
+    assert everything(folder) == before
+
+
 def test_own_outputs_are_told_by_content(tmp_path):
     write_png(tmp_path / "ours.png", picture(1))
     save(tmp_path / "theirs.png")
     (tmp_path / "t.csv").write_text("a,b,c\r\n1,2,3\r\n")
+    write_csv(tmp_path / "cr.csv", pd.DataFrame({"a": ["x\ry"], "c": [1]}))  # its header is quoted
     (tmp_path / "r.json").write_text('{"left_out": {}, "removed": null, "n": 1}')
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00exp_tools\x00")
     found = {
@@ -161,12 +171,13 @@ def test_own_outputs_are_told_by_content(tmp_path):
             starts_with("a,b,c")(tmp_path / name),
             holds("exp_tools")(tmp_path / name),
         ]
-        for name in ("ours.png", "theirs.png", "t.csv", "r.json", "binary")
+        for name in ("ours.png", "theirs.png", "t.csv", "cr.csv", "r.json", "binary")
     }
     assert found == {
         "ours.png": [True, False, False, False, False],
         "theirs.png": [False] * 5,
         "t.csv": [False, True, False, True, False],
+        "cr.csv": [False, True, False, False, False],
         "r.json": [False, False, True, False, False],
         "binary": [False, False, False, False, True],
     }

@@ -9,7 +9,7 @@ import pytest
 from helpers.datasets import ROOT, DataProject, ham, ham_rows, save, write_table
 
 from exp_tools.cli import main as cli
-from exp_tools.data.label_verdicts import COLUMNS, as_judged, is_not_judged, judge_labels, read_label_verdicts
+from exp_tools.data.label_verdicts import COLUMNS, as_judged, judge_labels, read_label_verdicts
 from exp_tools.data.splits import assign_splits, summarise_splits
 from exp_tools.errors import UserError
 from exp_tools.project import LABEL_VERDICTS
@@ -56,12 +56,6 @@ def test_bad_rows_are_one_error_that_names_each(tmp_path):
         read_label_verdicts(write_table(tmp_path / "v.csv", ["a,mel"], "image_id,dx"))
 
 
-def test_a_list_in_which_somebody_wrote_is_judged(tmp_path):
-    assert is_not_judged(written(tmp_path, "a,,mel,given nv 1%"))
-    assert not is_not_judged(written(tmp_path, "a,,mel,", "b,keep,,"))
-    assert not is_not_judged(write_table(tmp_path / "other.csv", ["a"], "image_id"))
-
-
 LESIONS = pd.DataFrame(
     [("a1", "A", "nv"), ("a2", "A", "nv"), ("b1", "B", "nv"), ("c1", "C", "mel"), ("d1", "D", "mel")],
     columns=["image_id", "lesion_id", "dx"],
@@ -104,6 +98,8 @@ def test_rows_that_leave_two_diagnoses_or_name_none_are_refused_by_line(tmp_path
         "line 4: 'mell' is no diagnosis of this set, which has mel, nv (did you mean 'mel'?)",
     ):
         assert said in str(raised.value)
+    with pytest.raises(UserError, match="'non_mel' is no diagnosis of this set, which has mel, nv; write the one that"):
+        judged(tmp_path, "b1,relabel,non_mel,")
     with pytest.raises(UserError, match="no image of mel is left after line 2, 4, and the class goes with them"):
         judged(tmp_path, "c1,relabel,nv,", "a1,keep,,", "d1,drop,,")
 

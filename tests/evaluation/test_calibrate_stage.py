@@ -71,6 +71,15 @@ def test_the_weights_stay_and_the_bytes_are_the_same_again(trained, tmp_path):
         Predictor(tmp_path / "models/network.safetensors")
 
 
+def test_an_image_may_be_called_na(trained, tmp_path):
+    path = tmp_path / "data/validation.csv"
+    table = pd.read_csv(path)
+    table.loc[0, ["image_id", "lesion_id", "group_id"]] = "NA"
+    write_csv(path, table)
+    facts, _ = trained()
+    assert sum(facts.prediction_sets["lesions"].values()) == 300
+
+
 def test_the_rule_decides_and_the_probabilities_stay(trained):
     found = {rule: trained(decide=rule, costs={"mel": {"nv": 20}}) for rule in ("frequent", "balanced", "costs")}
     facts, scores = ({rule: one[part] for rule, one in found.items()} for part in (0, 1))

@@ -14,11 +14,17 @@ from PIL import Image
 
 from exp_tools.cli import main as cli
 from exp_tools.cli.labels import of_study
-from exp_tools.data.label_verdicts import read_label_verdicts
+from exp_tools.data.label_verdicts import judge_labels, read_label_verdicts
 from exp_tools.errors import UserError
 from exp_tools.evaluation.label_doubt import rank
 from exp_tools.evaluation.label_doubt.rank import COLUMNS, rank_labels
-from exp_tools.evaluation.label_doubt.sheets import to_judge
+from exp_tools.evaluation.label_doubt.sheets import (
+    given_diagnoses,
+    is_not_judged,
+    packed_pictures,
+    to_judge,
+    write_proposal,
+)
 from exp_tools.evaluation.predictions import prediction_table, read_predictions
 from exp_tools.evaluation.probabilities import Calibration
 from exp_tools.io import write_csv
@@ -112,7 +118,7 @@ def folds(tmp_path, monkeypatch):
     for fold in range(3):
         write_csv(tmp_path / f"fold{fold}.csv", table[lesion % 3 == fold])
     (tmp_path / "data/prepared").mkdir(parents=True)
-    write_csv(tmp_path / "data/prepared/labels.csv", table[["image_id"]].iloc[:-1])
+    write_csv(tmp_path / "data/prepared/labels.csv", table[["image_id", "dx"]].iloc[:-1])
     np.save(tmp_path / "data/prepared/images.npy", np.full((len(table) - 1, 16, 16, 3), 90, np.uint8))
     (tmp_path / "dvc.yaml").write_text("stages: {}\n")
     monkeypatch.chdir(tmp_path)
@@ -133,7 +139,7 @@ def test_the_command_writes_ranking_sheets_and_rows_to_judge(folds, tmp_path, ca
     sheet = Image.open(folder / "labels_001.png")
     assert (np.asarray(sheet) == 90).all(axis=-1).sum() >= min(len(rows), 30) * 150**2  # the pictures are on it
     assert (folder / "labels_002.png").exists() == (len(rows) > 30)
-    assert (folder / ".gitignore").read_text() == "*.png\n"
+    assert (folder / ".gitignore").read_text() == "labels_[0-9]*.png\n"
     assert not (tmp_path / "verdicts").exists()
 
     (tmp_path / "verdicts").mkdir()
@@ -144,16 +150,50 @@ def test_the_command_writes_ranking_sheets_and_rows_to_judge(folds, tmp_path, ca
     assert not set(again["image_id"]) & set(rows["image_id"].head(2))
 
 
-def test_rows_that_somebody_filled_in_are_not_replaced(folds, tmp_path, capsys):
+def test_rows_that_somebody_wrote_in_are_not_replaced(folds, tmp_path, capsys):
     assert cli.main(folds) == 0
     path = tmp_path / "doubtful_labels/to_judge.csv"
+    assert is_not_judged(path)
     rows = pd.read_csv(path, dtype=str, keep_default_na=False)
-    rows.loc[0, "verdict"] = "drop"
-    rows.to_csv(path, index=False)
+    for column, text in (("verdict", "drop"), ("dx", "wart"), ("note", rows["note"][0] + " asked Dr X"), ("dx", "")):
+        rows.assign(**{column: rows[column].where(rows.index != 0, text)}).to_csv(path, index=False)
+        assert not is_not_judged(path), column
     kept = path.read_bytes()
     assert cli.main(folds) == 1
     assert "to_judge.csv exists, and this command did not write it. Nothing was written" in capsys.readouterr().err
     assert path.read_bytes() == kept
+
+
+def test_melanoma_or_not_proposes_a_diagnosis_or_none_and_shows_the_one_given(tmp_path):
+    table, classes = simulated(4, lesions=300, swapped=0.2)[0], ["non_mel", "mel"]
+    own = dict(zip(table["image_id"], table["dx"], strict=True))
+    p = table["p_mel"]
+    table = table.assign(dx=np.where(table["dx"] == "mel", "mel", "non_mel"), p_non_mel=1 - p, logit_non_mel=0.0)
+    table = table.drop(columns="lesion_predicted")
+    ranking = rank_labels(table, classes)
+    chosen = to_judge(ranking, set(), 10**6)
+    assert set(chosen["suggested"]) == set(classes)
+    (tmp_path / "labels_009.png").write_bytes(b"of an earlier list")
+    pages = write_proposal(tmp_path, ranking, chosen, lambda image: None, own)
+    assert sorted(tmp_path.glob("*.png")) == pages
+    assert is_not_judged(tmp_path / "to_judge.csv")
+    rows = pd.read_csv(tmp_path / "to_judge.csv", dtype=str, keep_default_na=False)
+    for row, doubt in zip(rows.itertuples(), chosen.itertuples(), strict=True):
+        assert row.dx == ("mel" if doubt.suggested == "mel" else "")
+        given = "mel" if doubt.dx == "mel" else f"{own[row.image_id]} (non_mel)"
+        assert row.note.startswith(f"given {given} {doubt.self_confidence:.1%}, suggested {doubt.suggested} ")
+    rows.assign(verdict="relabel")[rows["dx"] != ""].to_csv(tmp_path / "verdicts.csv", index=False)
+    labels = table.assign(dx=table["image_id"].map(own))
+    path = tmp_path / "verdicts.csv"
+    assert judge_labels(labels, read_label_verdicts(path), path).changes
+
+
+def test_a_picture_is_found_by_an_id_that_a_spreadsheet_would_take_for_a_formula(tmp_path):
+    write_csv(tmp_path / "labels.csv", pd.DataFrame({"image_id": ["@scan1", "b"], "dx": ["nv", "mel"]}))
+    np.save(tmp_path / "images.npy", np.full((2, 4, 4, 3), 7, np.uint8))
+    assert packed_pictures(tmp_path / "labels.csv", tmp_path / "images.npy")("@scan1") is not None
+    assert given_diagnoses(tmp_path / "labels.csv") == {"@scan1": "nv", "b": "mel"}
+    assert given_diagnoses(tmp_path / "none.csv") == {}
 
 
 def test_the_same_predictions_give_the_same_bytes(folds, tmp_path):

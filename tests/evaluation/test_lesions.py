@@ -5,7 +5,10 @@ import pandas as pd
 import pytest
 
 from exp_tools.errors import UserError
-from exp_tools.evaluation.predictions import lesion_view
+from exp_tools.evaluation.prediction_sets import fit_sets, read_set_column
+from exp_tools.evaluation.predictions import decisions, lesion_view, prediction_table, read_predictions
+from exp_tools.evaluation.probabilities import Calibration
+from exp_tools.io import write_csv
 
 CLASSES = ["bcc", "mel"]
 
@@ -60,3 +63,19 @@ def test_agrees_with_pandas_and_one_image_a_lesion_changes_nothing():
 def test_bad_input_is_named(rows, message):
     with pytest.raises(UserError, match=message):
         lesion_view(table(rows), CLASSES)
+
+
+@pytest.mark.parametrize("classes", [["0", "1"], ["01", "02"], ["1.0", "2.0"], ["true", "false"], ["NA", "nan"]])
+def test_classes_that_look_like_numbers_are_read_as_they_were_written(tmp_path, classes):
+    ids = [f"i{number}" for number in range(60)]
+    truth = np.arange(60) % 2
+    labels = pd.DataFrame({"image_id": ids, "lesion_id": ids, "group_id": ids, "source": "s"})
+    labels = labels.assign(dx=np.array(classes)[truth])
+    logits, plain = 4.0 * np.eye(2)[truth], Calibration.none(2)
+    sets = fit_sets("lac", 0.9, classes, plain.probabilities(logits), truth, labels["lesion_id"])
+    write_csv(tmp_path / "p.csv", prediction_table(labels, "test", logits, classes, plain, sets))
+    found, names = read_predictions(tmp_path / "p.csv")
+    assert names == classes
+    assert (lesion_view(found, classes)[3] == truth).all()
+    assert (decisions(found, classes) == truth).all()
+    assert read_set_column(found["prediction_set"], classes)[range(60), truth].all()

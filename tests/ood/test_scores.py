@@ -8,7 +8,7 @@ from sklearn.decomposition import PCA
 
 from exp_tools.evaluation.unlike import flagged_share, unlike_report
 from exp_tools.ood import scores
-from exp_tools.ood.checks import failed, fit_limits, lesion_weights, measure, weighted_quantile
+from exp_tools.ood.checks import MEASURED, REASONS, failed, fit_limits, lesion_weights, measure, weighted_quantile
 from exp_tools.ood.fit import OodFit, fit_ood, read_fit, write_fit
 from exp_tools.ood.judge import ForeignJudge, fit_limit, packed, unpacked
 from exp_tools.ood.scores import METHODS, fit_score, score
@@ -50,6 +50,18 @@ def test_the_mahalanobis_distance_is_scikit_learns_to_the_nearest_class():
     spread = EmpiricalCovariance(assume_centered=True).fit(t - centres[labels])
     expected = np.min([spread.mahalanobis(u - centre) for centre in centres], axis=0) / k
     assert score("mahalanobis", tensors, new) == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_features_without_a_distance_are_flagged_and_their_score_is_a_number(method):
+    x, labels = features(300)
+    facts = {"method": method, "limit": 1.0, "checks": dict.fromkeys(MEASURED, -1.0)}
+    judge = ForeignJudge(facts, fit_score(method, x, labels, np.ones(300)))
+    odd = np.stack([np.full(30, np.nan), np.full(30, 3e38), np.full(30, -np.inf)]).astype(np.float32)
+    found = judge.judge(np.zeros((3, 8, 8, 3), np.uint8), odd)
+    assert found.flagged.all()
+    assert np.isfinite(found.scores).all()
+    assert found.why == [REASONS["features"]] * 3
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -12,6 +12,7 @@ from helpers.models import CLASSES, write_model
 from helpers.pictures import PIXELS, dicom, encoded, heic
 
 from exp_tools.cli import main as cli
+from exp_tools.cli.serve import outcome_text
 from exp_tools.errors import UserError
 from exp_tools.evaluation.metrics.classification import headline_metrics
 from exp_tools.evaluation.predictions import as_arrays, read_predictions
@@ -89,6 +90,28 @@ def test_a_table_gives_metadata_and_scores(folder, tmp_path):
     assert outcome.report["metrics"]["accuracy"] == pytest.approx(by_hand)
     rule = "lesion 'lesion_4' has several diagnoses: mel in row 10, wart in row 11; a lesion has one"
     assert [str(problem) for problem in outcome.problems] == [f"table.csv, row {row}, dx: {rule}" for row in (10, 11)]
+
+
+def test_a_lesion_with_two_diagnoses_is_predicted_and_not_scored(folder, predictor, tmp_path):
+    write_table(folder / "table.csv", [*rows(8), "image_8,lesion_0,nv,,,", "image_9,lesion_9,nv,,,"], HEADER)
+    outcome = predict_batch(predictor, batch_inputs(folder / "table.csv"), tmp_path / "p.csv", threads=1)
+    assert (outcome.predicted, outcome.report["images"], outcome.torn) == (10, 7, 3)
+    assert {problem.kind for problem in outcome.problems} == {"two_diagnoses"}
+    assert pd.read_csv(tmp_path / "p.csv")["dx"].tolist() == ["bcc"] * 2 + ["mel"] * 2 + ["nv"] * 2 + ["bcc"] * 2 + [
+        "nv",
+        "nv",
+    ]
+    assert "several diagnoses: 3 images" in outcome_text(outcome, tmp_path / "p.csv")
+    write_table(folder / "table.csv", ["image_0,lesion_0,mel,,,", "image_1,lesion_0,nv,,,"], HEADER)
+    outcome = predict_batch(predictor, batch_inputs(folder / "table.csv"), tmp_path / "q.csv", threads=1)
+    assert (outcome.predicted, outcome.report, outcome.torn) == (2, None, 2)
+
+
+def test_a_packed_table_is_not_promised(folder, tmp_path, capsys):
+    out = tmp_path / "p.csv.gz"
+    assert cli.main(["batch", str(folder), "--model", str(folder.parent / "m.safetensors"), "--out", str(out)]) == 1
+    assert f"--out is {out}; the table is plain text: name a file that ends with .csv" in capsys.readouterr().err
+    assert not out.exists()
 
 
 def test_the_table_can_be_scored_again_without_the_model(folder, predictor, tmp_path):

@@ -160,7 +160,14 @@ def test_the_command_writes_a_submission(table, predictor, tmp_path, capsys):
     arguments = ["batch", str(table), "--out", str(tmp_path / "s.csv"), "--format", "isic"]
     assert cli.main([*arguments, "--model", str(predictor.path)]) == 0
     assert f"{tmp_path / 's.csv'}: 84 images predicted\n" in capsys.readouterr().out
-    assert (tmp_path / "s.csv").read_text().startswith("image,MEL,NV,BCC,AKIEC,BKL,DF,VASC\nISIC_")
+    first = (tmp_path / "s.csv").read_text()
+    assert first.startswith("image,MEL,NV,BCC,AKIEC,BKL,DF,VASC\nISIC_")
+    assert cli.main([*arguments, "--model", str(predictor.path)]) == 0
+    assert (tmp_path / "s.csv").read_text() == first
+    truth = "image,MEL,NV,BCC,AKIEC,BKL,DF,VASC\nISIC_0000000,0.0,1.0,0.0,0.0,0.0,0.0,0.0\n"
+    (tmp_path / "s.csv").write_text(truth)
+    assert cli.main([*arguments, "--model", str(predictor.path)]) == 1
+    assert (tmp_path / "s.csv").read_text() == truth
 
 
 @pytest.mark.sweep

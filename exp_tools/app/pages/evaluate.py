@@ -20,6 +20,11 @@ from exp_tools.revisions import RELEASED_VERSION, Version, fetch_bytes, read_fil
 PURPOSE = "How well the chosen model does on images it was not trained on, and how sure that is."
 ERRORS = {"mistakes": "The most confident mistakes of each class", "missed_melanomas": "Melanomas that were missed"}
 
+NO_PICTURES = (
+    "Figures that show images of a set are left out: their licence says who may see them. `exp-tools app --cases` "
+    "shows them to all who reach the app."
+)
+
 
 def show(settings: Settings) -> None:
     """Draw the page. The stored report is shown without the model file too."""
@@ -31,7 +36,7 @@ def show(settings: Settings) -> None:
     made = evaluate_form.show(settings, version, content)
     if made is not None:
         report_view.show(made.read("report.json"))
-        _pictures(made)
+        _pictures(settings, made)
         return
     if content is None:
         st.info(plain(_missing(version)))
@@ -60,8 +65,10 @@ def _content(settings: Settings, version: Version) -> dict[str, Any] | None:
     return None if text is None else json.loads(text)
 
 
-def _pictures(made: Evaluation) -> None:
+def _pictures(settings: Settings, made: Evaluation) -> None:
     st.header("Figures", anchor=False)
+    if not settings.cases:
+        st.info(NO_PICTURES)
     for path in sorted((made.folder / "results/figures").glob("*.png")):
         words = FIGURE_NAMES.get(path.stem, path.stem.replace("_", " "))
         st.image(str(path), caption=words, width=700, alt=words)
@@ -70,7 +77,7 @@ def _pictures(made: Evaluation) -> None:
 def _curves(settings: Settings, version: Version, classes: list[str]) -> None:
     names = ("confusion", "roc", "precision_recall", "reliability", "risk_coverage")
     texts = read_files(settings.folder, [(version.commit, f"{CURVES}/{name}.csv") for name in names])
-    tables = {name: bare_cells(pd.read_csv(StringIO(text))) for name, text in zip(names, texts, strict=True) if text}
+    tables = {name: _read_curve(text) for name, text in zip(names, texts, strict=True) if text}
     if not tables:
         return
     st.header("Curves", anchor=False)
@@ -81,6 +88,13 @@ def _curves(settings: Settings, version: Version, classes: list[str]) -> None:
                 st.info(f"{CURVES}/{name}.csv is not in this version.")
             else:
                 _draw(name, tables[name], classes)
+
+
+def _read_curve(text: str) -> pd.DataFrame:
+    """The table of a curve; a class is text, also one that is called 01 or NA."""
+    codes = [column for column in ("class", "actual", "predicted") if column in text.partition("\n")[0].split(",")]
+    table = pd.read_csv(StringIO(text))
+    return bare_cells(table.assign(**pd.read_csv(StringIO(text), usecols=codes, dtype=str, keep_default_na=False)))
 
 
 def _draw(name: str, table: pd.DataFrame, classes: list[str]) -> None:
@@ -119,7 +133,10 @@ def _draw(name: str, table: pd.DataFrame, classes: list[str]) -> None:
 
 def _errors(settings: Settings, version: Version) -> None:
     st.header("Errors", anchor=False)
-    if settings.cases and not version.commit:
+    if not settings.cases:
+        st.info(NO_PICTURES)
+        return
+    if not version.commit:
         st.caption("The page Cases shows every test image one by one, with the model's heat maps.")
     for name, title in ERRORS.items():
         try:

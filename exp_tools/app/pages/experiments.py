@@ -237,7 +237,7 @@ def _show_task(settings: Settings, task: experiment_queue.Task) -> None:
     if task.state == "Running":
         share = progress.epoch / progress.epochs if progress.epochs else 0.0
         epochs = f", epoch {progress.epoch} of {progress.epochs}" if progress.epochs else ""
-        st.progress(share, f"stage {progress.stage or '…'}{epochs}")
+        st.progress(share, plain(f"stage {progress.stage or '…'}{epochs}"))
     with st.expander("Log"):
         st.code(progress.log, language=None)
 
@@ -265,7 +265,8 @@ def _buttons(settings: Settings, task: experiment_queue.Task, name: str) -> None
         "Success": [("Remove", ":material/delete:", remove)],
     }
     for words, icon, action in offered[task.state] if task.id else []:
-        if st.button(words, icon=icon, key=f"{words} {task.id}", help=f"{words} {name}") and (said := _act(action)):
+        pressed = st.button(words, icon=icon, key=f"{words} {task.id}", help=plain(f"{words} {name}"))
+        if pressed and (said := _act(action)):
             st.toast(plain(said), icon=":material/check:")
             st.rerun(scope="app")
 

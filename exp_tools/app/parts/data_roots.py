@@ -1,4 +1,4 @@
-"""The data folders that visitors of the app may name: those given at its start, and what is below them."""
+"""The files and folders that visitors of the app may name: what is below the data folders given at its start."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +10,12 @@ from exp_tools.project import users_path
 
 FOLDERS = ("dir", "second_dir")
 TABLES = ("table", "test_table")
+WEIGHTS = ("weights", "file")
+"""Keys below `model` that name a file; `file` is one of timm's configuration of weights."""
+LOCAL, HUB = "local-dir:", "hf-hub:"
+"""How names of networks and weights begin that are in a folder here, and in one of a hub."""
+NO_FILE = ("none", "imagenet")
+"""Weights that are no file here."""
 
 
 def folders(roots: Sequence[str]) -> list[str]:
@@ -36,8 +42,12 @@ def require_allowed(changes: Mapping[str, Any], params: Mapping[str, Any], root:
 
     Raises
     ------
-    UserError : a folder is not in `roots`, or a table is not in its folder
+    UserError : a folder or weights are not in `roots`, or a table is not in its folder
     """
+    for key, value in _leaves(changes):
+        if key.split(".")[0] == "model":
+            for path in _files_of_model(key.rpartition(".")[2], value):
+                _require_below(users_path(path, root), key, path, roots)
     if not any(key.split(".")[0] == "data" for key in changes):
         return
     touched = {key for key, _ in _leaves(changes)}
@@ -63,6 +73,20 @@ def _require_below(path: Path, key: str, value: str, roots: Sequence[str]) -> No
         return
     listed = f"choose one of {', '.join(roots)}" if roots else "the app was started without one"
     raise UserError(f"{key}: {value!r} is not in a data folder of this app ({listed}; `exp-tools app --data-root DIR`)")
+
+
+def _files_of_model(key: str, value: Any) -> Iterator[str]:
+    """The paths in a value below `model`: of weights, or of a network with its weights."""
+    if isinstance(value, Mapping):
+        for name, one in value.items():
+            yield from _files_of_model(name, one)
+    elif isinstance(value, list):
+        for one in value:
+            yield from _files_of_model(key, one)
+    elif isinstance(value, str) and value.startswith(LOCAL):
+        yield value.removeprefix(LOCAL)
+    elif isinstance(value, str) and key in WEIGHTS and value not in NO_FILE and not value.startswith(HUB):
+        yield value
 
 
 def _sections(data: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -72,7 +72,7 @@ def _form(settings: Settings, version: Version, stored: dict | None, every: Eval
         path = model_picker.model_file(settings, version)
         name = path.name if settings.model is not None else version.name
         own = None if settings.model is not None else stored
-        every.start(Request(settings.root, str(path), name, chosen, source, table, skip, own))
+        every.start(Request(settings.root, str(path), name, chosen, source, table, skip, own, settings.cases))
     except UserError as error:
         st.error(plain(str(error)), icon=":material/error:")
         return
@@ -87,7 +87,7 @@ def _watch(every: Evaluations) -> None:
             st.rerun(scope="app")
             return
         status = running.status
-        st.progress(status["share"], f"{running.title}: {status['step']}")
+        st.progress(status["share"], plain(f"{running.title}: {status['step']}"))
         if st.button("Stop", icon=":material/stop:"):
             running.stop()
 
@@ -96,7 +96,7 @@ def _watch(every: Evaluations) -> None:
 
 def _downloads(shown: Evaluation) -> None:
     for note in shown.read("about.json")["notes"]:
-        st.warning(note, icon=":material/warning:")
+        st.warning(plain(note), icon=":material/warning:")
     with st.container(horizontal=True):
         for words, name, kind in (
             ("Report as one page (HTML)", "report.html", "text/html"),

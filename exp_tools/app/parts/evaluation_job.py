@@ -13,6 +13,7 @@ from typing import Any, get_args
 from exp_tools.data.labels.table import read_labels, read_splits
 from exp_tools.data.sources.registry import SourceOptions
 from exp_tools.errors import UserError, faults_of_the_system
+from exp_tools.evaluation.plots.write import PHOTOGRAPHS
 from exp_tools.evaluation.report.model_card import model_card
 from exp_tools.evaluation.standalone.dataset import ReadySet, TrainingSet, evaluate_standalone
 from exp_tools.evaluation.standalone.page import evaluation_page
@@ -41,6 +42,7 @@ class Request:
     source, table : of a folder: the kind of data set, and the table's name where it is `table`
     skip : leave out images and rows with problems, where the project's parameters would stop
     stored : the version's own report (metrics/report.json) for the model card, or None
+    pictures : keep the figures that show images of the set
     """
 
     root: str
@@ -51,6 +53,7 @@ class Request:
     table: str | None = None
     skip: bool = False
     stored: dict[str, Any] | None = None
+    pictures: bool = False
 
 
 def evaluate(request: Request, out: Path, tell: Any) -> None:
@@ -79,6 +82,8 @@ def evaluate(request: Request, out: Path, tell: Any) -> None:
         figures=True,
         tell=tell,
     )
+    for name in () if request.pictures else PHOTOGRAPHS:
+        (out / "figures" / f"{name}.png").unlink(missing_ok=True)
     own = ready is not None and ready.labels is not None
     if not own and result.removed is None:
         notes.append(UNCHECKED)

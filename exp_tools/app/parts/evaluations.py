@@ -10,6 +10,7 @@ import zipfile
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from threading import Lock
 from typing import Any, get_args
 
 import pandas as pd
@@ -80,6 +81,7 @@ class Evaluations:
 
     def __init__(self) -> None:
         self.all: list[Evaluation] = []
+        self._starting = Lock()  # two visitors may ask at once
         atexit.register(self.end)
 
     @property
@@ -88,17 +90,18 @@ class Evaluations:
 
     def start(self, request: Request) -> Evaluation:
         """Start one. Raises UserError while another one runs."""
-        if self.running:
-            raise UserError("another evaluation is running on this server; wait for it or stop it")
-        folder = Path(tempfile.mkdtemp(prefix="exp-tools-evaluation-"))
-        evaluation_job.save(request, folder)
-        command = [sys.executable, "-m", evaluation_job.__name__, str(folder)]
-        process = subprocess.Popen(command, cwd=request.root, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        self.all.append(Evaluation(request, folder, process))
-        for old in self.all[:-KEPT]:
-            shutil.rmtree(old.folder, ignore_errors=True)
-        del self.all[:-KEPT]
-        return self.all[-1]
+        with self._starting:
+            if self.running:
+                raise UserError("another evaluation is running on this server; wait for it or stop it")
+            folder = Path(tempfile.mkdtemp(prefix="exp-tools-evaluation-"))
+            evaluation_job.save(request, folder)
+            command = [sys.executable, "-m", evaluation_job.__name__, str(folder)]
+            process = subprocess.Popen(command, cwd=request.root, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+            self.all.append(Evaluation(request, folder, process))
+            for old in self.all[:-KEPT]:
+                shutil.rmtree(old.folder, ignore_errors=True)
+            del self.all[:-KEPT]
+            return self.all[-1]
 
     def end(self) -> None:
         """Stop what runs and remove all results: at the server's end."""
@@ -115,7 +118,7 @@ def sets(settings: Settings) -> list[str]:
     if all((root / path).exists() for path in (RAW, LABELS, SPLITS)):
         found.append(TEST)
     if (root / EXTERNAL_LABELS).is_file():
-        names = pd.read_csv(root / EXTERNAL_LABELS, usecols=[SET], dtype=str)[SET].unique()
+        names = pd.read_csv(root / EXTERNAL_LABELS, usecols=[SET], dtype=str, keep_default_na=False)[SET].unique()
         found += [f"{EXTERNAL}{name}" for name in names if (root / EXTERNAL_RAW / name).is_dir()]
     return found + data_roots.folders(settings.data_roots)
 

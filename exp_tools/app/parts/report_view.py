@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from exp_tools.app.parts.text import plain
 from exp_tools.evaluation.metrics.catalogue import HEADLINE, in_tables
 from exp_tools.evaluation.report.numbers import interval, number
 from exp_tools.evaluation.report.set_scores import sets_line
@@ -18,7 +19,7 @@ def show(report: Mapping[str, Any]) -> None:
     classes(report["per_class"])
     if report.get("prediction_sets"):  # an older report has none
         line = sets_line(report["prediction_sets"])
-        st.caption(f"{line[:1].upper()}{line[1:]}.")
+        st.caption(plain(f"{line[:1].upper()}{line[1:]}."))
     if report["melanoma"]:
         melanoma(report["melanoma"])
     subgroups(report["subgroups"])

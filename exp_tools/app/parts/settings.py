@@ -17,7 +17,7 @@ class Settings:
     model : a model file to use in place of the project's own; None: the project's
     allow_training : whether the page may queue and run experiments
     data_roots : folders whose data visitors may evaluate on and, where training is allowed, train on
-    cases : whether the page may show the data set's own pictures
+    cases : whether the app may show the data set's own pictures
     """
 
     root: str

@@ -64,12 +64,12 @@ def search_folder(
     report = pair_report(labels, pairs)
     to_judge = report[~report["same_lesion"] & ~report["identical"]]
     to_judge = to_judge.sort_values(["accepted", "inliers"], ascending=[False, False], kind="stable", ignore_index=True)
-    for old in out.glob("pairs_[0-9]*.png"):
-        old.unlink()
     write_csv(out / "pairs.csv", report)
     ids = to_judge[["image_id_1", "image_id_2"]].set_axis(COLUMNS[:2], axis=1)
     write_csv(out / "to_judge.csv", ids.assign(same="", note=""))
     pages = draw_pages(out, lambda image_id: photograph(str(files[image_id])), to_judge)
+    for old in set(out.glob("pairs_[0-9]*.png")) - set(pages):
+        old.unlink()
     accepted = report[report["accepted"]]
     across = int((~accepted["same_lesion"]).sum())
     said = (

@@ -30,6 +30,9 @@ from exp_tools.io import write_csv
 from exp_tools.system import beside
 from exp_tools.taxonomy import MELANOMA
 
+PHOTOGRAPHS = ("mistakes", "missed_melanomas", "disturbed")
+"""Figures of `draw_figures` that show images of the set."""
+
 
 def write_curves(
     folder: Path, table: pd.DataFrame, classes: Sequence[str], calibration: Calibration, report: Mapping[str, Any]
