@@ -190,14 +190,8 @@ def _batch(options: argparse.Namespace) -> int:
     device = prepare_machine(MachineParams(**automatic, processes=1, checkpoint_steps=None))
     work = batch_inputs(options.source, options.images)
     predictor = Predictor(options.model, device=device)
-    outcome = predict_batch(
-        predictor,
-        work,
-        options.out,
-        batch_size=options.batch_size,
-        threads=cores(),
-        isic=options.format == "isic",
-    )
+    how = {"batch_size": options.batch_size, "threads": cores(), "isic": options.format == "isic"}
+    outcome = predict_batch(predictor, work, options.out, **how)
     if outcome.report:
         print(summary_text(outcome.report))
     print(model_line(options.model, predictor.facts))

@@ -111,8 +111,8 @@ def make_group(name: str, runs: Sequence[Run]) -> Group:
 
     Raises
     ------
-    UserError : a run is named twice; classes differ; test sets overlap without being equal, or share a lesion: they are of different splits;
-        one image has several diagnoses or two lesion groups
+    UserError : a run is named twice; classes differ; test sets overlap without being equal, or share a lesion: they
+        are of different splits; one image has several diagnoses or two lesion groups
     """
     first = runs[0]
     for run in runs[1:]:
