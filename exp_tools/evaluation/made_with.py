@@ -57,7 +57,8 @@ def as_locked(content: Mapping[str, Any], locked: Mapping[str, Any]) -> dict[str
     """Parameters with the values that the stages of a dvc.lock ran with."""
     found = dict(content)
     stages = locked.get("stages", {})
-    for stage in STAGES:
+    # `external` lists `prepare` too, and may have run with other values, or not since: those of the images win.
+    for stage in sorted(STAGES, key=lambda stage: stage != "external"):
         for key, value in stages.get(stage, {}).get("params", {}).get(PARAMS_FILE.name, {}).items():
             found = _with(found, key.split("."), value)
     return _checked(found)

@@ -16,7 +16,7 @@ from torch import nn
 from exp_tools.cli.main import main
 from exp_tools.errors import UserError
 from exp_tools.evaluation.compare.runs import read_run
-from exp_tools.evaluation.made_with import parameters_of
+from exp_tools.evaluation.made_with import as_locked, parameters_of
 from exp_tools.evaluation.metrics.catalogue import HEADLINE
 from exp_tools.evaluation.metrics.classification import headline_metrics
 from exp_tools.evaluation.predict import VIEWS, predict_logits, predict_views
@@ -242,6 +242,13 @@ def test_parameters_that_were_changed_since_are_not_taken_for_those_of_the_table
         assert read.params["split.scheme"] == made_with["split"]["scheme"] != "image"
         assert read.params["train.lr"] == made_with["train"]["lr"]
         assert read.params["model.name"] == made_with["model"]["name"]
+
+
+def test_the_parameters_of_the_images_are_those_of_their_own_stage():
+    """`dvc repro train` does not run `external`, whose entry may be of another run."""
+    entries = {"prepare": 224, "external": 96}
+    stages = {name: {"params": {"params.yaml": {"prepare": {"image_size": size}}}} for name, size in entries.items()}
+    assert as_locked({}, {"stages": stages}) == {"prepare": {"image_size": 224}}
 
 
 def test_a_table_that_dvc_did_not_write_has_the_parameters_of_now(inside, tmp_path):
