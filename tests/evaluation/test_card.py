@@ -134,7 +134,7 @@ def test_scores_are_those_of_the_report_with_their_intervals(classes, report):
     assert cells(card, "balanced accuracy") == [
         f"{test['metrics']['balanced_accuracy']:.3f} *",  # its rarest class has fewer than ten lesions
         f"{bounds['low']:.3f} to {bounds['high']:.3f}",
-        f"{lesions['metrics']['balanced_accuracy']:.3f}",
+        f"{lesions['metrics']['balanced_accuracy']:.3f} *",
         "{low:.3f} to {high:.3f}".format(**lesions["intervals"]["balanced_accuracy"]),
     ]
     mel = test["per_class"]["mel"]

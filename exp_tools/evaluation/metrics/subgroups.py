@@ -113,6 +113,8 @@ def subgroup_gaps(
     list of dicts with
         attribute, metric (standardised_accuracy, melanoma_sensitivity, melanoma_standardised_specificity, both with
             _at_threshold where there is one, melanoma_standardised_auc)
+        over : the classes that a standardised metric is the mean over: those of which every compared value has at
+            least FEWEST_OF_CLASS lesions; empty for sensitivity
         best, worst : the two values
         gap : score of the best less that of the worst, >= 0
         shrunken : the gap of the two after their scores were drawn to the mean of all values as far as chance explains
@@ -132,7 +134,8 @@ def subgroup_gaps(
     rows = []
     for attribute in [name for name in attributes if name != NOT_COMPARED]:
         members = [subgroup for subgroup in every if subgroup.attribute == attribute and subgroup.value != UNKNOWN]
-        rows += [{"attribute": attribute} | row for row in _families(members, whole, resamples=resamples, seed=seed)]
+        found = _families(members, whole, classes, resamples=resamples, seed=seed)
+        rows += [{"attribute": attribute} | row for row in found]
     for place, p in corrected({place: row["p"] for place, row in enumerate(rows)}).items():
         rows[place] |= {"p": p, "clear": p < 1 - LEVEL}
     return rows
@@ -184,10 +187,14 @@ def _row(subgroup: Subgroup, table: pd.DataFrame, classes: Sequence[str], **draw
     return row
 
 
-def _families(members: Sequence[Subgroup], whole: Subgroup, **draws: int) -> list[dict[str, Any]]:
+def _families(
+    members: Sequence[Subgroup], whole: Subgroup, classes: Sequence[str], **draws: int
+) -> list[dict[str, Any]]:
     """The surest gap of each metric, p for this metric alone."""
     big = [subgroup for subgroup in members if np.unique(subgroup.groups).size >= SMALL_GROUPS]
-    measured = {subgroup.value: _comparable(subgroup, big, whole) for subgroup in big}
+    enough = np.min([subgroup.lesions for subgroup in big], axis=0, initial=FEWEST_OF_CLASS) >= FEWEST_OF_CLASS
+    common = {name: enough & by_class.of for name, by_class in whole.by_class.items()}
+    measured = {subgroup.value: _comparable(subgroup, common, whole) for subgroup in big}
     spreads = {
         subgroup.value: weighted_spreads(
             lambda weights, of=measured[subgroup.value]: {name: measure.score(weights) for name, measure in of.items()},
@@ -204,24 +211,24 @@ def _families(members: Sequence[Subgroup], whole: Subgroup, **draws: int) -> lis
         found = {value: spreads[value][metric] for value, of in measured.items() if metric in of}
         found = {value: one for value, one in found.items() if not math.isnan(one.deviation)}
         if len(found) >= 2:
-            rows.append({"metric": metric, "compared": len(found)} | _surest(found))
+            over = [code for code, counts in zip(classes, common.get(metric, ()), strict=False) if counts]
+            rows.append({"metric": metric, "over": over, "compared": len(found)} | _surest(found))
     return rows
 
 
-def _comparable(subgroup: Subgroup, compared: Sequence[Subgroup], whole: Subgroup) -> dict[str, Measure]:
+def _comparable(subgroup: Subgroup, common: Mapping[str, NDArray[np.bool_]], whole: Subgroup) -> dict[str, Measure]:
     """The metrics in which the subgroup may be compared: those that rest on enough lesions."""
     measures = {}
     for name in (SENSITIVITY + AT_THRESHOLD, SENSITIVITY):
         if name in subgroup.measures:
             measures[name] = subgroup.measures[name]
             break
-    enough = np.min([one.lesions for one in compared], axis=0) >= FEWEST_OF_CLASS
-    for name, (scores, of, bound) in subgroup.by_class.items():
-        if (common := enough & of).any():
-            shares = whole.lesions[common] / whole.lesions[common].sum()
-            lesions = int(subgroup.lesions[common].sum())
+    for name, (scores, _, bound) in subgroup.by_class.items():
+        if (of := common[name]).any():
+            shares = whole.lesions[of] / whole.lesions[of].sum()
+            lesions = int(subgroup.lesions[of].sum())
             units = lesions if bound is None else min(lesions, bound)
-            measures[name] = Measure(partial(_standardised, scores, common, shares), units)
+            measures[name] = Measure(partial(_standardised, scores, of, shares), units)
     return {name: measure for name, measure in measures.items() if measure.units >= SMALL_GROUPS}
 
 

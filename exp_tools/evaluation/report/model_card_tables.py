@@ -231,8 +231,8 @@ def _attribute(name: str) -> str:
 
 
 STANDARDISED = (
-    "Standardised: as if each group had the classes in the proportions of the whole set. What differs within a class, "
-    "such as nevi under observation and nevi that were excised, remains."
+    "Standardised: over the classes that each group has, in the proportions of the whole set. What differs within a "
+    "class, such as nevi under observation and nevi that were excised, remains."
 )
 
 
@@ -245,6 +245,7 @@ def _gaps(gaps: Sequence[Mapping[str, Any]] | None) -> list[str]:
     lines = ["Gaps that are more than chance (5 % for the whole table; Tukey within an attribute, Holm over all):", ""]
     for gap in clear:
         metric = gap["metric"].replace(PREFIX, "melanoma ").replace("_", " ")
+        metric += f" (over {', '.join(gap['over'])})" if gap.get("over") else ""
         lines.append(
             f"- {_attribute(gap['attribute'])}: {metric} is {gap['gap']:.3f} "
             f"({interval(gap['interval'])}) lower for {gap['worst']} than for {gap['best']}; {gap['shrunken']:.3f} "
