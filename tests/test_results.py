@@ -79,6 +79,7 @@ def test_the_comparison_of_recipes_is_that_of_their_predictions_on_validation(ca
     ("base", "better"),
     [
         ("probe-both", "reference"),
+        ("reference", "reference-224"),
         ("probe-both", "probe-both-meta"),
         ("attention-control", "attention"),
         ("metadata-control", "metadata"),
