@@ -29,9 +29,9 @@ from exp_tools.taxonomy import DIAGNOSES
 CALLS = 10
 
 
-def resnet18(path: Path, size: int) -> Predictor:
-    """A ResNet-18 for squares of `size` pixels, with random weights."""
-    torch.set_num_threads(cores())
+def resnet18(path: Path, size: int, threads: int | None = None) -> Predictor:
+    """A ResNet-18 for squares of `size` pixels, with random weights, on so many threads (None: every core)."""
+    torch.set_num_threads(threads or cores())  # before it is built: it keeps the count
     torch.manual_seed(0)
     knobs = {"backbone": "resnet18", "dropout": 0.0}
     network = build_model("timm", knobs, len(DIAGNOSES))
@@ -78,8 +78,7 @@ def api_overhead_case(file: Path, scratch: Path, repeats: int) -> Case:
 
     Both compute in one thread, which is what the API gives each request where it takes as many as there are cores.
     """
-    predictor = resnet18(scratch / "model.safetensors", 224)
-    torch.set_num_threads(1)
+    predictor = resnet18(scratch / "model.safetensors", 224, threads=1)
     content = file.read_bytes()
     with _api(scratch / "model.safetensors") as address:
         connection = http.client.HTTPConnection(address)
