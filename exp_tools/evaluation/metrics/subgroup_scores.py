@@ -1,7 +1,7 @@
 """The images of each value of an attribute (sex, age band, ...) and their scores."""
 
 from collections.abc import Callable, Collection, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -38,12 +38,12 @@ class Measure(NamedTuple):
 
 
 class ByClass(NamedTuple):
-    """What is to be averaged over classes: a function from weights [N, R] to a score of each class [R, C].
+    """What is to be averaged over classes: a function from weights [N, R] and classes [K] to their scores [R, K].
 
     `of` [C] are the classes that it is defined for; it rests on `lesions` lesion groups at most, None: no bound.
     """
 
-    scores: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+    scores: Callable[[NDArray[np.float64], NDArray[np.int64]], NDArray[np.float64]]
     of: NDArray[np.bool_]
     lesions: int | None = None
 
@@ -109,8 +109,8 @@ def score_intervals(
     )
 
 
-def _sensitivities(cells, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    return class_rates(matrices(cells, weights))["sensitivity"]
+def _sensitivities(cells, weights: NDArray[np.float64], classes: NDArray[np.int64]) -> NDArray[np.float64]:
+    return class_rates(matrices(cells, weights))["sensitivity"][:, classes]
 
 
 def _measures(
@@ -169,16 +169,21 @@ def _by_class(
     name, flagged = f"{PREFIX}standardised_specificity", predicted == melanoma
     if threshold is not None:
         name, flagged = name + AT_THRESHOLD, probabilities[:, melanoma] >= threshold
-    passed = [_share(~flagged, labels == c) for c in range(num_classes)]
-    found[name] = ByClass(lambda weights: np.stack([share(weights) for share in passed], axis=-1), others)
     positive = labels == melanoma
-    pairs = [np.flatnonzero(positive | (labels == c)) for c in range(num_classes)]
-    against = [RankingSums(probabilities[pair, melanoma], positive[pair]) for pair in pairs]
 
-    def areas(weights: NDArray) -> NDArray:
-        both = zip(against, pairs, strict=True)
-        return np.stack([_area(ranking, weights[pair]) for ranking, pair in both], axis=-1)
+    def passed(weights: NDArray, classes: NDArray) -> NDArray:
+        return np.stack([_share(~flagged, labels == c)(weights) for c in classes], axis=-1)
 
+    @cache
+    def against(c: int) -> tuple[RankingSums, NDArray]:
+        pair = np.flatnonzero(positive | (labels == c))
+        return RankingSums(probabilities[pair, melanoma], positive[pair]), pair
+
+    def areas(weights: NDArray, classes: NDArray) -> NDArray:
+        pairs = [against(int(c)) for c in classes]
+        return np.stack([_area(ranking, weights[pair]) for ranking, pair in pairs], axis=-1)
+
+    found[name] = ByClass(passed, others)
     found[f"{PREFIX}standardised_auc"] = ByClass(areas, others, np.unique(groups[positive]).size)
     return found
 

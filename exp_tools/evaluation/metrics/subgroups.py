@@ -234,7 +234,7 @@ def _comparable(subgroup: Subgroup, common: Mapping[str, NDArray[np.bool_]], who
 
 def _standardised(scores: Callable, common: NDArray, shares: NDArray, weights: NDArray) -> NDArray[np.float64]:
     """The mean over the common classes with these shares, [R]; over those that a resample has."""
-    found = scores(weights)[:, common]
+    found = scores(weights, np.flatnonzero(common))
     known = np.where(np.isnan(found), 0.0, shares)
     return divide((np.nan_to_num(found) * known).sum(axis=1), known.sum(axis=1))
 
