@@ -65,6 +65,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items[:] = [*slow[0], *rest[:middle], *slow[1], *rest[middle:]]
 
 
+@pytest.fixture(autouse=True)
+def home():
+    """Each test begins in the project's folder, whatever one before it did; the folders of passed tests are gone."""
+    yield
+    os.chdir(ROOT)
+
+
 @pytest.fixture
 def content() -> dict:
     """The content of params.yaml, to change at will."""

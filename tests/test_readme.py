@@ -77,4 +77,4 @@ def test_the_scores_it_prints_are_those_in_git():
     assert [row[0] for row in rows] == ["metrics/validation.json", "metrics/evaluate.json"]
     for path, *shown in rows:
         scores = json.loads((ROOT / path).read_text(encoding="utf-8"))
-        assert shown == [f"{scores[name]:.5g}" if name in scores else "-" for name in names]
+        assert shown == [str(round(scores[name], 5)) if name in scores else "-" for name in names]
