@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -263,7 +264,8 @@ def check_data(root: Path) -> Check:
         said, _, remedy = dead[0].partition(". ")
         return Check("data", "missing", said, remedy)
     if lost := strays(root):
-        return Check("data", "warn", f"{lost[0]} is not the pipeline's, and DVC will delete it", f"mv {lost[0]} .")
+        said = f"{lost[0]} is not the pipeline's, and DVC will delete it"
+        return Check("data", "warn", said, f"mv {shlex.quote(str(lost[0]))} .")
     try:
         added, gone = changes_of_data(root)
     except UserError as error:

@@ -1,6 +1,7 @@
 """Doubtful labels, for a person to decide on."""
 
 import argparse
+import shlex
 from pathlib import Path
 
 from exp_tools.cli.groups import Commands
@@ -101,8 +102,8 @@ def of_study(word: str, root: Path) -> tuple[list[str], list[str]]:
         else:
             remarks.append(f"{setting} left out: {len(done)} of {len(members)} members are done")
     if not words:
+        rest = f"exp-tools study {shlex.quote(str(study.file))}"
         raise UserError(
-            f"no setting of the study {study.name} is complete ({'; '.join(remarks)}): `exp-tools study {study.file}` "
-            "runs the rest"
+            f"no setting of the study {study.name} is complete ({'; '.join(remarks)}): `{rest}` runs the rest"
         )
     return words, remarks

@@ -6,6 +6,7 @@ A command replaces what it wrote before, which is told by content: a table by it
 import csv
 import json
 import os
+import shlex
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -31,7 +32,7 @@ def may_write(out: Path, is_own: Callable[[Path], bool], *, inputs: Iterable[Pat
     if out.is_symlink():
         raise UserError(
             f"{out} is a symbolic link to {os.readlink(out)}. Nothing was written. Name the file itself, or take the "
-            f"link away (rm {out})"
+            f"link away (rm {shlex.quote(str(out))})"
         )
     root = find_project(out.absolute().parent)
     place = out.parent.resolve() / out.name
@@ -42,9 +43,10 @@ def may_write(out: Path, is_own: Callable[[Path], bool], *, inputs: Iterable[Pat
     if out.exists() and not out.is_file():
         raise UserError(f"{out} is a device, not a file. Nothing was written. Name a file")
     if out.is_file() and out.stat().st_size and not is_own(out):
+        move = shlex.join(["mv", str(out), str(out.with_name(out.name + ".mine"))])
         raise UserError(
             f"{out} exists, and this command did not write it. Nothing was written. Name another output, or move that "
-            f"file away (mv {out} {out.with_name(out.name + '.mine')})"
+            f"file away ({move})"
         )
     parent = next(folder for folder in (out.absolute().parent, *out.absolute().parents) if os.path.lexists(folder))
     if not parent.is_dir():

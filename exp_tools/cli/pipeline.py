@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shlex
 from functools import partial
 from pathlib import Path
 
@@ -123,7 +124,8 @@ def _data(options: argparse.Namespace) -> int:
     wrong = dead_links(root) + verdict_faults(root)
     if lost := strays(root):
         more = f" (and {len(lost) - 1:,} more)" if lost[1:] else ""
-        wrong.append(f"{lost[0]} is not the pipeline's{more}, and DVC deletes it when the stage runs: mv {lost[0]} .")
+        move = f"mv {shlex.quote(str(lost[0]))} ."
+        wrong.append(f"{lost[0]} is not the pipeline's{more}, and DVC deletes it when the stage runs: {move}")
     if wrong:
         print("\n".join(wrong))
         return NOT_BEFORE

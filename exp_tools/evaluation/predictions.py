@@ -274,8 +274,8 @@ def lesion_view(
         if len(several):
             raise UserError(
                 f"Lesion {several.index[0]!r} has the {meaning} {', '.join(map(str, several.iloc[0]))} in the "
-                f"predictions ({len(several):,} such lesions in all); a lesion has one. Fix the label table, or run "
-                "`dvc repro` if the predictions are older than the labels."
+                f"predictions ({len(several):,} such lesions in all); a lesion has one. Correct the labels of that "
+                "table, or, if it is the pipeline's and older than its labels, run `dvc repro`."
             )
     probabilities, labels, _ = as_arrays(table, classes)
     lesion, _ = pd.factorize(table["lesion_id"])

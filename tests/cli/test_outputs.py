@@ -66,7 +66,7 @@ def refused(arguments: list[str], capsys) -> str:
 @pytest.mark.parametrize("kind", ["file", "link", "folder", "below a file"])
 def test_what_is_the_users_stays(folder, command, kind, capsys):
     arguments, written = COMMANDS[command]
-    out = Path(written.format("mine/x.onnx" if command == "export" else "mine/x"))
+    out = Path(written.format("my own/x.onnx" if command == "export" else "my own/x"))
     out.parent.mkdir(parents=True)
     expected = {"file": "exists, and this command did not write it", "link": "is a symbolic link to"}
     if kind == "file":
@@ -81,7 +81,7 @@ def test_what_is_the_users_stays(folder, command, kind, capsys):
         out.parent.rmdir()
         out.parent.write_text("mine")
     before = everything(folder)
-    said = refused([*arguments, "mine/x.onnx" if command == "export" else "mine/x"], capsys)
+    said = refused([*arguments, "my own/x.onnx" if command == "export" else "my own/x"], capsys)
     assert expected.get(kind, "is a folder" if kind == "folder" else "is not a folder") in said
     assert everything(folder) == before
     if kind == "file":  # the remedy

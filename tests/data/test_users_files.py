@@ -269,7 +269,7 @@ def test_a_run_that_was_killed_is_no_hindrance(alone, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         alone.run("download")
     monkeypatch.undo()
-    os.chdir(alone.folder)
+    monkeypatch.chdir(alone.folder)
     alone.run("download")
     assert sorted(path.stem for path in (alone.folder / "data/raw").rglob("*.jpg")) == [f"I{n}" for n in range(9)]
     assert [path.name for path in (alone.folder / "data").iterdir()] == ["raw"]

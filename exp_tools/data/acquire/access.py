@@ -1,6 +1,7 @@
 """Whether a user's folder can be read as a whole, and lies apart from those of the pipeline."""
 
 import os
+import shlex
 from pathlib import Path
 
 from exp_tools.data.images.decode import is_clutter
@@ -26,7 +27,7 @@ def require_whole(folder: Path, *, dead_links: bool) -> None:
             if dead_links and is_image and path.is_symlink() and not path.exists():
                 raise UserError(
                     f"{path} is a link to {os.readlink(path)}, which is not there: bring that back, or take the link "
-                    f"away (rm {path})"
+                    f"away (rm {shlex.quote(str(path))})"
                 )
             if not is_image and path.is_file() and not os.access(path, os.R_OK):
                 _stop(PermissionError(13, "", str(path)))

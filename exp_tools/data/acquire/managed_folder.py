@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shlex
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,11 +77,12 @@ def _take_links_away(folder: Path, key: str) -> None:
 
 def files_made(folder: Path, key: str) -> list[str]:
     """The files in a folder, by their names in it, all of which a stage made; raises UserError as `refilled`."""
+    typed = shlex.quote(str(folder))
     if folder.is_symlink():
         target = folder.resolve()
         raise UserError(
             f"{folder} is a symbolic link to {target}; the pipeline needs a folder of its own there, which it empties. "
-            f"Nothing was touched. Take the link away (rm {folder}) and set {key} to {target}: its files are linked "
+            f"Nothing was touched. Take the link away (rm {typed}) and set {key} to {target}: its files are linked "
             "one by one, never changed"
         )
     if not folder.exists():
@@ -93,7 +95,7 @@ def files_made(folder: Path, key: str) -> list[str]:
             return names
         raise UserError(
             f"{folder} holds {names[0]}{_more(names)} and no {MARKER}, the list of what the pipeline made, so they may "
-            f"be yours. Nothing was touched. Move them out (mv {folder} FOLDER) and set {key} to where they are; or, "
+            f"be yours. Nothing was touched. Move them out (mv {typed} FOLDER) and set {key} to where they are; or, "
             f"if you need none of them, delete {folder}"
         )
     made = _marked(folder) if names else {}
